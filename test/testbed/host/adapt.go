@@ -1,0 +1,151 @@
+// Package host finds the container engine of this machine, installs what is missing and adapts to restrictions: a
+// testbed that starts with nothing but root on a Debian machine.
+package host
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+const (
+	// wantOpenFiles and wantProcesses are the limits the nodes get where the host's hard limits allow them. They are
+	// those that podman gives where it may raise limits.
+	wantOpenFiles = 1 << 20
+	wantProcesses = 1 << 22
+	// minOpenFiles is the hard limit of open files below which a node's etcd and API server fail. Three nodes were
+	// run with 20000.
+	minOpenFiles = 4096
+)
+
+// Facts is what Adapt decides on.
+type Facts struct {
+	// UID is the effective user.
+	UID int
+	// Wanted is the engine that KIND_EXPERIMENTAL_PROVIDER names; empty means either.
+	Wanted string
+	// DockerAnswers tells that a docker daemon answers.
+	DockerAnswers bool
+	// PodmanInstalled tells that there is a podman program, and AptGet that Debian packages can be installed.
+	PodmanInstalled, AptGet bool
+	// MissingPackages are those of RequiredPackages(engine) that are not installed, for either engine.
+	MissingPackages map[string][]string
+	// MissingPrograms are the programs of requiredPrograms(engine) that are not found, for either engine. It matters
+	// where there is no apt-get, that is where packages are not Debian's.
+	MissingPrograms map[string][]string
+	// CapSysResource tells that CAP_SYS_RESOURCE is in the bounding set: limits may be raised.
+	CapSysResource bool
+	// CgroupV1 tells that the host has the legacy cgroup hierarchies.
+	CgroupV1 bool
+	// OpenFiles and Processes are the hard limits RLIMIT_NOFILE and RLIMIT_NPROC.
+	OpenFiles, Processes uint64
+	// KernelModules tells that /lib/modules exists; LoopDevices that /dev/loop-control does.
+	KernelModules, LoopDevices bool
+	// OwnConfig is the value of CONTAINERS_CONF when the user has set it.
+	OwnConfig string
+}
+
+// Adaptations is what Prepare does to make a host work.
+type Adaptations struct {
+	// Engine is Docker or Podman.
+	Engine string
+	// Packages are the Debian packages to install.
+	Packages []string
+	// ContainersConf is the content of podman's containers.conf; empty means that podman's own defaults do.
+	ContainersConf string
+	// MakeModulesDir tells to make an empty /lib/modules, which kind mounts into every node.
+	MakeModulesDir bool
+	// Notes are sentences for the user about what is adapted.
+	Notes []string
+}
+
+// RequiredPackages returns the Debian packages that the testbed needs with the engine. netavark calls the iptables
+// program but does not depend on it, and podman only recommends netavark's name server; runc is needed on cgroup v1.
+func RequiredPackages(engine string) []string {
+	packages := []string{"ca-certificates", "mmdebstrap"}
+	if engine == Podman {
+		packages = append(packages, "aardvark-dns", "conmon", "iptables", "netavark", "podman", "runc")
+	}
+	slices.Sort(packages)
+	return packages
+}
+
+func requiredPrograms(engine string) []string {
+	if engine == Podman {
+		return []string{"iptables", "podman", "runc"}
+	}
+	return []string{"docker"}
+}
+
+// Adapt decides how to work on a host. Its error is one sentence for the user: the host cannot be used, and why.
+func Adapt(f Facts) (Adaptations, error) {
+	switch {
+	case f.UID != 0:
+		return Adaptations{}, fmt.Errorf("the testbed needs root, because its nodes are privileged containers with loop devices: run the command again as root (user id here: %d)", f.UID)
+	case !f.LoopDevices:
+		return Adaptations{}, fmt.Errorf("the testbed needs loop devices for its volumes, and there is no /dev/loop-control: load the kernel module loop, or run on a machine that has it")
+	case f.OpenFiles < minOpenFiles:
+		return Adaptations{}, fmt.Errorf("the testbed needs %d open files, and the hard limit here is %d: raise it with ulimit -Hn", minOpenFiles, f.OpenFiles)
+	}
+	engine, err := chooseEngine(f)
+	if err != nil {
+		return Adaptations{}, err
+	}
+	a := Adaptations{Engine: engine}
+	if f.AptGet {
+		a.Packages = f.MissingPackages[engine]
+	} else if missing := f.MissingPrograms[engine]; len(missing) > 0 {
+		return Adaptations{}, fmt.Errorf("the testbed needs %s, and there is no apt-get to install it with: install it with the package manager of this host", strings.Join(missing, ", "))
+	}
+	if engine == Podman {
+		a.adaptPodman(f)
+	}
+	if !f.KernelModules {
+		a.MakeModulesDir = true
+		a.Notes = append(a.Notes, "no /lib/modules on this host: an empty directory is made, because kind mounts it into nodes")
+	}
+	return a, nil
+}
+
+func chooseEngine(f Facts) (string, error) {
+	switch f.Wanted {
+	case "", Docker, Podman:
+	default:
+		return "", fmt.Errorf("KIND_EXPERIMENTAL_PROVIDER is %q: the testbed works with docker and podman, so set one of them or nothing", f.Wanted)
+	}
+	// docker gives a privileged container every capability it knows, and runc fails where the host lacks one; that
+	// cannot be configured per container.
+	dockerWorks := f.DockerAnswers && f.CapSysResource
+	podmanWorks := f.PodmanInstalled || f.AptGet
+	switch {
+	case dockerWorks && f.Wanted != Podman:
+		return Docker, nil
+	case f.Wanted == Docker && !f.DockerAnswers:
+		return "", fmt.Errorf("KIND_EXPERIMENTAL_PROVIDER asks for docker, and no docker daemon answers: start it, or unset the variable to use podman")
+	case f.Wanted == Docker:
+		return "", fmt.Errorf("KIND_EXPERIMENTAL_PROVIDER asks for docker, and this host lacks CAP_SYS_RESOURCE, without which docker starts no privileged container: unset the variable to use podman")
+	case podmanWorks:
+		return Podman, nil
+	case f.DockerAnswers:
+		return "", fmt.Errorf("this host lacks CAP_SYS_RESOURCE, without which docker starts no privileged container, and it has neither podman nor apt-get to install it: install podman")
+	}
+	return "", fmt.Errorf("the testbed needs a container engine: no docker daemon answers, there is no podman, and no apt-get to install it: start docker or install podman")
+}
+
+func (a *Adaptations) adaptPodman(f Facts) {
+	if f.OwnConfig != "" {
+		a.Notes = append(a.Notes, fmt.Sprintf("CONTAINERS_CONF is set: podman is configured by %s alone", f.OwnConfig))
+		return
+	}
+	var conf strings.Builder
+	if !f.CapSysResource {
+		files, processes := min(f.OpenFiles, wantOpenFiles), min(f.Processes, wantProcesses)
+		fmt.Fprintf(&conf, "[containers]\ndefault_ulimits = [\"nofile=%d:%d\", \"nproc=%d:%d\"]\n", files, files, processes, processes)
+		a.Notes = append(a.Notes, fmt.Sprintf("no CAP_SYS_RESOURCE on this host: containers keep the host's limits (%d open files)", files))
+	}
+	if f.CgroupV1 {
+		fmt.Fprintf(&conf, "[engine]\nruntime = \"runc\"\n")
+		a.Notes = append(a.Notes, "cgroup v1 on this host: podman uses runc")
+	}
+	a.ContainersConf = conf.String()
+}

@@ -1,0 +1,173 @@
+package host
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/registry-cache/extension/test/testbed/workspace"
+)
+
+// daemonWait bounds how long the docker daemon may take to answer.
+const daemonWait = 10 * time.Second
+
+// Prepare makes this host ready and returns its container engine: docker where its daemon answers, else rootful
+// podman. Missing Debian packages are installed, restrictions are detected and adapted to, and each such thing is
+// reported in a line. Nothing is changed on a host that cannot work; the error says why in one sentence.
+//
+// podman's settings for this host are a file of their own in workspace.CacheDir, selected by CONTAINERS_CONF; no
+// configuration of the system is edited.
+func Prepare(ctx context.Context, p *workspace.Progress) (*Engine, error) {
+	packages := packageManager{run: runProgram}
+	facts, err := gather(ctx, packages)
+	if err != nil {
+		return nil, err
+	}
+	a, err := Adapt(facts)
+	if err != nil {
+		return nil, err
+	}
+	if err := packages.install(ctx, p, a.Packages...); err != nil {
+		return nil, err
+	}
+	for _, note := range a.Notes {
+		p.Printf("%s", note)
+	}
+	if a.MakeModulesDir {
+		if err := os.MkdirAll("/lib/modules", 0o755); err != nil {
+			return nil, err
+		}
+	}
+	return newEngine(ctx, a)
+}
+
+func newEngine(ctx context.Context, a Adaptations) (*Engine, error) {
+	e := &Engine{Name: a.Engine, extra: []string{"KIND_EXPERIMENTAL_PROVIDER=" + a.Engine}}
+	if a.ContainersConf != "" {
+		dir, err := workspace.CacheDir()
+		if err != nil {
+			return nil, err
+		}
+		conf := filepath.Join(dir, "containers.conf")
+		if err := writeFile(conf, a.ContainersConf); err != nil {
+			return nil, fmt.Errorf("writing podman's settings: %w", err)
+		}
+		e.extra = append(e.extra, "CONTAINERS_CONF="+conf)
+	}
+	if _, err := e.Run(ctx, nil, "info", "--format", "{{json .}}"); err != nil {
+		return nil, fmt.Errorf("trying %s: %w", e.Name, err)
+	}
+	return e, nil
+}
+
+// writeFile replaces the file by rename: another run may be reading it.
+func writeFile(path, content string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".containers.conf-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if _, err := f.WriteString(content); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+func gather(ctx context.Context, packages packageManager) (Facts, error) {
+	f := Facts{
+		UID:             os.Geteuid(),
+		Wanted:          os.Getenv("KIND_EXPERIMENTAL_PROVIDER"),
+		DockerAnswers:   dockerAnswers(ctx),
+		PodmanInstalled: haveProgram(Podman),
+		AptGet:          haveProgram("apt-get") && haveProgram("dpkg-query"),
+		MissingPackages: map[string][]string{},
+		MissingPrograms: map[string][]string{},
+		KernelModules:   exists("/lib/modules"),
+		LoopDevices:     exists("/dev/loop-control"),
+		CgroupV1:        !exists("/sys/fs/cgroup/cgroup.controllers"),
+		OwnConfig:       os.Getenv("CONTAINERS_CONF"),
+	}
+	for _, engine := range []string{Docker, Podman} {
+		if f.AptGet {
+			missing, err := packages.missing(ctx, RequiredPackages(engine))
+			if err != nil {
+				return f, err
+			}
+			f.MissingPackages[engine] = missing
+		}
+		for _, program := range requiredPrograms(engine) {
+			if !haveProgram(program) {
+				f.MissingPrograms[engine] = append(f.MissingPrograms[engine], program)
+			}
+		}
+	}
+	var err error
+	if f.CapSysResource, err = hasCapability(unix.CAP_SYS_RESOURCE); err != nil {
+		return f, err
+	}
+	for resource, limit := range map[int]*uint64{unix.RLIMIT_NOFILE: &f.OpenFiles, unix.RLIMIT_NPROC: &f.Processes} {
+		var r unix.Rlimit
+		if err := unix.Getrlimit(resource, &r); err != nil {
+			return f, fmt.Errorf("reading resource limit %d: %w", resource, err)
+		}
+		*limit = r.Max
+	}
+	return f, nil
+}
+
+func dockerAnswers(ctx context.Context) bool {
+	if !haveProgram(Docker) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, daemonWait)
+	defer cancel()
+	return run(ctx, os.Environ(), nil, io.Discard, Docker, "version", "--format", "{{.Server.Version}}") == nil
+}
+
+func haveProgram(name string) bool {
+	_, err := exec.LookPath(name)
+	return err == nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// hasCapability tells whether the capability is in the bounding set of this process, from "CapBnd:" in
+// /proc/self/status, see proc_pid_status(5).
+func hasCapability(capability uint) (bool, error) {
+	f, err := os.Open("/proc/self/status")
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		value, found := strings.CutPrefix(lines.Text(), "CapBnd:")
+		if !found {
+			continue
+		}
+		set, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+		if err != nil {
+			return false, fmt.Errorf("reading the capability bounding set: %w", err)
+		}
+		return set&(1<<capability) != 0, nil
+	}
+	if err := lines.Err(); err != nil {
+		return false, err
+	}
+	return false, fmt.Errorf("reading the capability bounding set: /proc/self/status has no CapBnd")
+}
