@@ -1,0 +1,156 @@
+// Package config is the configuration file of the cache server: one YAML document, decoded strictly.
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"time"
+
+	"sigs.k8s.io/yaml"
+)
+
+// maxFileSize bounds what Load reads, in bytes. A full configuration has less than one KiB.
+const maxFileSize = 1 << 20
+
+// Config is the whole document. Start from Default, because zero values are not the defaults.
+type Config struct {
+	Upstream          Upstream          `json:"upstream"`
+	Listen            Listen            `json:"listen"`
+	Debug             Debug             `json:"debug"`
+	Storage           Storage           `json:"storage"`
+	GarbageCollection GarbageCollection `json:"garbageCollection"`
+	Tags              Tags              `json:"tags"`
+}
+
+// Upstream is the registry that is cached.
+type Upstream struct {
+	// Host is the registry as it stands in image references, "docker.io" or "registry.example.com:5000". Requests
+	// with another value in their parameter ns are not answered. Required.
+	Host string `json:"host"`
+	// RemoteURL is where the registry is reached: scheme, host and port, such as "https://registry-1.docker.io".
+	// Required.
+	RemoteURL string `json:"remoteURL"`
+	// CAFile is a PEM file of certificate authorities that are trusted beside the system's, for RemoteURL and for
+	// where it redirects to. Empty means none.
+	CAFile string `json:"caFile,omitempty"`
+	// CredentialsDir is a folder with the files "username" and "password". Empty means anonymous.
+	CredentialsDir string `json:"credentialsDir,omitempty"`
+}
+
+// Listen is where the registry API is served.
+type Listen struct {
+	// Address is "host:port"; an empty host means all addresses, port 0 a free one. Default ":5000".
+	Address string `json:"address"`
+	// TLS makes it serve https where both of its files are set.
+	TLS TLS `json:"tls,omitzero"`
+}
+
+// TLS names PEM files; both or neither must be set.
+type TLS struct {
+	CertFile string `json:"certFile,omitempty"`
+	KeyFile  string `json:"keyFile,omitempty"`
+}
+
+// Debug is where health, metrics and profiles are served, over http.
+type Debug struct {
+	// Address is as in Listen. Default ":5001".
+	Address string `json:"address"`
+}
+
+// Storage is the volume.
+type Storage struct {
+	// Root is the absolute path of the folder that holds everything the server writes. Default "/var/lib/registry".
+	Root string `json:"root"`
+	// HighWatermark is the used share of the volume, in percent, at which eviction starts. Default 90.
+	HighWatermark int `json:"highWatermark"`
+	// LowWatermark is the used share of the volume, in percent, at which eviction ends. Default 80.
+	LowWatermark int `json:"lowWatermark"`
+}
+
+// GarbageCollection says when unused content goes.
+type GarbageCollection struct {
+	// TTL is the time since its last use after which an object is deleted. 0s means that nothing is ever deleted.
+	// Default 168h.
+	TTL Duration `json:"ttl"`
+}
+
+// Tags says how tags follow the upstream.
+type Tags struct {
+	// RevalidateAfter is the time for which the upstream's answer about a tag is used for all clients. 0s means that
+	// each request asks the upstream. Default 10s.
+	RevalidateAfter Duration `json:"revalidateAfter"`
+}
+
+// Duration is written as Go's time.ParseDuration reads it, such as "168h".
+type Duration time.Duration
+
+// MarshalJSON returns the duration as a JSON string.
+func (d Duration) MarshalJSON() ([]byte, error) {
+	return json.Marshal(time.Duration(d).String())
+}
+
+// UnmarshalJSON reads a JSON string; a number has no unit and is refused.
+func (d *Duration) UnmarshalJSON(data []byte) error {
+	var s string
+	if err := json.Unmarshal(data, &s); err != nil {
+		return fmt.Errorf("duration %s: write a string with a unit, such as \"168h\"", data)
+	}
+	parsed, err := time.ParseDuration(s)
+	if err != nil {
+		return fmt.Errorf("duration %q: write a number with a unit, such as \"168h\"", s)
+	}
+	*d = Duration(parsed)
+	return nil
+}
+
+// Default returns the configuration of an empty document. It lacks what is required.
+func Default() Config {
+	return Config{
+		Listen:            Listen{Address: ":5000"},
+		Debug:             Debug{Address: ":5001"},
+		Storage:           Storage{Root: "/var/lib/registry", HighWatermark: 90, LowWatermark: 80},
+		GarbageCollection: GarbageCollection{TTL: Duration(7 * 24 * time.Hour)},
+		Tags:              Tags{RevalidateAfter: Duration(10 * time.Second)},
+	}
+}
+
+// Parse decodes a document, sets defaults and validates. An unknown or repeated field is an error.
+func Parse(data []byte) (Config, error) {
+	cfg := Default()
+	if err := yaml.UnmarshalStrict(data, &cfg); err != nil {
+		return Config{}, fmt.Errorf("decoding configuration: %w", err)
+	}
+	if err := cfg.Validate(); err != nil {
+		return Config{}, fmt.Errorf("validating configuration: %w", err)
+	}
+	return cfg, nil
+}
+
+// Load parses the file under path.
+func Load(path string) (Config, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("reading configuration: %w", err)
+	}
+	if info.Size() > maxFileSize {
+		return Config{}, fmt.Errorf("reading configuration %s: it has %d bytes, %d are allowed", path, info.Size(), maxFileSize)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("reading configuration: %w", err)
+	}
+	cfg, err := Parse(data)
+	if err != nil {
+		return Config{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return cfg, nil
+}
+
+// Marshal returns c as a document that Parse reads. Equal configurations give equal bytes.
+func (c Config) Marshal() ([]byte, error) {
+	if err := c.Validate(); err != nil {
+		return nil, fmt.Errorf("validating configuration: %w", err)
+	}
+	return yaml.Marshal(c)
+}

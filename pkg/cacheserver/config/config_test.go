@@ -1,0 +1,156 @@
+package config
+
+import (
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "rewrite the files of testdata")
+
+const minimal = "upstream: {host: docker.io, remoteURL: https://registry-1.docker.io}\n"
+
+func TestParseDefaults(t *testing.T) {
+	t.Parallel()
+	got, err := Parse([]byte(minimal))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Upstream:          Upstream{Host: "docker.io", RemoteURL: "https://registry-1.docker.io"},
+		Listen:            Listen{Address: ":5000"},
+		Debug:             Debug{Address: ":5001"},
+		Storage:           Storage{Root: "/var/lib/registry", HighWatermark: 90, LowWatermark: 80},
+		GarbageCollection: GarbageCollection{TTL: Duration(168 * time.Hour)},
+		Tags:              Tags{RevalidateAfter: Duration(10 * time.Second)},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+func TestParseKeepsZeros(t *testing.T) {
+	t.Parallel()
+	got, err := Parse([]byte(minimal + "garbageCollection: {ttl: 0s}\ntags: {revalidateAfter: 0s}\nstorage: {lowWatermark: 0}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.GarbageCollection.TTL != 0 || got.Tags.RevalidateAfter != 0 || got.Storage.LowWatermark != 0 {
+		t.Errorf("zeros were replaced by defaults: %+v", got)
+	}
+	if got.Storage.HighWatermark != 90 {
+		t.Errorf("high watermark %d beside a set low watermark, want the default", got.Storage.HighWatermark)
+	}
+}
+
+func TestParseErrors(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ name, document, want string }{
+		{"unknown field", minimal + "garbageCollector: {}", `decoding configuration: error unmarshaling JSON: while decoding JSON: json: unknown field "garbageCollector"`},
+		{"repeated field", minimal + "tags: {}\ntags: {}\n", `already set in map`},
+		{"duration without unit", minimal + "tags: {revalidateAfter: 10}", `duration 10: write a string with a unit, such as "168h"`},
+		{"duration in days", minimal + "tags: {revalidateAfter: 7d}", `duration "7d": write a number with a unit, such as "168h"`},
+		{"not a mapping", "- a", "decoding configuration"},
+	} {
+		_, err := Parse([]byte(test.document))
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v, want %s", test.name, err, test.want)
+		}
+	}
+}
+
+func TestValidate(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		change func(*Config)
+		want   string
+	}{
+		{"no host", func(c *Config) { c.Upstream.Host = "" }, "upstream.host: must be set to the registry of the image references, such as docker.io"},
+		{"host with scheme", func(c *Config) { c.Upstream.Host = "https://docker.io" }, `upstream.host: "https://docker.io" must be a host name with an optional port and no scheme, such as docker.io`},
+		{"host with path", func(c *Config) { c.Upstream.Host = "docker.io/library" }, `upstream.host: "docker.io/library" must be a host name with an optional port and no scheme, such as docker.io`},
+		{"host with empty port", func(c *Config) { c.Upstream.Host = "docker.io:" }, `upstream.host: "docker.io:" must be a host name with an optional port and no scheme, such as docker.io`},
+		{"no URL", func(c *Config) { c.Upstream.RemoteURL = "" }, "upstream.remoteURL: must be set to the URL of the registry, such as https://registry-1.docker.io"},
+		{"URL without scheme", func(c *Config) { c.Upstream.RemoteURL = "registry-1.docker.io" }, "upstream.remoteURL: must be an http or https URL with a host, such as https://registry-1.docker.io"},
+		{"URL with password", func(c *Config) { c.Upstream.RemoteURL = "https://user:secret@a" }, "upstream.remoteURL: must not contain credentials; put them into the files of upstream.credentialsDir"},
+		{"URL with path", func(c *Config) { c.Upstream.RemoteURL = "https://a/v2/" }, "upstream.remoteURL: must end after host and port"},
+		{"URL with query", func(c *Config) { c.Upstream.RemoteURL = "https://a?b" }, "upstream.remoteURL: must end after host and port"},
+		{"address without port", func(c *Config) { c.Listen.Address = "localhost" }, `listen.address: "localhost" must be host:port, such as ":5000"`},
+		{"port too large", func(c *Config) { c.Debug.Address = ":65536" }, `debug.address: ":65536" must end with a port from 0 to 65535`},
+		{"key alone", func(c *Config) { c.Listen.TLS.KeyFile = "/k" }, "listen.tls.certFile: must be set, because keyFile is"},
+		{"certificate alone", func(c *Config) { c.Listen.TLS.CertFile = "/c" }, "listen.tls.keyFile: must be set, because certFile is"},
+		{"relative root", func(c *Config) { c.Storage.Root = "registry" }, `storage.root: "registry" must be an absolute path`},
+		{"high watermark", func(c *Config) { c.Storage.HighWatermark = 101 }, "storage.highWatermark: 101 must be a percentage from 1 to 100"},
+		{"low above high", func(c *Config) { c.Storage.LowWatermark = 90 }, "storage.lowWatermark: 90 must be a percentage below highWatermark, which is 90"},
+		{"ttl", func(c *Config) { c.GarbageCollection.TTL = -1 }, "garbageCollection.ttl: must not be negative"},
+		{"two at once", func(c *Config) { c.Upstream.Host = ""; c.Tags.RevalidateAfter = -1 }, "upstream.host: must be set to the registry of the image references, such as docker.io\ntags.revalidateAfter: must not be negative"},
+	} {
+		cfg, err := Parse([]byte(minimal))
+		if err != nil {
+			t.Fatal(err)
+		}
+		test.change(&cfg)
+		err = cfg.Validate()
+		if err == nil || err.Error() != test.want {
+			t.Errorf("%s: got %v, want %s", test.name, err, test.want)
+		}
+		if _, ok := errors.AsType[*FieldError](err); !ok {
+			t.Errorf("%s: %T is no FieldError", test.name, err)
+		}
+		if _, err := cfg.Marshal(); err == nil {
+			t.Errorf("%s: Marshal accepted it", test.name)
+		}
+	}
+}
+
+func TestMarshal(t *testing.T) {
+	t.Parallel()
+	full := Default()
+	full.Upstream = Upstream{Host: "[2001:db8::1]:5000", RemoteURL: "https://[2001:db8::1]:5000", CAFile: "/ca.crt", CredentialsDir: "/credentials"}
+	full.Listen.TLS = TLS{CertFile: "/tls.crt", KeyFile: "/tls.key"}
+	full.GarbageCollection.TTL = 0
+	got, err := full.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden := filepath.Join("testdata", "full.yaml")
+	if *update {
+		if err := os.WriteFile(golden, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	loaded, err := Load(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(full, loaded); diff != "" {
+		t.Errorf("after marshalling and loading: -want +got\n%s", diff)
+	}
+}
+
+func TestLoadNamesTheFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "config.yaml")
+	if _, err := Load(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing file: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("upstream: {}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("invalid file: %v", err)
+	}
+}
