@@ -68,7 +68,7 @@ func (e *Engine) Settings() map[string]string {
 func (e *Engine) Run(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
 	stdout := &boundedBuffer{limit: maxOutput}
 	err := e.Stream(ctx, stdin, stdout, args...)
-	return stdout.Bytes(), err
+	return stdout.kept.Bytes(), err
 }
 
 // Stream is Run with the standard output written to stdout while the program runs.
@@ -111,17 +111,18 @@ func shorten(s string, limit int) string {
 	return strings.ToValidUTF8(s[:limit], "") + " ..."
 }
 
-// boundedBuffer refuses what exceeds limit, which ends the copying from the program and shows as its error.
+// boundedBuffer refuses what exceeds limit, which ends the copying from the program and shows as its error. The
+// buffer is not embedded: io.Copy would find its ReadFrom, which has no bound.
 type boundedBuffer struct {
-	bytes.Buffer
+	kept  bytes.Buffer
 	limit int
 }
 
 func (b *boundedBuffer) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > b.limit {
+	if b.kept.Len()+len(p) > b.limit {
 		return 0, fmt.Errorf("more than %d bytes of output", b.limit)
 	}
-	return b.Buffer.Write(p)
+	return b.kept.Write(p)
 }
 
 // tailBuffer keeps the last limit bytes.

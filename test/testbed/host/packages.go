@@ -72,5 +72,5 @@ func (m packageManager) missing(ctx context.Context, packages []string) ([]strin
 func runProgram(ctx context.Context, program string, args ...string) ([]byte, error) {
 	stdout := &boundedBuffer{limit: maxOutput}
 	err := run(ctx, append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C"), nil, stdout, program, args...)
-	return stdout.Bytes(), err
+	return stdout.kept.Bytes(), err
 }
