@@ -1,0 +1,114 @@
+package upstream
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+)
+
+// response records an answer in the request log and sends it as fast as the shaper admits. It is the place where an
+// answer can be changed on its way out.
+type response struct {
+	http.ResponseWriter
+	request *http.Request
+	log     *requestLog
+	entry   *Request
+	shaper  *shaper
+	sent    bool // the header
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *response) WriteHeader(status int) {
+	if !w.sent && status >= http.StatusOK {
+		w.sent = true
+		digest := w.Header().Get("Docker-Content-Digest")
+		w.log.update(w.entry, func(q *Request) { q.Status, q.Digest = status, digest })
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *response) Write(p []byte) (written int, err error) {
+	if !w.sent {
+		w.WriteHeader(http.StatusOK)
+	}
+	for len(p) > 0 {
+		n := w.shaper.chunk(len(p))
+		if err := w.shaper.admit(w.request.Context(), n); err != nil {
+			return written, err
+		}
+		w.log.update(w.entry, func(q *Request) { q.Bytes += int64(n) })
+		sent, err := w.ResponseWriter.Write(p[:n])
+		written += sent
+		if err != nil {
+			w.log.update(w.entry, func(q *Request) { q.Bytes -= int64(n - sent) })
+			return written, err
+		}
+		p = p[n:]
+	}
+	return written, nil
+}
+
+// captured is an answer in memory. The manifest store writes while it holds a lock: a client that reads slowly must
+// not keep that lock.
+type captured struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (c *captured) Header() http.Header { return c.header }
+
+func (c *captured) WriteHeader(status int) {
+	if c.status == 0 {
+		c.status = status
+	}
+}
+
+func (c *captured) Write(p []byte) (int, error) {
+	c.WriteHeader(http.StatusOK)
+	return c.body.Write(p)
+}
+
+// capture serves r with h.
+func capture(h http.Handler, r *http.Request) *captured {
+	c := &captured{header: http.Header{}}
+	h.ServeHTTP(c, r)
+	c.WriteHeader(http.StatusOK)
+	return c
+}
+
+// send copies the answer to w, which belongs to a request with the given method.
+func (c *captured) send(w http.ResponseWriter, method string) {
+	for name, values := range c.header {
+		w.Header()[name] = values
+	}
+	if c.status >= http.StatusBadRequest || w.Header().Get("Content-Type") == "" {
+		w.Header().Set("Content-Type", "application/json")
+	}
+	w.WriteHeader(c.status)
+	if method != http.MethodHead {
+		// An error means that the client left; the request log has the bytes it got.
+		_, _ = io.Copy(w, &c.body)
+	}
+}
+
+// writeError answers with an error body of the OCI distribution specification.
+func writeError(w http.ResponseWriter, r *http.Request, status int, code, format string, args ...any) {
+	type entry struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	}
+	body, err := json.Marshal(map[string][]entry{"errors": {{Code: code, Message: fmt.Sprintf(format, args...)}}})
+	if err != nil {
+		panic(fmt.Sprintf("encoding two strings: %v", err))
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body) // as in send
+	}
+}
