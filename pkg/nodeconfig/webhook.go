@@ -1,0 +1,187 @@
+package nodeconfig
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	extensionscontroller "github.com/gardener/gardener/extensions/pkg/controller"
+	extensionswebhook "github.com/gardener/gardener/extensions/pkg/webhook"
+	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+)
+
+const (
+	// extensionType is the type of the Extension, and its name: gardenlet names Extensions of a Shoot like their type.
+	extensionType = "registry-cache"
+
+	webhookName = "node-configuration"
+	webhookPath = "/webhooks/node-configuration"
+)
+
+// errNoStatus is the state between the creation of an Extension and its first reconciliation.
+var errNoStatus = errors.New("the Extension has no providerStatus yet")
+
+// NewWebhook returns the mutating webhook that adds the node configuration to the OperatingSystemConfigs of all Shoots
+// with caches. The scheme of mgr must know extensions.gardener.cloud/v1alpha1; its client needs to get, list and watch
+// Extensions and Clusters.
+//
+// The webhook fails open, against the default of the library for the Seed. With "Fail", a controller that is down for an
+// hour would stop the reconciliation of each Shoot with a cache for that hour. With "Ignore", the worst is that nodes of
+// a Shoot reconciled in that hour pull from the upstreams until its next reconciliation.
+func NewWebhook(mgr manager.Manager) (*extensionswebhook.Webhook, error) {
+	webhook, err := extensionswebhook.New(mgr, extensionswebhook.Args{
+		Name:              webhookName,
+		Path:              webhookPath,
+		Target:            extensionswebhook.TargetSeed,
+		NamespaceSelector: extensionswebhook.BuildExtensionTypeNamespaceSelector(extensionType, nil),
+		Mutators: map[extensionswebhook.Mutator][]extensionswebhook.Type{
+			&mutator{client: mgr.GetClient()}: {{Obj: &extensionsv1alpha1.OperatingSystemConfig{}}},
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("creating webhook %s: %w", webhookName, err)
+	}
+	webhook.FailurePolicy = new(admissionregistrationv1.Ignore)
+	return webhook, nil
+}
+
+// mutator is an extensionswebhook.Mutator of its own instead of an Ensurer behind the library's generic one: that one
+// asks for files and units one after the other, without the OperatingSystemConfig, so that the two could come from
+// different states of the Extension, and the registries of others could not be seen.
+type mutator struct {
+	client client.Reader
+}
+
+// Mutate returns an error only for objects which are no OperatingSystemConfig. Any error refuses the object, whatever
+// the failure policy is, and a cache is never worth a Shoot that cannot be reconciled.
+func (m *mutator) Mutate(ctx context.Context, newObj, oldObj client.Object) error {
+	osc, ok := newObj.(*extensionsv1alpha1.OperatingSystemConfig)
+	if !ok {
+		return fmt.Errorf("mutating %T: not an OperatingSystemConfig", newObj)
+	}
+	if osc.DeletionTimestamp != nil || osc.Spec.Purpose != extensionsv1alpha1.OperatingSystemConfigPurposeReconcile || !hasContainerd(osc) {
+		return nil
+	}
+	logger := log.FromContext(ctx).WithValues("operatingSystemConfig", client.ObjectKeyFromObject(osc))
+
+	if idle, err := m.isIdle(ctx, osc.Namespace); err != nil {
+		// Without the Cluster the Extension still says all that nodes need.
+		logger.Error(err, "Could not tell whether the Shoot is deleted or hibernated, it is taken for running")
+	} else if idle {
+		return nil
+	}
+
+	config, err := m.config(ctx, osc, logger.Info)
+	if err != nil {
+		if errors.Is(err, errNoStatus) {
+			logger.Info("Kept the node configuration as it was", "reason", err.Error())
+		} else {
+			logger.Error(err, "Kept the node configuration as it was")
+		}
+		old, ok := oldObj.(*extensionsv1alpha1.OperatingSystemConfig)
+		if !ok {
+			return nil
+		}
+		config = Config{Files: filter(old.Spec.Files, owns), Units: filter(old.Spec.Units, ownsUnit)}
+	}
+	osc.Spec.Files = replace(osc.Spec.Files, config.Files, owns)
+	osc.Spec.Units = replace(osc.Spec.Units, config.Units, ownsUnit)
+	return nil
+}
+
+// isIdle tells whether the Shoot in namespace has no nodes, or none for long.
+func (m *mutator) isIdle(ctx context.Context, namespace string) (bool, error) {
+	cluster, err := extensionscontroller.GetCluster(ctx, m.client, namespace)
+	if err != nil {
+		return false, fmt.Errorf("reading Cluster %s: %w", namespace, err)
+	}
+	if cluster.Shoot == nil {
+		return false, fmt.Errorf("reading Cluster %s: it has no Shoot", namespace)
+	}
+	return cluster.Shoot.DeletionTimestamp != nil || extensionscontroller.IsHibernationEnabled(cluster), nil
+}
+
+// config returns the node configuration for osc: nothing if the Extension is gone or going.
+func (m *mutator) config(ctx context.Context, osc *extensionsv1alpha1.OperatingSystemConfig, info func(string, ...any)) (Config, error) {
+	key := client.ObjectKey{Namespace: osc.Namespace, Name: extensionType}
+	extension := &extensionsv1alpha1.Extension{}
+	if err := m.client.Get(ctx, key, extension); apierrors.IsNotFound(err) {
+		return Config{}, nil
+	} else if err != nil {
+		return Config{}, fmt.Errorf("reading Extension %s: %w", key, err)
+	}
+	if extension.DeletionTimestamp != nil {
+		return Config{}, nil
+	}
+	status, err := decodeStatus(extension)
+	if err != nil {
+		return Config{}, fmt.Errorf("reading the status of Extension %s: %w", key, err)
+	}
+	// gardener-node-agent would write the hosts.toml of the others over ours.
+	caches := slices.DeleteFunc(slices.Clone(status.Caches), func(cache v1alpha3.RegistryCacheStatus) bool {
+		if !configuredByOthers(osc, cache.Upstream) {
+			return false
+		}
+		info("Left an upstream to criConfig.containerd.registries, its cache is not used", "upstream", cache.Upstream)
+		return true
+	})
+	return New(caches)
+}
+
+// decodeStatus ignores unknown fields: a newer release of the controller may have written them.
+func decodeStatus(extension *extensionsv1alpha1.Extension) (*v1alpha3.RegistryStatus, error) {
+	raw := extension.Status.ProviderStatus
+	if raw == nil || len(raw.Raw) == 0 {
+		return nil, errNoStatus
+	}
+	status := &v1alpha3.RegistryStatus{}
+	if err := json.Unmarshal(raw.Raw, status); err != nil {
+		return nil, fmt.Errorf("decoding providerStatus: %w", err)
+	}
+	if status.APIVersion != v1alpha3.APIVersion || status.Kind != "RegistryStatus" {
+		return nil, fmt.Errorf("decoding providerStatus: it is a %q of %q, want a RegistryStatus of %s", status.Kind, status.APIVersion, v1alpha3.APIVersion)
+	}
+	return status, nil
+}
+
+// hasContainerd is true if the OperatingSystemConfig does not say what runs the containers.
+func hasContainerd(osc *extensionsv1alpha1.OperatingSystemConfig) bool {
+	cri := osc.Spec.CRIConfig
+	return cri == nil || cri.Name == "" || cri.Name == extensionsv1alpha1.CRINameContainerD
+}
+
+func configuredByOthers(osc *extensionsv1alpha1.OperatingSystemConfig, upstream string) bool {
+	cri := osc.Spec.CRIConfig
+	return cri != nil && cri.Containerd != nil && slices.ContainsFunc(cri.Containerd.Registries, func(registry extensionsv1alpha1.RegistryConfig) bool {
+		return registry.Upstream == upstream
+	})
+}
+
+// replace returns all with want in place of the elements which are ours. If these are equal to want already nothing
+// moves: the order counts for the checksum by which nodes notice a change.
+func replace[T any](all, want []T, ours func(T) bool) []T {
+	if apiequality.Semantic.DeepEqual(filter(all, ours), want) {
+		return all
+	}
+	return append(slices.DeleteFunc(slices.Clone(all), ours), want...)
+}
+
+func filter[T any](all []T, keep func(T) bool) []T {
+	var kept []T
+	for _, element := range all {
+		if keep(element) {
+			kept = append(kept, element)
+		}
+	}
+	return kept
+}
