@@ -1,0 +1,91 @@
+// Package desired computes the objects of a cache in the Shoot from its configuration. It does no I/O: equal input gives
+// equal objects.
+//
+// All objects of a cache live in the namespace kube-system, are called v1alpha3.ObjectName of the upstream, or start
+// with it, and carry the label v1alpha3.UpstreamHostLabel.
+package desired
+
+import (
+	"net"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+)
+
+const (
+	// Namespace is the namespace of all objects in the Shoot.
+	Namespace = metav1.NamespaceSystem
+
+	// registryPort serves the registry API, debugPort health, metrics and profiles. Both are the port of the container
+	// and of the Service.
+	registryPort = 5000
+	debugPort    = 5001
+)
+
+// Service is the ClusterIP Service of cache. clusterIP pins its address: the API server gives a Service that was deleted
+// and comes back the same one. With "" the API server chooses.
+func Service(cache v1alpha3.RegistryCache, clusterIP string) *corev1.Service {
+	port := func(name string, number int32) corev1.ServicePort {
+		return corev1.ServicePort{Name: name, Port: number, TargetPort: intstr.FromString(name), Protocol: corev1.ProtocolTCP}
+	}
+	return &corev1.Service{
+		ObjectMeta: objectMeta(cache, ""),
+		Spec: corev1.ServiceSpec{
+			Type:      corev1.ServiceTypeClusterIP,
+			ClusterIP: clusterIP,
+			Selector:  selector(cache),
+			Ports:     []corev1.ServicePort{port("registry-cache", registryPort), port("debug", debugPort)},
+		},
+	}
+}
+
+// Endpoint is the URL of a cache whose Service has the address clusterIP: "http://<clusterIP>:5000", an IPv6 address in
+// brackets.
+func Endpoint(clusterIP string) string {
+	return "http://" + net.JoinHostPort(clusterIP, strconv.Itoa(registryPort))
+}
+
+// networkPolicy lets everybody in the Shoot reach the cache. Gardener denies ingress to kube-system unless a policy
+// allows it; egress is allowed by the labels of the pod.
+func networkPolicy(cache v1alpha3.RegistryCache) *networkingv1.NetworkPolicy {
+	port := func(number int32) networkingv1.NetworkPolicyPort {
+		return networkingv1.NetworkPolicyPort{Protocol: new(corev1.ProtocolTCP), Port: new(intstr.FromInt32(number))}
+	}
+	return &networkingv1.NetworkPolicy{
+		ObjectMeta: objectMeta(cache, ""),
+		Spec: networkingv1.NetworkPolicySpec{
+			PodSelector: metav1.LabelSelector{MatchLabels: selector(cache)},
+			// No peers: containerd connects from the nodes, whose addresses no selector describes.
+			Ingress:     []networkingv1.NetworkPolicyIngressRule{{Ports: []networkingv1.NetworkPolicyPort{port(registryPort), port(debugPort)}}},
+			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
+		},
+	}
+}
+
+func objectMeta(cache v1alpha3.RegistryCache, nameSuffix string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Namespace: Namespace,
+		Name:      v1alpha3.ObjectName(cache.Upstream) + nameSuffix,
+		Labels:    labels(cache),
+	}
+}
+
+// selector are the labels that tell the pods of one cache from those of all others.
+func selector(cache v1alpha3.RegistryCache) map[string]string {
+	return map[string]string{
+		"app":                      v1alpha3.ObjectName(cache.Upstream),
+		v1alpha3.UpstreamHostLabel: v1alpha3.UpstreamHostValue(cache.Upstream),
+	}
+}
+
+// labels are the labels of every object of cache.
+func labels(cache v1alpha3.RegistryCache) map[string]string {
+	all := selector(cache)
+	all["app.kubernetes.io/name"] = "registry-cache"
+	return all
+}

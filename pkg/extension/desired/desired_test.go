@@ -1,0 +1,190 @@
+package desired
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/yaml"
+
+	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/pkg/cacheserver/config"
+)
+
+var update = flag.Bool("update", false, "write the golden files instead of comparing with them")
+
+func TestGolden(t *testing.T) {
+	t.Parallel()
+	options := Options{Image: "registry.example.com/registry-cache:v1.2.3"}
+	for _, tc := range []struct {
+		file      string
+		cache     v1alpha3.RegistryCache
+		options   Options
+		clusterIP string
+	}{
+		{"docker-io.yaml", defaulted(v1alpha3.RegistryCache{Upstream: "docker.io"}), options, ""},
+		{
+			"all-fields.yaml",
+			v1alpha3.RegistryCache{
+				Upstream:          "registry.example.com:5443",
+				RemoteURL:         new("http://10.1.2.3:5000"),
+				Volume:            &v1alpha3.Volume{Size: new(resource.MustParse("100Gi")), StorageClassName: new("fast")},
+				GarbageCollection: &v1alpha3.GarbageCollection{TTL: &metav1.Duration{}},
+			},
+			Options{Image: options.Image, CABundle: "-----BEGIN CERTIFICATE-----\n"},
+			"10.96.0.20",
+		},
+	} {
+		t.Run(tc.file, func(t *testing.T) {
+			t.Parallel()
+			got := toYAML(t, append(workload(t, tc.cache, tc.options), Service(tc.cache, tc.clusterIP)))
+			path := filepath.Join("testdata", tc.file)
+			if *update {
+				if err := os.WriteFile(path, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), string(got)); diff != "" {
+				t.Errorf("%s: -want +got (write it with go test -update):\n%s", path, diff)
+			}
+		})
+	}
+}
+
+// The server must understand what the extension writes for it.
+func TestServerReadsItsConfig(t *testing.T) {
+	t.Parallel()
+	cache := defaulted(v1alpha3.RegistryCache{
+		Upstream:          "docker.io",
+		GarbageCollection: &v1alpha3.GarbageCollection{TTL: &metav1.Duration{Duration: 90 * time.Minute}},
+	})
+	for _, obj := range workload(t, cache, Options{Image: "i", CABundle: "pem"}) {
+		secret, ok := obj.(*corev1.Secret)
+		if !ok {
+			continue
+		}
+		got, err := config.Parse(secret.Data["config.yaml"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := config.Default()
+		want.Upstream = config.Upstream{Host: "docker.io", RemoteURL: "https://registry-1.docker.io", CAFile: "/etc/registry-cache/ca.crt"}
+		want.GarbageCollection.TTL = config.Duration(90 * time.Minute)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+		return
+	}
+	t.Fatal("no Secret among the objects")
+}
+
+func TestWhatRestartsThePod(t *testing.T) {
+	t.Parallel()
+	options := Options{Image: "i", CABundle: "a"}
+	template := func(cache v1alpha3.RegistryCache, options Options) corev1.PodTemplateSpec {
+		for _, obj := range workload(t, defaulted(cache), options) {
+			if set, ok := obj.(*appsv1.StatefulSet); ok {
+				return set.Spec.Template
+			}
+		}
+		t.Fatal("no StatefulSet among the objects")
+		return corev1.PodTemplateSpec{}
+	}
+	before := template(v1alpha3.RegistryCache{Upstream: "docker.io"}, options)
+	for _, tc := range []struct {
+		name     string
+		cache    v1alpha3.RegistryCache
+		options  Options
+		restarts bool
+	}{
+		{"nothing changed", v1alpha3.RegistryCache{}, options, false},
+		{"larger volume", v1alpha3.RegistryCache{Volume: &v1alpha3.Volume{Size: new(resource.MustParse("20Gi"))}}, options, false},
+		{"other TTL", v1alpha3.RegistryCache{GarbageCollection: &v1alpha3.GarbageCollection{TTL: &metav1.Duration{Duration: 1}}}, options, true},
+		{"other remote URL", v1alpha3.RegistryCache{RemoteURL: new("https://mirror.example.com")}, options, true},
+		{"other roots", v1alpha3.RegistryCache{}, Options{Image: "i", CABundle: "b"}, true},
+		{"no roots", v1alpha3.RegistryCache{}, Options{Image: "i"}, true},
+		{"other image", v1alpha3.RegistryCache{}, Options{Image: "j", CABundle: "a"}, true},
+	} {
+		tc.cache.Upstream = "docker.io"
+		if restarts := cmp.Diff(before, template(tc.cache, tc.options)) != ""; restarts != tc.restarts {
+			t.Errorf("%s: pod restarts: %t, want %t", tc.name, restarts, tc.restarts)
+		}
+	}
+}
+
+func TestEndpoint(t *testing.T) {
+	t.Parallel()
+	for clusterIP, want := range map[string]string{
+		"10.96.0.20": "http://10.96.0.20:5000",
+		"fd00::14":   "http://[fd00::14]:5000",
+	} {
+		if got := Endpoint(clusterIP); got != want {
+			t.Errorf("Endpoint(%s) = %s, want %s", clusterIP, got, want)
+		}
+	}
+}
+
+func TestWorkloadRefusesWhatTheServerWould(t *testing.T) {
+	t.Parallel()
+	_, err := Workload(defaulted(v1alpha3.RegistryCache{Upstream: "docker.io", RemoteURL: new("")}), Options{Image: "i"})
+	if err == nil || !strings.HasPrefix(err.Error(), "writing the configuration of the cache of docker.io: ") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func defaulted(cache v1alpha3.RegistryCache) v1alpha3.RegistryCache {
+	all := &v1alpha3.RegistryConfig{Caches: []v1alpha3.RegistryCache{cache}}
+	v1alpha3.SetDefaults(all)
+	return all.Caches[0]
+}
+
+func workload(t *testing.T, cache v1alpha3.RegistryCache, options Options) []client.Object {
+	t.Helper()
+	objects, err := Workload(cache, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects
+}
+
+// toYAML writes Secrets with readable data.
+func toYAML(t *testing.T, objects []client.Object) []byte {
+	t.Helper()
+	var documents [][]byte
+	for _, obj := range objects {
+		gvk, err := apiutil.GVKForObject(obj, scheme.Scheme)
+		if err != nil {
+			t.Fatal(err)
+		}
+		obj.GetObjectKind().SetGroupVersionKind(gvk)
+		if secret, ok := obj.(*corev1.Secret); ok {
+			secret.StringData = map[string]string{}
+			for key, value := range secret.Data {
+				secret.StringData[key] = string(value)
+			}
+			secret.Data = nil
+		}
+		document, err := yaml.Marshal(obj)
+		if err != nil {
+			t.Fatal(err)
+		}
+		documents = append(documents, document)
+	}
+	return bytes.Join(documents, []byte("---\n"))
+}

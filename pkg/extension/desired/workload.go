@@ -1,0 +1,174 @@
+package desired
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/pkg/cacheserver/config"
+)
+
+const (
+	configDir     = "/etc/registry-cache"
+	configKey     = "config.yaml"
+	caBundleKey   = "ca.crt"
+	configVolume  = "config"
+	contentVolume = "cache-volume"
+
+	// checksumAnnotation makes the pod restart when its configuration changes.
+	checksumAnnotation = "checksum/config"
+
+	// user is the user and group "nonroot" of the image.
+	user = 65532
+)
+
+// Options are what all caches of all Shoots have in common.
+type Options struct {
+	// Image is the reference of the cache server's image. Required.
+	Image string
+	// CABundle are roots, in PEM, which the caches trust for their upstreams beside the public ones. "" means none.
+	CABundle string
+}
+
+// Workload are the objects that serve cache, all but its Service: the configuration, the StatefulSet with its volume
+// claim, the NetworkPolicy. The defaults of cache must be filled in (v1alpha3.SetDefaults).
+func Workload(cache v1alpha3.RegistryCache, options Options) ([]client.Object, error) {
+	secret, err := configSecret(cache, options)
+	if err != nil {
+		return nil, err
+	}
+	return []client.Object{secret, statefulSet(cache, options, secret), networkPolicy(cache)}, nil
+}
+
+// configSecret has the same name with any content. A name with a hash would have to change in the StatefulSet at the
+// same time, but the resource manager deletes the old Secret first: a pod that restarts in between would not find it.
+func configSecret(cache v1alpha3.RegistryCache, options Options) (*corev1.Secret, error) {
+	server := config.Default()
+	server.Upstream.Host = cache.Upstream
+	server.Upstream.RemoteURL = *cache.RemoteURL
+	server.GarbageCollection.TTL = config.Duration(cache.GarbageCollection.TTL.Duration)
+	data := map[string][]byte{}
+	if options.CABundle != "" {
+		server.Upstream.CAFile = configDir + "/" + caBundleKey
+		data[caBundleKey] = []byte(options.CABundle)
+	}
+	var err error
+	if data[configKey], err = server.Marshal(); err != nil {
+		return nil, fmt.Errorf("writing the configuration of the cache of %s: %w", cache.Upstream, err)
+	}
+	return &corev1.Secret{ObjectMeta: objectMeta(cache, "-config"), Type: corev1.SecretTypeOpaque, Data: data}, nil
+}
+
+func statefulSet(cache v1alpha3.RegistryCache, options Options, secret *corev1.Secret) *appsv1.StatefulSet {
+	podLabels := labels(cache)
+	// What Gardener's network policies in kube-system let out.
+	podLabels["networking.gardener.cloud/to-dns"] = "allowed"
+	podLabels["networking.gardener.cloud/to-public-networks"] = "allowed"
+
+	return &appsv1.StatefulSet{
+		ObjectMeta: objectMeta(cache, ""),
+		Spec: appsv1.StatefulSetSpec{
+			Replicas:             new(int32(1)),
+			RevisionHistoryLimit: new(int32(2)),
+			Selector:             &metav1.LabelSelector{MatchLabels: selector(cache)},
+			// With OrderedReady a pod that cannot start stays as it is after its template was corrected
+			// (kubernetes/kubernetes#67250).
+			PodManagementPolicy: appsv1.ParallelPodManagement,
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{
+					Labels:      podLabels,
+					Annotations: map[string]string{checksumAnnotation: checksum(secret.Data)},
+				},
+				Spec: podSpec(options, secret.Name),
+			},
+			VolumeClaimTemplates: []corev1.PersistentVolumeClaim{{
+				ObjectMeta: metav1.ObjectMeta{Name: contentVolume, Labels: labels(cache)},
+				Spec: corev1.PersistentVolumeClaimSpec{
+					AccessModes:      []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+					StorageClassName: cache.Volume.StorageClassName,
+					Resources: corev1.VolumeResourceRequirements{
+						Requests: corev1.ResourceList{corev1.ResourceStorage: *cache.Volume.Size},
+					},
+				},
+			}},
+		},
+	}
+}
+
+func podSpec(options Options, secretName string) corev1.PodSpec {
+	probe := func(path string, periodSeconds, failureThreshold int32) *corev1.Probe {
+		return &corev1.Probe{
+			ProbeHandler:     corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromString("debug")}},
+			TimeoutSeconds:   5,
+			PeriodSeconds:    periodSeconds,
+			FailureThreshold: failureThreshold,
+		}
+	}
+	return corev1.PodSpec{
+		PriorityClassName:            "system-cluster-critical",
+		AutomountServiceAccountToken: new(false),
+		EnableServiceLinks:           new(false),
+		SecurityContext: &corev1.PodSecurityContext{
+			RunAsNonRoot: new(true),
+			RunAsUser:    new(int64(user)),
+			RunAsGroup:   new(int64(user)),
+			FSGroup:      new(int64(user)),
+			// Without it each start would change the owner of every file on the volume.
+			FSGroupChangePolicy: new(corev1.FSGroupChangeOnRootMismatch),
+			SeccompProfile:      &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+		},
+		Containers: []corev1.Container{{
+			Name:            "registry-cache",
+			Image:           options.Image,
+			ImagePullPolicy: corev1.PullIfNotPresent,
+			Args:            []string{"serve", "--config", configDir + "/" + configKey},
+			Ports: []corev1.ContainerPort{
+				{Name: "registry-cache", ContainerPort: registryPort, Protocol: corev1.ProtocolTCP},
+				{Name: "debug", ContainerPort: debugPort, Protocol: corev1.ProtocolTCP},
+			},
+			// Requests only: what the server takes beyond them follows from how many nodes pull at once, and a limit
+			// would break those pulls.
+			Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
+				corev1.ResourceCPU:    resource.MustParse("20m"),
+				corev1.ResourceMemory: resource.MustParse("64Mi"),
+			}},
+			// Nodes notice by themselves when the cache does not answer; readiness keeps requests from a pod that is
+			// starting, liveness ends a process that hangs.
+			ReadinessProbe: probe("/readyz", 5, 3),
+			LivenessProbe:  probe("/healthz", 20, 6),
+			SecurityContext: &corev1.SecurityContext{
+				AllowPrivilegeEscalation: new(false),
+				ReadOnlyRootFilesystem:   new(true),
+				Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+			},
+			VolumeMounts: []corev1.VolumeMount{
+				{Name: contentVolume, MountPath: config.Default().Storage.Root},
+				{Name: configVolume, MountPath: configDir, ReadOnly: true},
+			},
+		}},
+		Volumes: []corev1.Volume{{
+			Name: configVolume,
+			VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{
+				SecretName:  secretName,
+				DefaultMode: new(int32(0o440)),
+			}},
+		}},
+	}
+}
+
+// checksum covers the values with their lengths, so that nothing can move from one to the other unnoticed.
+func checksum(data map[string][]byte) string {
+	sum := sha256.New()
+	for _, key := range []string{configKey, caBundleKey} {
+		fmt.Fprintf(sum, "%s %d\n%s", key, len(data[key]), data[key])
+	}
+	return hex.EncodeToString(sum.Sum(nil))
+}
