@@ -1,0 +1,72 @@
+// Package config reads the configuration file of the extension's controller.
+package config
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/registry-cache/extension/pkg/apis/config/v1alpha1"
+)
+
+// maxFileSize bounds what Load reads, in bytes. 1 MiB is what a ConfigMap or Secret can hold.
+const maxFileSize = 1 << 20
+
+// Load reads and parses the file of that path, of at most 1 MiB.
+func Load(path string) (*v1alpha1.ControllerConfiguration, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the controller configuration: %w", err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxFileSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the controller configuration: %w", err)
+	}
+	if len(data) > maxFileSize {
+		return nil, fmt.Errorf("reading the controller configuration %s: it is larger than %d bytes", path, maxFileSize)
+	}
+	configuration, err := Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("parsing the controller configuration %s: %w", path, err)
+	}
+	return configuration, nil
+}
+
+// Parse decodes data, YAML or JSON, strictly and validates it.
+func Parse(data []byte) (*v1alpha1.ControllerConfiguration, error) {
+	var configuration v1alpha1.ControllerConfiguration
+	if err := yaml.UnmarshalStrict(data, &configuration); err != nil {
+		return nil, err
+	}
+	if configuration.APIVersion != v1alpha1.APIVersion || configuration.Kind != v1alpha1.Kind {
+		return nil, fmt.Errorf("it is %q %q, want apiVersion: %s, kind: %s", configuration.APIVersion, configuration.Kind, v1alpha1.APIVersion, v1alpha1.Kind)
+	}
+	if err := validateCABundle(configuration.CABundle); err != nil {
+		return nil, fmt.Errorf("caBundle: %w", err)
+	}
+	return &configuration, nil
+}
+
+// validateCABundle refuses what a cache would silently ignore: everything that is no certificate.
+func validateCABundle(bundle string) error {
+	rest := []byte(bundle)
+	for number := 1; strings.TrimSpace(string(rest)) != ""; number++ {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return fmt.Errorf("PEM block %d cannot be read, want -----BEGIN CERTIFICATE----- …", number)
+		}
+		if block.Type != "CERTIFICATE" {
+			return fmt.Errorf("PEM block %d is a %s, want only certificates", number, block.Type)
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return fmt.Errorf("certificate %d: %w", number, err)
+		}
+	}
+	return nil
+}
