@@ -9,10 +9,9 @@ import (
 )
 
 const (
-	// wantOpenFiles and wantProcesses are the limits the nodes get where the host's hard limits allow them. They are
-	// those that podman gives where it may raise limits.
+	// wantOpenFiles is the limit of open files that nodes get where the host's hard limit allows it: what podman gives
+	// where it may raise limits.
 	wantOpenFiles = 1 << 20
-	wantProcesses = 1 << 22
 	// minOpenFiles is the hard limit of open files below which a node's etcd and API server fail. Three nodes were
 	// run with 20000.
 	minOpenFiles = 4096
@@ -39,6 +38,8 @@ type Facts struct {
 	CgroupV1 bool
 	// OpenFiles and Processes are the hard limits RLIMIT_NOFILE and RLIMIT_NPROC.
 	OpenFiles, Processes uint64
+	// MaxPID is kernel.pid_max. podman lowers its own limit of processes to it, so containers cannot get more.
+	MaxPID uint64
 	// KernelModules tells that /lib/modules exists; LoopDevices that /dev/loop-control does.
 	KernelModules, LoopDevices bool
 	// OwnConfig is the value of CONTAINERS_CONF when the user has set it.
@@ -139,7 +140,7 @@ func (a *Adaptations) adaptPodman(f Facts) {
 	}
 	var conf strings.Builder
 	if !f.CapSysResource {
-		files, processes := min(f.OpenFiles, wantOpenFiles), min(f.Processes, wantProcesses)
+		files, processes := min(f.OpenFiles, wantOpenFiles), min(f.Processes, f.MaxPID)
 		fmt.Fprintf(&conf, "[containers]\ndefault_ulimits = [\"nofile=%d:%d\", \"nproc=%d:%d\"]\n", files, files, processes, processes)
 		a.Notes = append(a.Notes, fmt.Sprintf("no CAP_SYS_RESOURCE on this host: containers keep the host's limits (%d open files)", files))
 	}

@@ -16,6 +16,7 @@ func plainHost() Facts {
 		CapSysResource:  true,
 		OpenFiles:       1 << 20,
 		Processes:       96000,
+		MaxPID:          32768,
 		KernelModules:   true,
 		LoopDevices:     true,
 	}
@@ -43,7 +44,7 @@ func TestAdapt(t *testing.T) {
 			change: func(f *Facts) { f.DockerAnswers, f.CapSysResource, f.OpenFiles = true, false, 20000 },
 			want: Adaptations{
 				Engine: Podman, Packages: []string{"mmdebstrap", "podman"},
-				ContainersConf: "[containers]\ndefault_ulimits = [\"nofile=20000:20000\", \"nproc=96000:96000\"]\n",
+				ContainersConf: "[containers]\ndefault_ulimits = [\"nofile=20000:20000\", \"nproc=32768:32768\"]\n",
 				Notes:          []string{"no CAP_SYS_RESOURCE on this host: containers keep the host's limits (20000 open files)"},
 			},
 		},
@@ -51,8 +52,16 @@ func TestAdapt(t *testing.T) {
 			change: func(f *Facts) { f.CapSysResource, f.OpenFiles, f.Processes = false, 1<<64-1, 1<<64-1 },
 			want: Adaptations{
 				Engine: Podman, Packages: []string{"mmdebstrap", "podman"},
-				ContainersConf: "[containers]\ndefault_ulimits = [\"nofile=1048576:1048576\", \"nproc=4194304:4194304\"]\n",
+				ContainersConf: "[containers]\ndefault_ulimits = [\"nofile=1048576:1048576\", \"nproc=32768:32768\"]\n",
 				Notes:          []string{"no CAP_SYS_RESOURCE on this host: containers keep the host's limits (1048576 open files)"},
+			},
+		},
+		"few processes": {
+			change: func(f *Facts) { f.CapSysResource, f.OpenFiles, f.Processes = false, 20000, 4000 },
+			want: Adaptations{
+				Engine: Podman, Packages: []string{"mmdebstrap", "podman"},
+				ContainersConf: "[containers]\ndefault_ulimits = [\"nofile=20000:20000\", \"nproc=4000:4000\"]\n",
+				Notes:          []string{"no CAP_SYS_RESOURCE on this host: containers keep the host's limits (20000 open files)"},
 			},
 		},
 		"cgroup v1 and no modules": {

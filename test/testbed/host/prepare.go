@@ -114,6 +114,9 @@ func gather(ctx context.Context, packages packageManager) (Facts, error) {
 		}
 	}
 	var err error
+	if f.MaxPID, err = readNumber("/proc/sys/kernel/pid_max"); err != nil {
+		return f, err
+	}
 	if f.CapSysResource, err = hasCapability(unix.CAP_SYS_RESOURCE); err != nil {
 		return f, err
 	}
@@ -144,6 +147,18 @@ func haveProgram(name string) bool {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
+}
+
+func readNumber(path string) (uint64, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	number, err := strconv.ParseUint(strings.TrimSpace(string(content)), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return number, nil
 }
 
 // hasCapability tells whether the capability is in the bounding set of this process, from "CapBnd:" in
