@@ -1,0 +1,183 @@
+// Package nodeimage makes the image that the cluster's nodes run: the published kindest/node where it can be pulled,
+// otherwise one that is built here from Debian packages and Go modules alone. Either gets the testbed's own files of
+// hack/kind/overlay, that is the guard that keeps packets inside of the testbed, the pod network and containerd's
+// settings for restricted hosts.
+package nodeimage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/registry-cache/extension/test/testbed/host"
+	"github.com/registry-cache/extension/test/testbed/workspace"
+)
+
+// Published is the node image that the release notes of kind v0.33.0 give for Kubernetes 1.34. kind supports a
+// published image only with the release that lists it, and only by digest.
+const Published = "docker.io/kindest/node:v1.34.11@sha256:44e222ee2132dab25ff87301682f89eb82c7880ea3a1bf543bfe9708fd08d67d"
+
+const (
+	repository = "localhost/registry-cache-testbed/"
+	// label marks the images that have the testbed's files. Its value is the hash of them.
+	label = "registry-cache.testbed.overlay"
+	// probeTimeout bounds how long a host without a way to the registry waits to learn that, pullTimeout the download
+	// of some 400 MB.
+	probeTimeout = 5 * time.Second
+	pullTimeout  = 10 * time.Minute
+)
+
+// Options say which node image is wanted.
+type Options struct {
+	// Override is the reference of an image to use instead, pulled if the engine does not have it. An image without
+	// the testbed's files, such as a kindest/node of another version, is not changed: it becomes the base of one that
+	// has them.
+	Override string
+	// Published is the published image to prefer; empty means the constant Published.
+	Published string
+	// SkipPublished builds from source without trying to pull the published image.
+	SkipPublished bool
+}
+
+// Ensure returns the reference of a node image in the engine's storage and makes it first where it is missing. Its tag
+// is a hash of everything it is made of, so an image that exists is found within a second, without a network. A run that
+// was interrupted can be repeated; a second one at the same time waits for the first.
+//
+// Building from source needs mmdebstrap, the host's Debian package sources and a Go module proxy, and takes about ten
+// minutes on two cores, one minute if the programs are in workspace.CacheDir.
+func Ensure(ctx context.Context, e *host.Engine, p *workspace.Progress, o Options) (string, error) {
+	b, err := newBuilder(e, p)
+	if err != nil {
+		return "", err
+	}
+	unlock, err := lock(ctx, filepath.Join(b.cache, "node-image.lock"), func() {
+		p.Printf("another run is making the node image: waiting for it")
+	})
+	if err != nil {
+		return "", err
+	}
+	ref, err := b.ensure(ctx, o)
+	return ref, errors.Join(err, unlock())
+}
+
+func (b *builder) ensure(ctx context.Context, o Options) (string, error) {
+	overlay, err := b.overlayHash()
+	if err != nil {
+		return "", err
+	}
+	if o.Override != "" {
+		return b.override(ctx, o.Override, overlay)
+	}
+	if o.Published == "" {
+		o.Published = Published
+	}
+	inputs, err := b.baseInputs(ctx)
+	if err != nil {
+		return "", err
+	}
+	base := repository + "node-base:" + inputs.hash()
+	fromPublished, fromSource := nodeTag(o.Published, overlay), nodeTag(base, overlay)
+	for _, ref := range []string{fromPublished, fromSource} {
+		if _, found := b.imageID(ctx, ref); found && (ref == fromSource || !o.SkipPublished) {
+			return ref, nil
+		}
+	}
+	if !o.SkipPublished {
+		if err := b.pullPublished(ctx, o.Published); err == nil {
+			return fromPublished, b.addOverlay(ctx, o.Published, fromPublished, overlay)
+		} else if ctx.Err() != nil {
+			return "", err
+		}
+	}
+	if _, found := b.imageID(ctx, base); !found {
+		if err := b.buildBase(ctx, base); err != nil {
+			return "", err
+		}
+	}
+	return fromSource, b.addOverlay(ctx, base, fromSource, overlay)
+}
+
+// override returns ref, or what is made of it if it lacks the testbed's files.
+func (b *builder) override(ctx context.Context, ref, overlay string) (string, error) {
+	id, found := b.imageID(ctx, ref)
+	if !found {
+		err := b.progress.Step("pulling "+ref, func() error {
+			ctx, cancel := context.WithTimeout(ctx, pullTimeout)
+			defer cancel()
+			_, err := b.engine.Run(ctx, nil, "pull", "--quiet", ref)
+			return err
+		})
+		if err != nil {
+			return "", fmt.Errorf("the node image %s is neither here nor can it be pulled: unset NODE_IMAGE to have one built: %w", ref, err)
+		}
+		if id, found = b.imageID(ctx, ref); !found {
+			return "", fmt.Errorf("inspecting %s after it was pulled: not found", ref)
+		}
+	}
+	out, err := b.engine.Run(ctx, nil, "image", "inspect", "--format", fmt.Sprintf("{{index .Config.Labels %q}}", label), ref)
+	if err != nil {
+		return "", err
+	}
+	if labelled(string(out)) {
+		return ref, nil
+	}
+	derived := nodeTag(id, overlay)
+	if _, found := b.imageID(ctx, derived); found {
+		return derived, nil
+	}
+	return derived, b.addOverlay(ctx, ref, derived, overlay)
+}
+
+// pullPublished pulls the image if its registry answers. That it does not is normal and told in one line.
+func (b *builder) pullPublished(ctx context.Context, ref string) error {
+	if _, found := b.imageID(ctx, ref); found {
+		return nil
+	}
+	if err := probe(ctx, ref); err != nil {
+		b.progress.Printf("%s cannot be pulled here: building a node image from source", ref)
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
+	defer cancel()
+	err := b.progress.Step("pulling "+ref, func() error {
+		_, err := b.engine.Run(ctx, nil, "pull", "--quiet", ref)
+		return err
+	})
+	if err != nil {
+		b.progress.Printf("%s could not be pulled: building a node image from source", ref)
+	}
+	return err
+}
+
+// probe asks the registry for the image's manifest, so that a host without one does not wait for the engine's retries.
+func probe(ctx context.Context, ref string) error {
+	parsed, err := name.ParseReference(ref)
+	if err != nil {
+		return fmt.Errorf("reading the reference of the published node image: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	_, err = remote.Head(parsed, remote.WithContext(ctx), remote.WithRetryBackoff(remote.Backoff{Steps: 1}))
+	return err
+}
+
+// imageID returns the engine's id of an image, if it has it.
+func (b *builder) imageID(ctx context.Context, ref string) (id string, found bool) {
+	out, err := b.engine.Run(ctx, nil, "image", "inspect", "--format", "{{.Id}}", ref)
+	if _, failed := errors.AsType[*exec.ExitError](err); failed || err != nil {
+		return "", false
+	}
+	return firstLine(out), true
+}
+
+// nodeTag names the image that has the overlay on the base, which is a reference or an id.
+func nodeTag(base, overlay string) string {
+	in := inputs{{"base", base}, {"overlay", overlay}}
+	return repository + "node:" + in.hash()
+}
