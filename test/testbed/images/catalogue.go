@@ -36,7 +36,7 @@ func Catalogue(program string) []Entry {
 	}
 	if program != "" {
 		for _, reference := range []string{SampleGHCR, SampleQuay} {
-			entries = append(entries, Entry{reference, func() (Artifact, error) { return Runnable(program) }})
+			entries = append(entries, Entry{reference, func() (Artifact, error) { return Runnable(program, reference) }})
 		}
 	}
 	return append(entries, Entry{Alpine, alpine}, Entry{OpsToolbelt, image(opsToolbelt())})

@@ -101,11 +101,15 @@ func Index(specs ...Spec) (v1.ImageIndex, error) {
 	return index, nil
 }
 
-// Runnable returns an image for this machine's architecture that runs the static program at path as user 65532. The
-// file must exist as long as the image is used.
-func Runnable(path string) (v1.Image, error) {
+// Runnable returns an image for this machine's architecture that runs the static program at path as user 65532. Images
+// of other names share no blob with it: a transfer of one would hide the other's. The file must exist as long as the
+// image is used.
+func Runnable(path, name string) (v1.Image, error) {
 	return ociimage.Build(ociimage.Config{
-		Files:      []ociimage.File{{Path: "/sample", Mode: 0o755, Source: path}},
+		Files: []ociimage.File{
+			{Path: "/sample", Mode: 0o755, Source: path},
+			{Path: "/name", Content: []byte(name + "\n")},
+		},
 		Entrypoint: []string{"/sample"},
 		User:       "65532:65532",
 	})

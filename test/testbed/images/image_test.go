@@ -105,7 +105,7 @@ func TestRunnable(t *testing.T) {
 	if err := os.WriteFile(program, []byte("#!"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	image, err := images.Runnable(program)
+	image, err := images.Runnable(program, "one")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,6 +113,13 @@ func TestRunnable(t *testing.T) {
 	file, err := image.ConfigFile()
 	if err != nil {
 		t.Fatal(err)
+	}
+	other, err := images.Runnable(program, "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if layerDigests(t, image)[0] == layerDigests(t, other)[0] {
+		t.Error("images of two names share their layer")
 	}
 	if diff := cmp.Diff([]string{"/sample"}, file.Config.Entrypoint); diff != "" {
 		t.Errorf("entry point (-want +got):\n%s", diff)

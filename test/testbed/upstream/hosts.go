@@ -1,0 +1,6 @@
+package upstream
+
+// Hosts returns the host names that resolve to the upstream in a testbed.
+func Hosts() []string {
+	return []string{"registry-1.docker.io", "docker.io", "ghcr.io", "quay.io", "gcr.io", "eu.gcr.io"}
+}
