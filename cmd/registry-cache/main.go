@@ -1,0 +1,74 @@
+// Command registry-cache is the pull-through cache server of one upstream registry.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	// The image has no certificate authorities of its own.
+	_ "golang.org/x/crypto/x509roots/fallback"
+
+	"github.com/registry-cache/extension/pkg/cacheserver"
+	"github.com/registry-cache/extension/pkg/cacheserver/config"
+)
+
+// version is set by the linker: -X main.version=<version>.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := command().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "registry-cache:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "registry-cache",
+		Short:         "Pull-through cache of one OCI registry",
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.AddCommand(serveCommand())
+	return root
+}
+
+func serveCommand() *cobra.Command {
+	var configFile string
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve the registry API until SIGTERM",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return serve(cmd.Context(), configFile)
+		},
+	}
+	cmd.Flags().StringVar(&configFile, "config", "", "configuration file (YAML)")
+	return cmd
+}
+
+func serve(ctx context.Context, configFile string) error {
+	if configFile == "" {
+		return errors.New("--config must name the configuration file")
+	}
+	cfg, err := config.Load(configFile)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	server, err := cacheserver.New(cfg, cacheserver.Options{Version: version, Logger: log})
+	if err != nil {
+		return err
+	}
+	return server.Run(ctx)
+}

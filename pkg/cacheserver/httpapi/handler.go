@@ -1,0 +1,209 @@
+// Package httpapi serves the pull part of the OCI distribution API from a pull-through cache.
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
+	"github.com/registry-cache/extension/pkg/oci"
+)
+
+// defaultStallTimeout ends answers to clients that take less than writeChunk in this time, about 17 KiB/s.
+const defaultStallTimeout = time.Minute
+
+// staleWarning is the warning of RFC 7234, section 5.5.2.
+const staleWarning = `111 registry-cache "Revalidation Failed"`
+
+// Cache is what is served. *pullthrough.Cache is one; see there for the meaning of the methods.
+type Cache interface {
+	Manifest(ctx context.Context, repository string, ref oci.Reference) (*pullthrough.Manifest, error)
+	StatManifest(ctx context.Context, repository string, ref oci.Reference) (*pullthrough.Manifest, error)
+	Blob(ctx context.Context, repository string, d digest.Digest) (*pullthrough.Blob, error)
+	StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, pullthrough.Outcome, error)
+}
+
+// Options are the optional parts of a Handler.
+type Options struct {
+	// StallTimeout is how long a client may take for one chunk of 1 MiB. Default 1 min.
+	StallTimeout time.Duration
+	// Logger gets a line for each request. Default: discarded.
+	Logger *slog.Logger
+	// Registerer gets the metrics. Default: none.
+	Registerer prometheus.Registerer
+}
+
+// Handler answers GET and HEAD below /v2/. It never answers 429 or 408, which containerd repeats at once, nor with a
+// redirection.
+type Handler struct {
+	host         string
+	cache        Cache
+	stallTimeout time.Duration
+	log          *slog.Logger
+	metrics      *metrics
+}
+
+// New returns a handler for the cache of the upstream host, which is what the parameter ns of a request must name if
+// it is there.
+func New(host string, cache Cache, o Options) *Handler {
+	if o.StallTimeout == 0 {
+		o.StallTimeout = defaultStallTimeout
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Handler{host: host, cache: cache, stallTimeout: o.StallTimeout, log: o.Logger, metrics: newMetrics(o.Registerer)}
+}
+
+// ServeHTTP implements http.Handler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	rec := newRecorder(w, h.stallTimeout)
+	target := parsePath(r.URL.Path)
+	start := time.Now()
+	// Deferred, because a body that must not look complete ends with a panic.
+	defer func() { h.record(r, target.kind, rec, time.Since(start)) }()
+	h.serve(rec, r, target)
+}
+
+func (h *Handler) serve(w *recorder, r *http.Request, target target) {
+	w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if ns := r.URL.Query().Get("ns"); ns != "" && !strings.EqualFold(ns, h.host) {
+		w.fail(r, http.StatusNotFound, oci.CodeNameUnknown, fmt.Errorf("this is a cache of %s, not of %q", h.host, ns))
+		return
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		w.fail(r, http.StatusMethodNotAllowed, oci.CodeUnsupported, errors.New("this registry can only be pulled from"))
+		return
+	}
+	switch target.kind {
+	case kindPing:
+		w.Header().Set("Content-Type", "application/json")
+		http.ServeContent(w, r, "", time.Time{}, strings.NewReader("{}"))
+		return
+	case kindOther:
+		w.fail(r, http.StatusMethodNotAllowed, oci.CodeUnsupported, errors.New("only manifests and blobs are served"))
+		return
+	}
+	if err := oci.ValidateRepository(target.repository); err != nil {
+		w.fail(r, http.StatusBadRequest, oci.CodeNameInvalid, err)
+		return
+	}
+	if target.kind == kindManifest {
+		h.serveManifest(w, r, target)
+		return
+	}
+	h.serveBlob(w, r, target)
+}
+
+func (h *Handler) serveManifest(w *recorder, r *http.Request, target target) {
+	ref, err := oci.ParseReference(target.reference)
+	switch {
+	case errors.Is(err, oci.ErrDigestInvalid):
+		w.fail(r, http.StatusBadRequest, oci.CodeDigestInvalid, err)
+		return
+	case err != nil:
+		w.fail(r, http.StatusNotFound, oci.CodeManifestUnknown, err)
+		return
+	}
+	get := h.cache.Manifest
+	if r.Method == http.MethodHead {
+		get = h.cache.StatManifest
+	}
+	m, err := get(r.Context(), target.repository, ref)
+	if err != nil {
+		w.failFor(r, oci.CodeManifestUnknown, err)
+		return
+	}
+	w.outcome = m.Outcome
+	if m.Outcome == pullthrough.Stale {
+		w.Header().Set("Warning", staleWarning)
+	}
+	describe(w, m.Digest, m.MediaType)
+	if m.Content == nil {
+		w.Header().Set("Content-Length", strconv.FormatInt(m.Size, 10))
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(m.Content))
+}
+
+func (h *Handler) serveBlob(w *recorder, r *http.Request, target target) {
+	d, err := oci.ParseDigest(target.reference)
+	if err != nil {
+		w.fail(r, http.StatusBadRequest, oci.CodeDigestInvalid, err)
+		return
+	}
+	if r.Method == http.MethodHead {
+		size, outcome, err := h.cache.StatBlob(r.Context(), target.repository, d)
+		if err != nil {
+			w.failFor(r, oci.CodeBlobUnknown, err)
+			return
+		}
+		w.outcome = outcome
+		describe(w, d, "application/octet-stream")
+		w.Header().Set("Accept-Ranges", "bytes")
+		if size >= 0 {
+			w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+		}
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	b, err := h.cache.Blob(r.Context(), target.repository, d)
+	if err != nil {
+		w.failFor(r, oci.CodeBlobUnknown, err)
+		return
+	}
+	defer func() {
+		w.outcome = b.Outcome()
+		w.err = errors.Join(w.err, b.Content.Close())
+	}()
+	describe(w, d, "application/octet-stream")
+	if b.Size < 0 {
+		if _, err := io.Copy(w, b.Content); err != nil {
+			w.err = err
+			// Without a length only the end of the connection tells the client that bytes are missing.
+			panic(http.ErrAbortHandler)
+		}
+		return
+	}
+	content := io.ReadSeeker(b.Content)
+	if _, stored := content.(*os.File); !stored {
+		content = &watched{ReadSeeker: content, err: &w.err}
+	}
+	// After an error it returns with less than it has announced, and the server closes the connection.
+	http.ServeContent(w, r, "", time.Time{}, content)
+}
+
+func describe(w http.ResponseWriter, d digest.Digest, mediaType string) {
+	w.Header().Set("Content-Type", mediaType)
+	w.Header().Set("Docker-Content-Digest", d.String())
+	w.Header().Set("ETag", `"`+d.String()+`"`)
+}
+
+// watched notes the error that ends reading, which http.ServeContent keeps to itself.
+type watched struct {
+	io.ReadSeeker
+	err *error
+}
+
+func (r *watched) Read(p []byte) (int, error) {
+	n, err := r.ReadSeeker.Read(p)
+	if err != nil && err != io.EOF {
+		*r.err = err
+	}
+	return n, err
+}

@@ -1,0 +1,64 @@
+package httpapi
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// outcomeError is the outcome of requests that got an error or only a part of what they asked for.
+const outcomeError = "error"
+
+type metrics struct {
+	requests *prometheus.CounterVec
+	sent     prometheus.Counter
+}
+
+// newMetrics registers the metrics unless registerer is nil.
+func newMetrics(registerer prometheus.Registerer) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "registry_cache_requests_total",
+			Help: "Requests by kind (manifest, blob, other) and outcome (hit, miss, stale, pass-through, error).",
+		}, []string{"kind", "outcome"}),
+		sent: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "registry_cache_client_bytes_total",
+			Help: "Bytes of bodies sent to clients.",
+		}),
+	}
+	if registerer != nil {
+		registerer.MustRegister(m.requests, m.sent)
+	}
+	return m
+}
+
+// record counts and logs an answer.
+func (h *Handler) record(r *http.Request, kind string, w *recorder, took time.Duration) {
+	outcome := string(w.outcome)
+	if w.err != nil || w.status >= http.StatusBadRequest {
+		outcome = outcomeError
+	}
+	attributes := []slog.Attr{
+		slog.String("method", r.Method),
+		slog.String("path", r.URL.Path),
+		slog.Int("status", w.status),
+		slog.String("outcome", outcome),
+		slog.Int64("bytes", w.sent),
+		slog.Float64("seconds", took.Seconds()),
+		slog.String("client", r.RemoteAddr),
+	}
+	if w.err != nil {
+		attributes = append(attributes, slog.Any("error", w.err))
+	}
+	level := slog.LevelInfo
+	if kind == kindPing {
+		// Every node probes every few seconds.
+		level = slog.LevelDebug
+	} else {
+		h.metrics.requests.WithLabelValues(kind, outcome).Inc()
+	}
+	h.metrics.sent.Add(float64(w.sent))
+	h.log.LogAttrs(r.Context(), level, "Served request", attributes...)
+}

@@ -1,0 +1,139 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
+	"github.com/registry-cache/extension/pkg/oci"
+)
+
+// writeChunk is what a client must take within the stall timeout, in bytes.
+const writeChunk = 1 << 20
+
+// recorder is a response writer that knows what was sent, and gives up on clients that take nothing.
+type recorder struct {
+	http.ResponseWriter
+	controller *http.ResponseController
+	stall      time.Duration
+
+	status  int
+	sent    int64
+	outcome pullthrough.Outcome // empty unless a manifest or blob was served
+	err     error               // why the answer is not, or not all of, what was asked for
+}
+
+func newRecorder(w http.ResponseWriter, stall time.Duration) *recorder {
+	return &recorder{ResponseWriter: w, controller: http.NewResponseController(w), stall: stall}
+}
+
+// Unwrap serves http.ResponseController.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (w *recorder) WriteHeader(status int) {
+	w.note(w.extend())
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *recorder) Write(p []byte) (int, error) {
+	w.begin()
+	if err := w.extend(); err != nil {
+		return 0, w.note(err)
+	}
+	n, err := w.ResponseWriter.Write(p)
+	w.sent += int64(n)
+	return n, w.note(err)
+}
+
+// ReadFrom implements io.ReaderFrom, so that files go from the kernel to the client without being copied here.
+func (w *recorder) ReadFrom(src io.Reader) (int64, error) {
+	w.begin()
+	// io.CopyN limits the file; the limits below must be the only ones for the kernel to do the work.
+	limit, limited := src.(*io.LimitedReader)
+	if !limited {
+		limit = &io.LimitedReader{R: src, N: 1<<63 - 1}
+	}
+	var total int64
+	for limit.N > 0 {
+		if err := w.extend(); err != nil {
+			return total, w.note(err)
+		}
+		want := min(limit.N, writeChunk)
+		n, err := io.Copy(w.ResponseWriter, &io.LimitedReader{R: limit.R, N: want})
+		total += n
+		limit.N -= n
+		w.sent += n
+		if err != nil || n < want {
+			return total, w.note(err)
+		}
+	}
+	return total, nil
+}
+
+func (w *recorder) begin() {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+}
+
+// extend gives the client time for the next chunk.
+func (w *recorder) extend() error {
+	err := w.controller.SetWriteDeadline(time.Now().Add(w.stall))
+	if errors.Is(err, http.ErrNotSupported) {
+		return nil
+	}
+	return err
+}
+
+// note keeps the first error for the log.
+func (w *recorder) note(err error) error {
+	if w.err == nil {
+		w.err = err
+	}
+	return err
+}
+
+// failFor answers with the status for an error of the cache.
+func (w *recorder) failFor(r *http.Request, notFound oci.ErrorCode, err error) {
+	reason := pullthrough.Unavailable
+	if explained, ok := errors.AsType[*pullthrough.Error](err); ok {
+		reason = explained.Reason
+	}
+	switch reason {
+	case pullthrough.NotFound:
+		w.fail(r, http.StatusNotFound, notFound, err)
+	case pullthrough.Denied:
+		// Not 401, which would make clients send their credentials here.
+		w.fail(r, http.StatusForbidden, oci.CodeDenied, err)
+	case pullthrough.RateLimited:
+		w.fail(r, http.StatusServiceUnavailable, oci.CodeTooManyRequests, err)
+	case pullthrough.TimedOut:
+		w.fail(r, http.StatusGatewayTimeout, oci.CodeUnavailable, err)
+	default:
+		w.fail(r, http.StatusBadGateway, oci.CodeUnavailable, err)
+	}
+}
+
+// fail answers with an error body. Nothing may have been written before.
+func (w *recorder) fail(r *http.Request, status int, code oci.ErrorCode, err error) {
+	body, marshalErr := json.Marshal(oci.ErrorBody{Errors: []oci.Error{{Code: code, Message: err.Error()}}})
+	w.note(errors.Join(err, marshalErr))
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	if r.Method == http.MethodHead {
+		return
+	}
+	if _, err := w.Write(body); err != nil {
+		w.note(err)
+	}
+}

@@ -1,0 +1,37 @@
+package httpapi
+
+import "strings"
+
+// Kinds of requests, also as a label of metrics.
+const (
+	kindPing     = "ping"
+	kindManifest = "manifest"
+	kindBlob     = "blob"
+	kindOther    = "other"
+)
+
+// target is what a path names. Repository and reference are not validated.
+type target struct {
+	kind, repository, reference string
+}
+
+// parsePath reads a path from its end, because a repository may have components such as "blobs".
+func parsePath(path string) target {
+	rest, ok := strings.CutPrefix(path, "/v2")
+	if ok && (rest == "" || rest == "/") {
+		return target{kind: kindPing}
+	}
+	rest, ok = strings.CutPrefix(rest, "/")
+	last := strings.LastIndexByte(rest, '/')
+	if !ok || last < 0 {
+		return target{kind: kindOther}
+	}
+	front, reference := rest[:last], rest[last+1:]
+	if repository, ok := strings.CutSuffix(front, "/manifests"); ok {
+		return target{kindManifest, repository, reference}
+	}
+	if repository, ok := strings.CutSuffix(front, "/blobs"); ok {
+		return target{kindBlob, repository, reference}
+	}
+	return target{kind: kindOther}
+}

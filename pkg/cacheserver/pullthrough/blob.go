@@ -1,0 +1,126 @@
+package pullthrough
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
+)
+
+// Blob is an answer with a blob.
+type Blob struct {
+	// Content is an *os.File where the blob is stored. Where it is not, reads wait for the upstream and end with an
+	// error instead of io.EOF if not all of the right bytes came. The caller closes it.
+	Content io.ReadSeekCloser
+	// Size is in bytes, -1 where the upstream does not tell; Content cannot be sought from its end then.
+	Size    int64
+	outcome func() Outcome
+}
+
+// Outcome says where the content came from. It can change while Content is read.
+func (b *Blob) Outcome() Outcome { return b.outcome() }
+
+// Blob opens a blob. What is stored for the repository needs no upstream. What is not is fetched once for all clients
+// that ask meanwhile; it returns when the first bytes are there. ctx must live as long as the content is read. Errors
+// are *Error.
+func (c *Cache) Blob(ctx context.Context, repository string, d digest.Digest) (*Blob, error) {
+	b, err := c.storedBlob(ctx, repository, d)
+	if err == nil && b == nil {
+		b, err = c.fetchBlob(ctx, repository, d)
+	}
+	if err != nil {
+		return nil, explain(err)
+	}
+	return b, nil
+}
+
+// StatBlob returns the size of a blob in bytes, -1 where the upstream does not tell, without fetching it. Errors are
+// *Error.
+func (c *Cache) StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, Outcome, error) {
+	if b := c.linkedBlob(repository, d); b != nil {
+		return b.Size, Hit, b.Content.Close()
+	}
+	size, err := c.upstream.HeadBlob(ctx, repository, d)
+	if err != nil {
+		return 0, "", explain(err)
+	}
+	return size, Miss, nil
+}
+
+// linkedBlob returns nil unless the blob is stored for the repository.
+func (c *Cache) linkedBlob(repository string, d digest.Digest) *Blob {
+	f, err := c.store.Blob(repository, d)
+	return c.opened(repository, d, f, err)
+}
+
+// opened returns the file as an answer, or nil if it could not be opened.
+func (c *Cache) opened(repository string, d digest.Digest, f *os.File, err error) *Blob {
+	if err == nil {
+		var info os.FileInfo
+		if info, err = f.Stat(); err == nil {
+			return &Blob{Content: f, Size: info.Size(), outcome: func() Outcome { return Hit }}
+		}
+		err = errors.Join(err, f.Close())
+	}
+	if !errors.Is(err, store.ErrNotFound) {
+		c.log.Warn("Cannot read blob", "repository", repository, "digest", d, "error", err)
+	}
+	return nil
+}
+
+// storedBlob returns the blob if it is stored for the repository, or for another one and the upstream says that this
+// one has it too. It returns nil where it must be fetched.
+func (c *Cache) storedBlob(ctx context.Context, repository string, d digest.Digest) (*Blob, error) {
+	if b := c.linkedBlob(repository, d); b != nil {
+		return b, nil
+	}
+	f, err := c.store.Content(d)
+	b := c.opened(repository, d, f, err)
+	if b == nil {
+		return nil, nil
+	}
+	allowed, err := c.upstreamHas(ctx, repository, d)
+	if err != nil || !allowed {
+		return nil, errors.Join(err, b.Content.Close())
+	}
+	c.warnUnstored("blob", repository+"@"+d.String(), c.store.LinkBlob(repository, d))
+	return b, nil
+}
+
+// upstreamHas asks whether the repository has a blob that the cache knows from another one. It returns false without
+// an error where the upstream does not answer HEAD, which is no reason to believe that it would not answer GET.
+func (c *Cache) upstreamHas(ctx context.Context, repository string, d digest.Digest) (bool, error) {
+	_, err := c.upstream.HeadBlob(ctx, repository, d)
+	if err != nil && !isNotFound(err) && !isTemporary(err) && ctx.Err() == nil {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// fetchBlob returns the blob from a fetch, a new one or one that goes on.
+func (c *Cache) fetchBlob(ctx context.Context, repository string, d digest.Digest) (*Blob, error) {
+	f, allowed := c.join(repository, d)
+	if f == nil {
+		return nil, errClosed
+	}
+	r := &reader{ctx: ctx, cache: c, repository: repository, digest: d, fetch: f, size: -1}
+	if !allowed {
+		var err error
+		if allowed, err = c.upstreamHas(ctx, repository, d); err != nil {
+			return nil, errors.Join(err, r.Close())
+		}
+	}
+	open := r.passThrough
+	if allowed {
+		f.allow(repository)
+		open = r.open
+	}
+	if err := open(); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return &Blob{Content: r, Size: r.size, outcome: r.outcome}, nil
+}

@@ -1,0 +1,161 @@
+package pullthrough
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+)
+
+// reader is one client's view of a blob that is not stored yet: the growing file of a fetch, and behind what that
+// could store the upstream itself.
+type reader struct {
+	// ctx is the client's request, which the reader is a part of.
+	ctx        context.Context
+	cache      *Cache
+	repository string
+	digest     digest.Digest
+	fetch      *fetch
+	size       int64
+	offset     int64
+	through    *throughReader // nil until bytes are passed through
+	passed     bool
+}
+
+// open waits for the first bytes and learns the size.
+func (r *reader) open() error {
+	state, err := r.fetch.await(r.ctx, 0)
+	switch {
+	case err != nil:
+		return err
+	case state.err == nil || state.readable() > 0:
+		r.size = state.size
+		if state.verified {
+			r.size = state.written
+		}
+		return nil
+	case errors.Is(state.err, errStorage):
+		return r.passThrough()
+	}
+	return state.err
+}
+
+func (r *reader) outcome() Outcome {
+	if r.passed {
+		return PassThrough
+	}
+	return Miss
+}
+
+// Read implements io.Reader.
+func (r *reader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if r.through == nil {
+		state, err := r.fetch.await(r.ctx, r.offset)
+		if err != nil {
+			return 0, err
+		}
+		if left := state.readable() - r.offset; left > 0 {
+			n, err := r.fetch.partial.ReadAt(p[:min(int64(len(p)), left)], r.offset)
+			r.offset += int64(n)
+			if errors.Is(err, io.EOF) {
+				err = fmt.Errorf("reading blob %s: %w", r.digest, io.ErrUnexpectedEOF)
+			}
+			return n, err
+		}
+		switch {
+		case state.verified:
+			return 0, io.EOF
+		case !errors.Is(state.err, errStorage):
+			return 0, state.err
+		}
+	}
+	if r.through == nil || r.through.offset != r.offset {
+		if err := r.passThrough(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := r.through.Read(p)
+	r.offset += int64(n)
+	return n, err
+}
+
+// Seek implements io.Seeker.
+func (r *reader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += r.offset
+	case io.SeekEnd:
+		if r.size < 0 {
+			return 0, errors.New("the size of the blob is not known")
+		}
+		offset += r.size
+	}
+	if offset < 0 {
+		return 0, errors.New("seeking before the first byte")
+	}
+	r.offset = offset
+	return offset, nil
+}
+
+// Close ends the client's part; the fetch goes on.
+func (r *reader) Close() error {
+	var err error
+	if r.through != nil {
+		err = r.through.Close()
+	}
+	r.cache.release(r.fetch)
+	return err
+}
+
+// passThrough asks the upstream for the bytes from the offset on.
+func (r *reader) passThrough() error {
+	if r.through != nil {
+		previous := r.through
+		r.through = nil
+		if err := previous.Close(); err != nil {
+			return err
+		}
+	}
+	blob, err := r.cache.upstream.Blob(r.ctx, r.repository, r.digest, r.offset)
+	if err != nil {
+		return err
+	}
+	r.size, r.passed = blob.Size, true
+	r.through = &throughReader{Blob: blob, digest: r.digest, offset: r.offset}
+	if r.offset == 0 {
+		r.through.hash = digest.SHA256.Digester()
+	}
+	return nil
+}
+
+// throughReader reads from the upstream. If it began with the first byte, the last one is given out only if all of
+// them have the digest; otherwise that is left to the client, as without a cache.
+type throughReader struct {
+	*upstream.Blob
+	digest digest.Digest
+	offset int64
+	hash   digest.Digester // nil where it cannot be told
+}
+
+func (t *throughReader) Read(p []byte) (int, error) {
+	n, err := t.Blob.Read(p)
+	if t.hash != nil && n > 0 {
+		if _, err := t.hash.Hash().Write(p[:n]); err != nil {
+			return 0, err
+		}
+	}
+	t.offset += int64(n)
+	ended := t.offset == t.Size || err == io.EOF
+	if ended && t.hash != nil && t.hash.Digest() != t.digest {
+		return 0, fmt.Errorf("passing blob %s through: %w", t.digest, store.ErrDigestMismatch)
+	}
+	return n, err
+}

@@ -1,0 +1,98 @@
+package pullthrough
+
+import (
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+)
+
+// maxTags bounds the tags that are remembered. A Shoot of thousands of images stays below it; beyond it the upstream
+// is asked more often.
+const maxTags = 8192
+
+// resolution is what a tag names.
+type resolution struct {
+	descriptor upstream.Descriptor
+	// stale says that the upstream could not be asked.
+	stale bool
+	// manifest is set for those who waited for an answer that came with the content.
+	manifest *Manifest
+}
+
+type tagName struct{ repository, tag string }
+
+type tagEntry struct {
+	resolution resolution
+	checked    time.Time
+}
+
+// tagTable remembers the upstream's answers about tags. It is safe for concurrent use.
+type tagTable struct {
+	validFor time.Duration
+
+	mu      sync.Mutex // guards entries
+	entries map[tagName]tagEntry
+}
+
+func newTagTable(validFor time.Duration) *tagTable {
+	return &tagTable{validFor: validFor, entries: map[tagName]tagEntry{}}
+}
+
+// fresh returns an answer that needs no revalidation.
+func (t *tagTable) fresh(repository, tag string) (resolution, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.entries[tagName{repository, tag}]
+	return e.resolution, ok && time.Since(e.checked) < t.validFor
+}
+
+// last returns an answer of any age.
+func (t *tagTable) last(repository, tag string) (resolution, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.entries[tagName{repository, tag}]
+	return e.resolution, ok
+}
+
+func (t *tagTable) put(repository, tag string, r resolution, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.entries) >= maxTags {
+		t.shrink(now)
+	}
+	t.entries[tagName{repository, tag}] = tagEntry{r, now}
+}
+
+func (t *tagTable) remove(repository, tag string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.entries, tagName{repository, tag})
+}
+
+// naming returns the tags that name the digest by the upstream's last answer.
+func (t *tagTable) naming(repository string, d digest.Digest) []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var tags []string
+	for name, e := range t.entries {
+		if name.repository == repository && e.resolution.descriptor.Digest == d {
+			tags = append(tags, name.tag)
+		}
+	}
+	return tags
+}
+
+// shrink drops what is old, and everything if that does not help. The caller holds the lock.
+func (t *tagTable) shrink(now time.Time) {
+	for name, e := range t.entries {
+		if now.Sub(e.checked) >= t.validFor {
+			delete(t.entries, name)
+		}
+	}
+	if len(t.entries) >= maxTags {
+		clear(t.entries)
+	}
+}

@@ -1,0 +1,215 @@
+// Package cacheserver is the pull-through cache server: listeners, limits and an orderly end around the registry API.
+package cacheserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/config"
+	"github.com/registry-cache/extension/pkg/cacheserver/httpapi"
+	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+)
+
+const (
+	// defaultDrainTimeout leaves time within the 30 s that Kubernetes gives a pod to end.
+	defaultDrainTimeout = 20 * time.Second
+	headerReadTimeout   = 10 * time.Second
+	idleTimeout         = 2 * time.Minute
+	maxHeaderBytes      = 64 << 10
+)
+
+// Options are the optional parts of a Server.
+type Options struct {
+	// Version is told to the upstream. Default "dev".
+	Version string
+	// Logger gets everything. Default: discarded.
+	Logger *slog.Logger
+	// DrainTimeout is how long answers that have begun may go on when the server ends. Default 20 s.
+	DrainTimeout time.Duration
+	// HeaderTimeout and IdleTimeout limit the upstream, see upstream.Options.
+	HeaderTimeout, IdleTimeout time.Duration
+	// Store has the options of the store.
+	Store store.Options
+}
+
+// Server is one cache. Several fit into one process if they have different storage roots.
+type Server struct {
+	log          *slog.Logger
+	drainTimeout time.Duration
+	listener     net.Listener
+	debug        net.Listener
+	api          *http.Server
+	debugServer  *http.Server
+	cache        *pullthrough.Cache
+	upstream     *upstream.Client
+	draining     atomic.Bool
+}
+
+// New opens the store and the listeners of a valid configuration. Requests wait until Run. The caller calls Run or
+// Close.
+func New(cfg config.Config, o Options) (_ *Server, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("validating configuration: %w", err)
+	}
+	if o.Version == "" {
+		o.Version = "dev"
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.DrainTimeout == 0 {
+		o.DrainTimeout = defaultDrainTimeout
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s := &Server{log: o.Logger, drainTimeout: o.DrainTimeout}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	blobs, err := store.Open(cfg.Storage.Root, o.Store)
+	if err != nil {
+		return nil, err
+	}
+	s.upstream, err = upstream.New(cfg.Upstream.RemoteURL, upstream.Options{
+		CAFile:         cfg.Upstream.CAFile,
+		CredentialsDir: cfg.Upstream.CredentialsDir,
+		UserAgent:      "registry-cache/" + o.Version,
+		HeaderTimeout:  o.HeaderTimeout,
+		IdleTimeout:    o.IdleTimeout,
+		Logger:         o.Logger,
+		Registerer:     registry,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("configuring upstream %s: %w", cfg.Upstream.Host, err)
+	}
+	s.cache = pullthrough.New(blobs, s.upstream, pullthrough.Options{
+		RevalidateAfter: time.Duration(cfg.Tags.RevalidateAfter),
+		Logger:          o.Logger,
+		Registerer:      registry,
+	})
+	api := httpapi.New(cfg.Upstream.Host, s.cache, httpapi.Options{Logger: o.Logger, Registerer: registry})
+	s.api = s.httpServer(api)
+	s.debugServer = s.httpServer(debugHandler(registry, func() error {
+		if s.draining.Load() {
+			return errors.New("shutting down")
+		}
+		return blobs.Check()
+	}))
+	if s.listener, err = net.Listen("tcp", cfg.Listen.Address); err != nil {
+		return nil, fmt.Errorf("listening for the registry API: %w", err)
+	}
+	if cfg.Listen.TLS.CertFile != "" {
+		certificate, err := newCertificateFile(cfg.Listen.TLS.CertFile, cfg.Listen.TLS.KeyFile, o.Logger)
+		if err != nil {
+			return nil, err
+		}
+		s.listener = tls.NewListener(s.listener, &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			NextProtos:     []string{"http/1.1"},
+			GetCertificate: certificate.get,
+		})
+	}
+	if s.debug, err = net.Listen("tcp", cfg.Debug.Address); err != nil {
+		return nil, fmt.Errorf("listening for health and metrics: %w", err)
+	}
+	return s, nil
+}
+
+// Address returns the bound host:port of the registry API.
+func (s *Server) Address() string { return s.listener.Addr().String() }
+
+// DebugAddress returns the bound host:port of health, metrics and profiles.
+func (s *Server) DebugAddress() string { return s.debug.Addr().String() }
+
+// Run serves until ctx ends, then lets answers that have begun end within the drain timeout, and closes everything.
+// It returns nil after an orderly end. It may be called once.
+func (s *Server) Run(ctx context.Context) error {
+	failed := make(chan error, 2)
+	go func() { failed <- s.api.Serve(s.listener) }()
+	go func() { failed <- s.debugServer.Serve(s.debug) }()
+	s.log.Info("Serving", "address", s.Address(), "debugAddress", s.DebugAddress())
+	var err error
+	running := 2
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		running--
+	}
+	err = errors.Join(err, s.drain(context.WithoutCancel(ctx)), s.Close())
+	for range running {
+		if serveErr := <-failed; !errors.Is(serveErr, http.ErrServerClosed) {
+			err = errors.Join(err, serveErr)
+		}
+	}
+	s.log.Info("Stopped")
+	return err
+}
+
+// drain ends the API: new connections are refused at once, so that clients go to the upstream.
+func (s *Server) drain(ctx context.Context) error {
+	s.draining.Store(true)
+	s.log.Info("Shutting down", "drainTimeout", s.drainTimeout.String())
+	ctx, cancel := context.WithTimeout(ctx, s.drainTimeout)
+	defer cancel()
+	err := s.api.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.log.Warn("Some answers were cut off by the end of the drain timeout")
+		return nil
+	}
+	return err
+}
+
+// Close drops everything at once. It may be called more than once, and after Run.
+func (s *Server) Close() error {
+	var errs []error
+	if s.api != nil {
+		errs = append(errs, s.api.Close(), s.debugServer.Close())
+	}
+	for _, l := range []net.Listener{s.listener, s.debug} {
+		if l == nil {
+			continue
+		}
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if s.cache != nil {
+		s.cache.Close()
+	}
+	if s.upstream != nil {
+		s.upstream.Close()
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Server) httpServer(handler http.Handler) *http.Server {
+	// Containerd speaks nothing else, and under HTTP/2 all answers would share one connection and its fate.
+	var http1 http.Protocols
+	http1.SetHTTP1(true)
+	return &http.Server{
+		Handler:           handler,
+		Protocols:         &http1,
+		ReadHeaderTimeout: headerReadTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          newErrorLog(s.log),
+	}
+}
+
+// newErrorLog passes on what the http package has to say, such as failed TLS handshakes.
+func newErrorLog(l *slog.Logger) *log.Logger { return slog.NewLogLogger(l.Handler(), slog.LevelWarn) }

@@ -1,0 +1,126 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+const (
+	dirMode  = 0o755
+	fileMode = 0o644
+	// maxLinkSize bounds what is read of a link, in bytes; a right one has 71.
+	maxLinkSize = 256
+)
+
+// create returns a new file among the partial ones.
+func (s *Store) create(prefix string) (File, error) {
+	dir := s.layout.partials()
+	f, err := s.createFile(dir, prefix)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	if err := os.MkdirAll(dir, dirMode); err != nil {
+		return nil, err
+	}
+	return s.createFile(dir, prefix)
+}
+
+// writeFile makes path a file with the content, at once and for good.
+func (s *Store) writeFile(path string, content []byte) error {
+	f, err := s.create("file-")
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(content); err != nil {
+		return errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	if err := publish(f, path); err != nil {
+		return errors.Join(err, f.Close(), removeIfThere(f.Name()))
+	}
+	return f.Close()
+}
+
+// publish moves f to path and returns when a power failure can no longer undo it. f stays open.
+func publish(f File, path string) error {
+	if err := os.Chmod(f.Name(), fileMode); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	dir := filepath.Dir(path)
+	if err := mkdirAll(dir); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// mkdirAll is os.MkdirAll that flushes the folders it changes.
+func mkdirAll(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if parent == dir {
+		return fmt.Errorf("making %s: %w", dir, fs.ErrNotExist)
+	}
+	if err := mkdirAll(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(parent)
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func readSmall(path string) (string, error) {
+	content, err := readBounded(path, maxLinkSize)
+	return string(content), err
+}
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, notFound(err)
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(content)) > limit {
+		return nil, fmt.Errorf("%w: %s has more than %d bytes", ErrNotFound, path, limit)
+	}
+	return content, nil
+}
+
+// notFound wraps ErrNotFound around the errors that say that a path is not there.
+func notFound(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	return err
+}

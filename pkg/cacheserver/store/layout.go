@@ -1,0 +1,42 @@
+package store
+
+import (
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// layout is a root folder and knows the paths below it. All but partials are those of distribution's
+// registry/storage/paths.go.
+type layout string
+
+func (l layout) data(d digest.Digest) string {
+	return filepath.Join(string(l), "docker/registry/v2/blobs", d.Algorithm().String(), d.Encoded()[:2], d.Encoded(), "data")
+}
+
+func (l layout) repository(repository string, elements ...string) string {
+	return filepath.Join(append([]string{string(l), "docker/registry/v2/repositories", repository}, elements...)...)
+}
+
+func (l layout) layerLink(repository string, d digest.Digest) string {
+	return l.repository(repository, "_layers", d.Algorithm().String(), d.Encoded(), "link")
+}
+
+func (l layout) revisionLink(repository string, d digest.Digest) string {
+	return l.repository(repository, "_manifests/revisions", d.Algorithm().String(), d.Encoded(), "link")
+}
+
+func (l layout) tag(repository, tag string) string {
+	return l.repository(repository, "_manifests/tags", tag)
+}
+
+func (l layout) tagLink(repository, tag string) string {
+	return filepath.Join(l.tag(repository, tag), "current/link")
+}
+
+func (l layout) tagIndexLink(repository, tag string, d digest.Digest) string {
+	return filepath.Join(l.tag(repository, tag), "index", d.Algorithm().String(), d.Encoded(), "link")
+}
+
+// partials is the folder of unfinished files, on the volume so that they can be renamed.
+func (l layout) partials() string { return filepath.Join(string(l), "registry-cache/partial") }

@@ -1,0 +1,86 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// ErrDigestMismatch is wrapped by the errors about content that has another digest than the one asked for.
+var ErrDigestMismatch = errors.New("the content has another digest")
+
+// Partial is a blob that is being written. Write, Verify and Commit belong to one goroutine; ReadAt may be called by
+// many meanwhile, and until Close.
+type Partial struct {
+	store     *Store
+	file      File
+	digest    digest.Digest
+	hash      digest.Digester
+	verified  bool
+	committed bool
+}
+
+// Create starts the blob with the digest. The caller closes it.
+func (s *Store) Create(d digest.Digest) (*Partial, error) {
+	f, err := s.create(d.Encoded() + "-")
+	if err != nil {
+		return nil, fmt.Errorf("creating blob %s: %w", d, err)
+	}
+	return &Partial{store: s, file: f, digest: d, hash: digest.SHA256.Digester()}, nil
+}
+
+// Write appends to the blob. After an error nothing more can be written.
+func (p *Partial) Write(b []byte) (int, error) {
+	n, err := p.file.Write(b)
+	if err != nil {
+		return n, fmt.Errorf("writing blob %s: %w", p.digest, err)
+	}
+	return p.hash.Hash().Write(b)
+}
+
+// ReadAt reads what has been written.
+func (p *Partial) ReadAt(b []byte, offset int64) (int, error) { return p.file.ReadAt(b, offset) }
+
+// Verify returns an error that wraps ErrDigestMismatch unless all that was written has the digest.
+func (p *Partial) Verify() error {
+	if got := p.hash.Digest(); got != p.digest {
+		return fmt.Errorf("verifying blob %s: %w: %s", p.digest, ErrDigestMismatch, got)
+	}
+	p.verified = true
+	return nil
+}
+
+// Commit makes the blob part of the store, for the repositories. It needs Verify before.
+func (p *Partial) Commit(repositories []string) error {
+	if !p.verified {
+		return fmt.Errorf("committing blob %s: it was not verified", p.digest)
+	}
+	if err := publish(p.file, p.store.layout.data(p.digest)); err != nil {
+		return fmt.Errorf("committing blob %s: %w", p.digest, err)
+	}
+	p.committed = true
+	for _, repository := range repositories {
+		if err := p.store.LinkBlob(repository, p.digest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Discard removes the file unless it was committed. What was written stays readable until Close.
+func (p *Partial) Discard() error {
+	if p.committed {
+		return nil
+	}
+	return removeIfThere(p.file.Name())
+}
+
+// Close releases the file. Call Discard before, unless it was committed.
+func (p *Partial) Close() error {
+	if err := p.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("closing blob %s: %w", p.digest, err)
+	}
+	return nil
+}

@@ -1,0 +1,320 @@
+// Package upstream is the client of the registry that is cached: manifests and blobs, authentication, and limits for
+// everything that can take time or space.
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/registry-cache/extension/pkg/oci"
+)
+
+const (
+	defaultHeaderTimeout = 5 * time.Second
+	defaultIdleTimeout   = 10 * time.Second
+	// maxRedirects is what containerd follows.
+	maxRedirects = 10
+)
+
+// Options are the optional parts of a Client.
+type Options struct {
+	// CAFile is a PEM file of authorities that are trusted beside the system's. It is read again when it changes.
+	CAFile string
+	// CredentialsDir is a folder with the files "username" and "password". They are read again for each token. Empty
+	// means anonymous.
+	CredentialsDir string
+	// UserAgent is sent with every request; empty means Go's default.
+	UserAgent string
+	// HeaderTimeout is the time from the start of a request, connecting and authenticating included, to the last
+	// header of the answer. Default 5 s.
+	HeaderTimeout time.Duration
+	// IdleTimeout is the time that one read of a body may wait for bytes. Default 10 s.
+	IdleTimeout time.Duration
+	// Logger gets what no caller sees, such as a CA file that cannot be read again. Default: discarded.
+	Logger *slog.Logger
+	// Registerer gets the metrics. Default: none.
+	Registerer prometheus.Registerer
+}
+
+// Client asks one registry. It is safe for concurrent use.
+type Client struct {
+	remote        *url.URL
+	http          *http.Client
+	transport     *reloadingTransport
+	auth          *authorizer
+	headerTimeout time.Duration
+	idleTimeout   time.Duration
+	metrics       *metrics
+}
+
+// New returns a client of the registry at remoteURL (scheme, host and port). It makes no request. Close releases its
+// connections.
+func New(remoteURL string, o Options) (*Client, error) {
+	remote, err := url.Parse(remoteURL)
+	if err != nil || remote.Host == "" {
+		return nil, errors.New("parsing the remote URL: it must have scheme and host")
+	}
+	if o.HeaderTimeout == 0 {
+		o.HeaderTimeout = defaultHeaderTimeout
+	}
+	if o.IdleTimeout == 0 {
+		o.IdleTimeout = defaultIdleTimeout
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	transport, err := newReloadingTransport(o, remote.Scheme == "https")
+	if err != nil {
+		return nil, err
+	}
+	auth, err := newAuthorizer(remote, o.CredentialsDir, transport, o.HeaderTimeout)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{
+		remote:        remote,
+		transport:     transport,
+		auth:          auth,
+		headerTimeout: o.HeaderTimeout,
+		idleTimeout:   o.IdleTimeout,
+		metrics:       newMetrics(o.Registerer),
+	}
+	c.http = &http.Client{Transport: transport, CheckRedirect: c.checkRedirect}
+	return c, nil
+}
+
+// Close closes idle connections. Bodies that are still open stay usable.
+func (c *Client) Close() { c.transport.CloseIdleConnections() }
+
+// Descriptor is what the upstream tells about a manifest without sending it.
+type Descriptor struct {
+	MediaType string
+	// Digest is empty where the upstream sent none, or one that is not sha256.
+	Digest digest.Digest
+	// Size is in bytes, -1 where the upstream did not tell.
+	Size int64
+}
+
+// Manifest is a manifest whose content has the digest.
+type Manifest struct {
+	MediaType string
+	Digest    digest.Digest
+	Content   []byte
+}
+
+// Blob is a body to be read to its end and closed. Reads fail with *Error; short bodies end with io.ErrUnexpectedEOF
+// inside of it.
+type Blob struct {
+	io.ReadCloser
+	// Size of the whole blob in bytes, -1 where the upstream did not tell.
+	Size int64
+}
+
+// HeadManifest resolves ref. Errors are *Error, or the context's.
+func (c *Client) HeadManifest(ctx context.Context, repository string, ref oci.Reference) (Descriptor, error) {
+	resp, err := c.do(ctx, request{http.MethodHead, repository, "manifests", ref.String(), 0})
+	if err != nil {
+		return Descriptor{}, err
+	}
+	defer resp.Body.Close()
+	d, err := oci.ParseDigest(resp.Header.Get("Docker-Content-Digest"))
+	if err != nil {
+		d = ""
+	}
+	return Descriptor{MediaType: resp.Header.Get("Content-Type"), Digest: d, Size: resp.ContentLength}, nil
+}
+
+// Manifest returns the manifest that ref names, of at most oci.MaxManifestSize bytes. The content is checked against
+// the digest of ref, or the one that the upstream sent for a tag. Errors are *Error, or the context's.
+func (c *Client) Manifest(ctx context.Context, repository string, ref oci.Reference) (*Manifest, error) {
+	req := request{http.MethodGet, repository, "manifests", ref.String(), 0}
+	resp, err := c.do(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	content, err := io.ReadAll(io.LimitReader(resp.Body, oci.MaxManifestSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(content) > oci.MaxManifestSize {
+		return nil, &Error{Op: req.String(), Err: fmt.Errorf("the manifest has more than %d bytes", oci.MaxManifestSize)}
+	}
+	want := ref.Digest
+	if want == "" {
+		if announced, err := oci.ParseDigest(resp.Header.Get("Docker-Content-Digest")); err == nil {
+			want = announced
+		}
+	}
+	got := digest.SHA256.FromBytes(content)
+	if want != "" && got != want {
+		return nil, &Error{Op: req.String(), Err: fmt.Errorf("the content has the digest %s instead of %s", got, want)}
+	}
+	return &Manifest{MediaType: resp.Header.Get("Content-Type"), Digest: got, Content: content}, nil
+}
+
+// HeadBlob returns the size of a blob in bytes, -1 where the upstream does not tell. Errors are *Error, or the
+// context's.
+func (c *Client) HeadBlob(ctx context.Context, repository string, d digest.Digest) (int64, error) {
+	resp, err := c.do(ctx, request{http.MethodHead, repository, "blobs", d.String(), 0})
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	return resp.ContentLength, nil
+}
+
+// Blob returns the blob from offset (in bytes) on. Its content is not checked. ctx must live as long as the body is
+// read; the caller closes the body. Errors are *Error, or the context's.
+func (c *Client) Blob(ctx context.Context, repository string, d digest.Digest, offset int64) (*Blob, error) {
+	req := request{http.MethodGet, repository, "blobs", d.String(), offset}
+	resp, err := c.do(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusPartialContent {
+		size, err := rangeSize(resp.Header.Get("Content-Range"), offset)
+		if err != nil {
+			return nil, errors.Join(&Error{Op: req.String(), Err: err}, resp.Body.Close())
+		}
+		return &Blob{ReadCloser: resp.Body, Size: size}, nil
+	}
+	// An upstream without ranges sends everything.
+	if _, err := io.CopyN(io.Discard, resp.Body, offset); err != nil {
+		return nil, errors.Join(err, resp.Body.Close())
+	}
+	return &Blob{ReadCloser: resp.Body, Size: resp.ContentLength}, nil
+}
+
+// request is a GET or HEAD below /v2/<repository>/.
+type request struct {
+	method, repository, kind, reference string
+	// offset is the first byte to get; 0 asks for the whole.
+	offset int64
+}
+
+// String names the request in errors.
+func (r request) String() string {
+	return r.method + " " + r.repository + "/" + r.kind + "/" + r.reference
+}
+
+// do returns the answer if its status is 200, or 206 where an offset was asked for. Its body is limited by the idle
+// timeout.
+func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
+	start := time.Now()
+	limited, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(c.headerTimeout, func() { cancel(errHeaderTimeout) })
+	resp, err := c.authenticated(limited, r)
+	if !timer.Stop() && err == nil {
+		err = errors.Join(errHeaderTimeout, resp.Body.Close())
+	}
+	if err != nil {
+		err = classify(limited, r.String(), err)
+		cancel(nil)
+		status := 0
+		if refused, ok := errors.AsType[*Error](err); ok {
+			status = refused.StatusCode
+		}
+		c.metrics.observe(start, status)
+		return nil, err
+	}
+	c.metrics.observe(start, resp.StatusCode)
+	resp.Body = &body{ReadCloser: resp.Body, ctx: limited, cancel: cancel, idle: c.idleTimeout, op: r.String(), received: c.metrics.received}
+	if resp.StatusCode != http.StatusOK && (resp.StatusCode != http.StatusPartialContent || r.offset == 0) {
+		return nil, errors.Join(&Error{Op: r.String(), StatusCode: resp.StatusCode}, discard(resp.Body))
+	}
+	return resp, nil
+}
+
+// authenticated sends the request with what authorization is known, and once more after a challenge.
+func (c *Client) authenticated(ctx context.Context, r request) (*http.Response, error) {
+	for attempt := 0; ; attempt++ {
+		authorization, err := c.auth.authorization(ctx, r.repository)
+		if err != nil {
+			return nil, err
+		}
+		u := c.remote.JoinPath("v2", r.repository, r.kind, r.reference)
+		req, err := http.NewRequestWithContext(ctx, r.method, u.String(), nil)
+		if err != nil {
+			return nil, err
+		}
+		if authorization != "" {
+			req.Header.Set("Authorization", authorization)
+		}
+		if r.kind == "manifests" {
+			req.Header.Set("Accept", strings.Join(oci.ManifestMediaTypes(), ", ")+", */*;q=0.5")
+		}
+		if r.offset > 0 {
+			req.Header.Set("Range", fmt.Sprintf("bytes=%d-", r.offset))
+		}
+		resp, err := c.http.Do(req)
+		if err != nil {
+			return nil, err
+		}
+		// A challenge of a host that the upstream redirected to is none of its own.
+		if resp.StatusCode != http.StatusUnauthorized || attempt > 0 || !c.sameHost(resp.Request.URL) {
+			return resp, nil
+		}
+		if !c.auth.challenged(ctx, resp, r.repository, authorization) {
+			return resp, nil
+		}
+		if err := discard(resp.Body); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (c *Client) sameHost(u *url.URL) bool {
+	return u.Scheme == c.remote.Scheme && u.Host == c.remote.Host
+}
+
+// checkRedirect keeps credentials, and addresses that carry signatures, from other hosts.
+func (c *Client) checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) >= maxRedirects {
+		return fmt.Errorf("redirected more than %d times", maxRedirects)
+	}
+	req.Header.Del("Referer")
+	if !c.sameHost(req.URL) {
+		req.Header.Del("Authorization")
+	}
+	return nil
+}
+
+// discard reads what is left of a small body, so that the connection can be used again, and closes it.
+func discard(body io.ReadCloser) error {
+	_, err := io.CopyN(io.Discard, body, 4<<10)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return errors.Join(err, body.Close())
+}
+
+// rangeSize returns the size of the whole in the header Content-Range of an answer to "bytes=<offset>-".
+func rangeSize(header string, offset int64) (int64, error) {
+	span, ok := strings.CutPrefix(header, "bytes ")
+	first, rest, dash := strings.Cut(span, "-")
+	_, whole, slash := strings.Cut(rest, "/")
+	start, err := strconv.ParseInt(first, 10, 64)
+	if !ok || !dash || !slash || err != nil || start != offset {
+		return 0, fmt.Errorf("the answer has the range %q, asked for was one from byte %d", header, offset)
+	}
+	if whole == "*" {
+		return -1, nil
+	}
+	size, err := strconv.ParseInt(whole, 10, 64)
+	if err != nil || size <= offset {
+		return 0, fmt.Errorf("the answer has the range %q, asked for was one from byte %d", header, offset)
+	}
+	return size, nil
+}

@@ -1,0 +1,73 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+)
+
+var (
+	errHeaderTimeout = errors.New("no answer within the time for headers")
+	errIdleTimeout   = errors.New("no bytes within the idle time")
+)
+
+// Error is a request that brought no content. Its text has no query strings and no credentials.
+type Error struct {
+	// Op names the request: "GET library/alpine/manifests/latest".
+	Op string
+	// StatusCode is the upstream's answer, 0 if there was none that can be used.
+	StatusCode int
+	// Err is the reason where StatusCode is 0.
+	Err error
+}
+
+func (e *Error) Error() string {
+	if e.StatusCode != 0 {
+		return fmt.Sprintf("%s: upstream answered %d %s", e.Op, e.StatusCode, http.StatusText(e.StatusCode))
+	}
+	return fmt.Sprintf("%s: %v", e.Op, e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// NotFound says that the upstream does not have what was asked for.
+func (e *Error) NotFound() bool { return e.StatusCode == http.StatusNotFound }
+
+// Denied says that the upstream does not show it to these credentials.
+func (e *Error) Denied() bool {
+	return e.StatusCode == http.StatusUnauthorized || e.StatusCode == http.StatusForbidden
+}
+
+// RateLimited says that the upstream asks for fewer requests.
+func (e *Error) RateLimited() bool { return e.StatusCode == http.StatusTooManyRequests }
+
+// Timeout says that the upstream was silent for too long.
+func (e *Error) Timeout() bool {
+	return errors.Is(e.Err, errHeaderTimeout) || errors.Is(e.Err, errIdleTimeout) || e.StatusCode == http.StatusRequestTimeout
+}
+
+// Temporary says that the state of the upstream is the reason, rather than what was asked for: it was not reached,
+// was silent, asked for fewer requests or failed.
+func (e *Error) Temporary() bool {
+	return e.StatusCode == 0 || e.Timeout() || e.RateLimited() || e.StatusCode >= http.StatusInternalServerError
+}
+
+// classify makes an *Error of err, unless the caller's own context ended.
+func classify(ctx context.Context, op string, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		if !errors.Is(cause, errHeaderTimeout) && !errors.Is(cause, errIdleTimeout) {
+			return fmt.Errorf("%s: %w", op, cause)
+		}
+		err = cause
+	}
+	if known, ok := errors.AsType[*Error](err); ok {
+		return known
+	}
+	// The URL in the error may be one of a redirection, with a signature in its query.
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
+		err = wrapped.Err
+	}
+	return &Error{Op: op, Err: err}
+}

@@ -1,0 +1,47 @@
+package upstream
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	requests *prometheus.CounterVec
+	latency  prometheus.Histogram
+	received prometheus.Counter
+}
+
+// newMetrics registers the metrics unless registerer is nil.
+func newMetrics(registerer prometheus.Registerer) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "registry_cache_upstream_requests_total",
+			Help: "Requests to the upstream by the status of the answer; status is \"none\" where there was no answer.",
+		}, []string{"status"}),
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "registry_cache_upstream_latency_seconds",
+			Help:    "Time from the start of a request to the upstream to the headers of the answer.",
+			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}),
+		received: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "registry_cache_upstream_bytes_total",
+			Help: "Bytes of bodies received from the upstream.",
+		}),
+	}
+	if registerer != nil {
+		registerer.MustRegister(m.requests, m.latency, m.received)
+	}
+	return m
+}
+
+// observe counts a request. A status of 0 stands for no answer.
+func (m *metrics) observe(start time.Time, status int) {
+	m.latency.Observe(time.Since(start).Seconds())
+	label := "none"
+	if status != 0 {
+		label = strconv.Itoa(status)
+	}
+	m.requests.WithLabelValues(label).Inc()
+}

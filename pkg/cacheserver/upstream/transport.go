@@ -1,0 +1,160 @@
+package upstream
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+)
+
+// maxFileSize bounds the files of certificates and credentials, in bytes. Debian's bundle of all public roots has 220 KiB.
+const maxFileSize = 1 << 20
+
+// reloadingTransport is an http.Transport that is replaced when the CA file changes.
+type reloadingTransport struct {
+	caFile    string
+	userAgent string
+	httpsOnly bool
+	timeout   time.Duration
+	log       *slog.Logger
+
+	mu      sync.Mutex // guards what follows
+	current *http.Transport
+	loaded  fileVersion
+	failing bool
+}
+
+// fileVersion tells whether a file was replaced.
+type fileVersion struct {
+	modified time.Time
+	size     int64
+}
+
+func newReloadingTransport(o Options, httpsOnly bool) (*reloadingTransport, error) {
+	t := &reloadingTransport{caFile: o.CAFile, userAgent: o.UserAgent, httpsOnly: httpsOnly, timeout: o.HeaderTimeout, log: o.Logger}
+	version, err := t.version()
+	if err != nil {
+		return nil, err
+	}
+	pool, err := rootPool(o.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	t.current, t.loaded = t.build(pool), version
+	return t, nil
+}
+
+// RoundTrip implements http.RoundTripper for the upstream, its token server and what they redirect to.
+func (t *reloadingTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if t.httpsOnly && req.URL.Scheme != "https" {
+		return nil, fmt.Errorf("refusing %s to %s: the remote URL is https", req.URL.Scheme, req.URL.Host)
+	}
+	if t.userAgent != "" {
+		req = req.Clone(req.Context())
+		req.Header.Set("User-Agent", t.userAgent)
+	}
+	return t.latest().RoundTrip(req)
+}
+
+// CloseIdleConnections closes the connections that no request uses.
+func (t *reloadingTransport) CloseIdleConnections() { t.latest().CloseIdleConnections() }
+
+func (t *reloadingTransport) latest() *http.Transport {
+	version, versionErr := t.version()
+	t.mu.Lock()
+	current, loaded := t.current, t.loaded
+	t.mu.Unlock()
+	if versionErr == nil && version == loaded {
+		return current
+	}
+	pool, err := rootPool(t.caFile)
+	err = errors.Join(versionErr, err)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err != nil {
+		// The authorities that were read before may still be right.
+		if !t.failing {
+			t.log.Warn("Cannot read the CA file again", "error", err)
+		}
+		t.failing = true
+		return current
+	}
+	t.failing = false
+	if t.loaded == loaded {
+		t.current.CloseIdleConnections()
+		t.current, t.loaded = t.build(pool), version
+	}
+	return t.current
+}
+
+func (t *reloadingTransport) version() (fileVersion, error) {
+	if t.caFile == "" {
+		return fileVersion{}, nil
+	}
+	info, err := os.Stat(t.caFile)
+	if err != nil {
+		return fileVersion{}, fmt.Errorf("reading CA file: %w", err)
+	}
+	return fileVersion{info.ModTime(), info.Size()}, nil
+}
+
+func (t *reloadingTransport) build(pool *x509.CertPool) *http.Transport {
+	dialer := &net.Dialer{Timeout: t.timeout, KeepAlive: 15 * time.Second}
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dialer.DialContext,
+		TLSHandshakeTimeout:    t.timeout,
+		TLSClientConfig:        &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
+		ResponseHeaderTimeout:  t.timeout,
+		MaxResponseHeaderBytes: 64 << 10,
+		MaxIdleConnsPerHost:    32,
+		IdleConnTimeout:        90 * time.Second,
+		// Blobs are passed on as they are stored upstream.
+		DisableCompression: true,
+		// One connection a blob: with HTTP/2 all streams would share one and its fate.
+		ForceAttemptHTTP2: false,
+	}
+}
+
+// rootPool returns the system's authorities and those of caFile.
+func rootPool(caFile string) (*x509.CertPool, error) {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("reading the system's certificate authorities: %w", err)
+	}
+	if caFile == "" {
+		return pool, nil
+	}
+	pem, err := readFile(caFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading CA file: %w", err)
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("reading CA file %s: it has no PEM certificate", caFile)
+	}
+	return pool, nil
+}
+
+// readFile reads a file of at most maxFileSize bytes.
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(content) > maxFileSize {
+		return nil, fmt.Errorf("%s has more than %d bytes", path, maxFileSize)
+	}
+	return content, nil
+}
