@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	extensionscontroller "github.com/gardener/gardener/extensions/pkg/controller"
+	controllercmd "github.com/gardener/gardener/extensions/pkg/controller/cmd"
+	"github.com/gardener/gardener/extensions/pkg/controller/heartbeat"
+	heartbeatcmd "github.com/gardener/gardener/extensions/pkg/controller/heartbeat/cmd"
+	webhookcmd "github.com/gardener/gardener/extensions/pkg/webhook/cmd"
+	resourcesv1alpha1 "github.com/gardener/gardener/pkg/apis/resources/v1alpha1"
+	"github.com/gardener/gardener/pkg/healthz"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	ctrlhealthz "sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"github.com/registry-cache/extension/pkg/apis/config"
+	configv1alpha1 "github.com/registry-cache/extension/pkg/apis/config/v1alpha1"
+	"github.com/registry-cache/extension/pkg/extension"
+	"github.com/registry-cache/extension/pkg/extension/desired"
+	"github.com/registry-cache/extension/pkg/imagevector"
+	"github.com/registry-cache/extension/pkg/nodeconfig"
+)
+
+// name is what Gardener's library makes the names of the Service, the webhook configuration, the certificates and the
+// leases from.
+const name = "registry-cache"
+
+// controllerOptions are the flags of the subcommand controller: those of Gardener's extension library, and --config.
+type controllerOptions struct {
+	configFile string
+
+	rest       controllercmd.RESTOptions
+	manager    controllercmd.ManagerOptions
+	general    controllercmd.GeneralOptions
+	controller controllercmd.ControllerOptions
+	reconciler controllercmd.ReconcilerOptions
+	heartbeat  heartbeatcmd.Options
+	webhooks   *webhookcmd.AddToManagerOptions
+}
+
+func newControllerOptions() *controllerOptions {
+	o := &controllerOptions{
+		manager: controllercmd.ManagerOptions{
+			LeaderElection:    true,
+			LeaderElectionID:  controllercmd.LeaderElectionNameID(name),
+			WebhookServerPort: 10250,
+			WebhookCertDir:    "/tmp/gardener-extension-registry-cache-certificates",
+		},
+		controller: controllercmd.ControllerOptions{MaxConcurrentReconciles: 5},
+		heartbeat:  heartbeatcmd.Options{ExtensionName: name},
+	}
+	// No webhook acts on Shoots, so there is no ManagedResource with webhook configurations and no selector for one.
+	o.webhooks = webhookcmd.NewAddToManagerOptions(name, "", nil, &o.general, &webhookcmd.ServerOptions{},
+		webhookcmd.NewSwitchOptions(webhookcmd.Switch("node-configuration", nodeconfig.NewWebhook)))
+	return o
+}
+
+func (o *controllerOptions) all() controllercmd.OptionAggregator {
+	return controllercmd.NewOptionAggregator(&o.rest, &o.manager, &o.general, &o.controller, &o.reconciler,
+		controllercmd.PrefixOption("heartbeat-", &o.heartbeat), o.webhooks)
+}
+
+func (o *controllerOptions) addFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&o.configFile, "config", "", "File with the ControllerConfiguration; without it, all defaults hold.")
+	aggregator := o.all()
+	aggregator.AddFlags(flags)
+}
+
+func (o *controllerOptions) complete() error {
+	aggregator := o.all()
+	if err := aggregator.Complete(); err != nil {
+		return fmt.Errorf("reading flags: %w", err)
+	}
+	return o.heartbeat.Validate()
+}
+
+func newControllerCommand() *cobra.Command {
+	o := newControllerOptions()
+	cmd := &cobra.Command{
+		Use:   "controller",
+		Short: "Deploy caches into Shoots and configure their nodes; runs in a Seed",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.complete(); err != nil {
+				return err
+			}
+			return o.run(cmd.Context())
+		},
+	}
+	o.addFlags(cmd.Flags())
+	return cmd
+}
+
+func (o *controllerOptions) run(ctx context.Context) error {
+	log.SetLogger(o.manager.Completed().Logger)
+	configuration := &configv1alpha1.ControllerConfiguration{}
+	if o.configFile != "" {
+		var err error
+		if configuration, err = config.Load(o.configFile); err != nil {
+			return err
+		}
+	}
+	image, err := imagevector.CacheServer(version)
+	if err != nil {
+		return err
+	}
+
+	mgr, err := manager.New(o.rest.Completed().Config, o.managerOptions())
+	if err != nil {
+		return fmt.Errorf("creating the manager: %w", err)
+	}
+	if err := extensionscontroller.AddToScheme(mgr.GetScheme()); err != nil {
+		return fmt.Errorf("adding Gardener's types: %w", err)
+	}
+	if err := addChecks(mgr); err != nil {
+		return err
+	}
+	if _, err := o.webhooks.Completed().AddToManager(ctx, mgr, nil); err != nil {
+		return fmt.Errorf("adding webhooks: %w", err)
+	}
+	if err := heartbeat.Add(mgr, heartbeat.AddArgs{
+		ExtensionName:        o.heartbeat.Completed().ExtensionName,
+		Namespace:            o.heartbeat.Completed().Namespace,
+		RenewIntervalSeconds: o.heartbeat.Completed().RenewIntervalSeconds,
+		Clock:                clock.RealClock{},
+	}); err != nil {
+		return fmt.Errorf("adding the heartbeat: %w", err)
+	}
+	if err := extension.AddToManager(ctx, mgr, desired.Options{Image: image, CABundle: configuration.CABundle}, extension.AddOptions{
+		Controller:                controller.Options{MaxConcurrentReconciles: o.controller.Completed().MaxConcurrentReconciles},
+		IgnoreOperationAnnotation: o.reconciler.Completed().IgnoreOperationAnnotation,
+		ExtensionClasses:          o.general.Completed().ExtensionClasses,
+	}); err != nil {
+		return err
+	}
+
+	mgr.GetLogger().Info("Starting", "version", version, "cacheServerImage", image)
+	if err := mgr.Start(ctx); err != nil {
+		return fmt.Errorf("running the manager: %w", err)
+	}
+	return nil
+}
+
+func (o *controllerOptions) managerOptions() manager.Options {
+	options := o.manager.Completed().Options()
+	options.Client.Cache = &client.CacheOptions{DisableFor: []client.Object{
+		// The actuator waits for the effects of what it has just written.
+		&resourcesv1alpha1.ManagedResource{},
+		// A cache would hold all of them in the Seed, and the controller would have to be allowed to list them.
+		&corev1.Secret{},
+		&corev1.Namespace{},
+		&coordinationv1.Lease{},
+		&admissionregistrationv1.MutatingWebhookConfiguration{},
+	}}
+	return options
+}
+
+func addChecks(mgr manager.Manager) error {
+	for _, check := range []struct {
+		name  string
+		add   func(name string, check ctrlhealthz.Checker) error
+		check ctrlhealthz.Checker
+	}{
+		{"ping", mgr.AddHealthzCheck, ctrlhealthz.Ping},
+		{"informer-sync", mgr.AddHealthzCheck, healthz.NewCacheSyncHealthzWithDeadline(mgr.GetLogger(), clock.RealClock{}, mgr.GetCache(), healthz.DefaultCacheSyncDeadline)},
+		{"informer-sync", mgr.AddReadyzCheck, healthz.NewCacheSyncHealthz(mgr.GetCache())},
+		{"webhook-server", mgr.AddReadyzCheck, mgr.GetWebhookServer().StartedChecker()},
+	} {
+		if err := check.add(check.name, check.check); err != nil {
+			return fmt.Errorf("adding the check %s: %w", check.name, err)
+		}
+	}
+	return nil
+}

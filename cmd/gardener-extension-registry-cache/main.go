@@ -1,0 +1,28 @@
+// Command gardener-extension-registry-cache is the Gardener extension for registry caches.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/controller-runtime/pkg/manager/signals"
+)
+
+// version is set by the linker. It is also the tag of the cache server's image.
+var version = "dev"
+
+func main() {
+	root := &cobra.Command{
+		Use:           "gardener-extension-registry-cache",
+		Short:         "Gardener extension for pull-through registry caches in Shoots",
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.AddCommand(newControllerCommand())
+	if err := root.ExecuteContext(signals.SetupSignalHandler()); err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,300 @@
+// Package extension deploys the registry caches of a Shoot: the actuator behind Extension resources of type
+// registry-cache.
+//
+// What the caches need in the Shoot is written into ManagedResources in the Shoot's namespace of the Seed, and applied
+// by the Shoot's resource manager. Each Service has a ManagedResource of its own, because the resource manager brings an
+// object that was deleted in the Shoot back at once only if everything beside it in its ManagedResource is healthy.
+package extension
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	extensionscontroller "github.com/gardener/gardener/extensions/pkg/controller"
+	v1beta1helper "github.com/gardener/gardener/pkg/api/core/v1beta1/helper"
+	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
+	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/registry-cache/extension/pkg/apis/registry"
+	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/pkg/extension/desired"
+)
+
+const (
+	// Type is the type of the Extension resources that the actuator is responsible for.
+	Type = "registry-cache"
+
+	pollInterval = 500 * time.Millisecond
+	// waitTimeout bounds each wait. The context of a reconciliation, 3 minutes, bounds them together.
+	waitTimeout = 2 * time.Minute
+	// withdrawAfter is how long a Service outlives its endpoints. Connections to it are refused at once meanwhile, and
+	// nodes that probe every 2 seconds with a limit of 1 second stop to use it. Without the Service their packets would
+	// vanish, and pulls would wait for a timeout.
+	withdrawAfter = 5 * time.Second
+)
+
+// ShootClient makes a client for the Shoot whose namespace in the Seed is given.
+type ShootClient func(ctx context.Context, namespace string) (client.Client, error)
+
+// Actuator deploys and removes the caches of one Shoot at a time. It is safe for concurrent use for different Shoots.
+type Actuator struct {
+	seed     client.Client
+	forShoot ShootClient
+	options  desired.Options
+
+	pollInterval, waitTimeout, withdrawAfter time.Duration
+}
+
+// NewActuator returns an Actuator. seed must read ManagedResources and Secrets from the API server and not from a cache:
+// the actuator waits for the effects of its own writes.
+func NewActuator(seed client.Client, forShoot ShootClient, options desired.Options) *Actuator {
+	return &Actuator{
+		seed: seed, forShoot: forShoot, options: options,
+		pollInterval: pollInterval, waitTimeout: waitTimeout, withdrawAfter: withdrawAfter,
+	}
+}
+
+// Reconcile deploys what the Extension's provider config asks for, publishes the addresses of the caches in its provider
+// status, and removes the caches that are no longer asked for. It does not wait for the caches to be ready.
+//
+// A bad config is a configuration problem for Gardener; it changes nothing, so the caches that run keep running. In a
+// hibernated Shoot nothing can be changed, and nothing is.
+func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extensionsv1alpha1.Extension) error {
+	cluster, err := extensionscontroller.GetCluster(ctx, a.seed, ex.Namespace)
+	if err != nil {
+		return fmt.Errorf("reading Cluster %s: %w", ex.Namespace, err)
+	}
+	if cluster.Shoot == nil {
+		return fmt.Errorf("reading Cluster %s: it holds no Shoot", ex.Namespace)
+	}
+	if extensionscontroller.IsHibernationEnabled(cluster) {
+		log.Info("Shoot is hibernated, caches stay as they are")
+		return nil
+	}
+
+	config, err := decodeConfig(ex)
+	if err != nil {
+		return err
+	}
+	shoot, err := a.forShoot(ctx, ex.Namespace)
+	if err != nil {
+		return fmt.Errorf("connecting to the Shoot of %s: %w", ex.Namespace, err)
+	}
+
+	addresses, err := a.deployServices(ctx, log, shoot, ex, config)
+	if err != nil {
+		return err
+	}
+	if err := a.deployWorkloads(ctx, ex.Namespace, config); err != nil {
+		return err
+	}
+	// Nodes must hear of a removed cache even if its removal takes long.
+	if err := a.updateStatus(ctx, log, shoot, ex, config, addresses); err != nil {
+		return err
+	}
+	return a.removeServices(ctx, log, ex.Namespace, config)
+}
+
+// Restore deploys the caches after the Shoot's control plane has moved to this Seed. Their objects in the Shoot are
+// there already and are taken over, with their addresses.
+func (a *Actuator) Restore(ctx context.Context, log logr.Logger, ex *extensionsv1alpha1.Extension) error {
+	return a.Reconcile(ctx, log, ex)
+}
+
+// Delete removes all caches and waits until they are gone: first what serves, then, when nodes have had the time to
+// notice, the Services.
+func (a *Actuator) Delete(ctx context.Context, log logr.Logger, ex *extensionsv1alpha1.Extension) error {
+	workloads, services, err := a.managedResources(ctx, ex.Namespace)
+	if err != nil {
+		return err
+	}
+	if err := a.deleteAndWait(ctx, ex.Namespace, workloads); err != nil {
+		return err
+	}
+	if len(services) == 0 {
+		return nil
+	}
+	log.Info("Waiting for nodes to stop using the caches", "duration", a.withdrawAfter)
+	if err := pause(ctx, a.withdrawAfter); err != nil {
+		return err
+	}
+	return a.deleteAndWait(ctx, ex.Namespace, services)
+}
+
+// ForceDelete asks for the removal of all caches and waits for nothing: the Shoot's API server may be gone for good.
+func (a *Actuator) ForceDelete(ctx context.Context, _ logr.Logger, ex *extensionsv1alpha1.Extension) error {
+	workloads, services, err := a.managedResources(ctx, ex.Namespace)
+	if err != nil {
+		return err
+	}
+	return a.delete(ctx, ex.Namespace, append(workloads, services...))
+}
+
+// Migrate lets go of the caches without touching them in the Shoot: another Seed takes over.
+func (a *Actuator) Migrate(ctx context.Context, _ logr.Logger, ex *extensionsv1alpha1.Extension) error {
+	workloads, services, err := a.managedResources(ctx, ex.Namespace)
+	if err != nil {
+		return err
+	}
+	all := append(workloads, services...)
+	if err := a.keepObjects(ctx, ex.Namespace, all); err != nil {
+		return err
+	}
+	return a.deleteAndWait(ctx, ex.Namespace, all)
+}
+
+func decodeConfig(ex *extensionsv1alpha1.Extension) (*v1alpha3.RegistryConfig, error) {
+	var raw []byte
+	if ex.Spec.ProviderConfig != nil {
+		raw = ex.Spec.ProviderConfig.Raw
+	}
+	config, errs := registry.Decode(raw, field.NewPath("providerConfig"))
+	if len(errs) > 0 {
+		return nil, v1beta1helper.NewErrorWithCodes(errs.ToAggregate(), gardencorev1beta1.ErrorConfigurationProblem)
+	}
+	return config, nil
+}
+
+// deployServices deploys the Services of all caches and returns their addresses by upstream, as soon as all have one.
+func (a *Actuator) deployServices(ctx context.Context, log logr.Logger, shoot client.Client, ex *extensionsv1alpha1.Extension, config *v1alpha3.RegistryConfig) (map[string]string, error) {
+	published := map[string]string{}
+	for _, cache := range publishedCaches(log, ex) {
+		published[cache.Upstream] = cache.ClusterIP
+	}
+	pins := map[string]string{}
+	for _, cache := range config.Caches {
+		pin, err := serviceAddress(ctx, shoot, cache)
+		if err != nil {
+			return nil, err
+		}
+		if pin == "" {
+			// The Service may have been deleted a moment ago: it comes back with the address that nodes know.
+			pin = published[cache.Upstream]
+		}
+		pins[cache.Upstream] = pin
+		if err := a.deployService(ctx, ex.Namespace, cache, pin); err != nil {
+			return nil, err
+		}
+	}
+
+	addresses := map[string]string{}
+	for _, cache := range config.Caches {
+		if err := a.waitForAddress(ctx, shoot, ex.Namespace, cache, addresses); err != nil {
+			return nil, err
+		}
+		// A new Service: the address that the API server chose is pinned before anybody can delete the Service.
+		if address := addresses[cache.Upstream]; address != pins[cache.Upstream] {
+			if err := a.deployService(ctx, ex.Namespace, cache, address); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return addresses, nil
+}
+
+// waitForAddress waits until the Service of cache has an address and adds it to addresses.
+func (a *Actuator) waitForAddress(ctx context.Context, shoot client.Client, namespace string, cache v1alpha3.RegistryCache, addresses map[string]string) error {
+	name := serviceResourceName(cache)
+	return a.wait(ctx, fmt.Sprintf("the Service of the cache of %s to get an address", cache.Upstream), func(ctx context.Context) (string, error) {
+		address, err := serviceAddress(ctx, shoot, cache)
+		if err != nil {
+			return "", err
+		}
+		if address == "" {
+			return a.describe(ctx, namespace, name)
+		}
+		addresses[cache.Upstream] = address
+		return "", nil
+	})
+}
+
+// removeServices removes the Services of the caches that config does not name. Their workloads are gone or going.
+func (a *Actuator) removeServices(ctx context.Context, log logr.Logger, namespace string, config *v1alpha3.RegistryConfig) error {
+	_, services, err := a.managedResources(ctx, namespace)
+	if err != nil {
+		return err
+	}
+	wanted := map[string]bool{}
+	for _, cache := range config.Caches {
+		wanted[serviceResourceName(cache)] = true
+	}
+	var obsolete []string
+	for _, name := range services {
+		if !wanted[name] {
+			obsolete = append(obsolete, name)
+		}
+	}
+	if len(obsolete) == 0 {
+		return nil
+	}
+	if err := a.waitUntilApplied(ctx, namespace, workloadsResourceName); err != nil {
+		return err
+	}
+	log.Info("Waiting for nodes to stop using the removed caches", "duration", a.withdrawAfter)
+	if err := pause(ctx, a.withdrawAfter); err != nil {
+		return err
+	}
+	return a.deleteAndWait(ctx, namespace, obsolete)
+}
+
+// serviceAddress is the address of the Service of cache, "" if there is none or it is about to go.
+func serviceAddress(ctx context.Context, shoot client.Client, cache v1alpha3.RegistryCache) (string, error) {
+	service := &corev1.Service{}
+	key := client.ObjectKeyFromObject(desired.Service(cache, ""))
+	if err := shoot.Get(ctx, key, service); apierrors.IsNotFound(err) {
+		return "", nil
+	} else if err != nil {
+		return "", fmt.Errorf("reading Service %s of the Shoot: %w", key, err)
+	}
+	// "None" is no address either: somebody has replaced the Service by one of his own.
+	if _, err := netip.ParseAddr(service.Spec.ClusterIP); err != nil || service.DeletionTimestamp != nil {
+		return "", nil
+	}
+	return service.Spec.ClusterIP, nil
+}
+
+// wait calls check until it gives no reason to wait any longer, or an error. The last reason is part of the error after
+// a timeout.
+func (a *Actuator) wait(ctx context.Context, what string, check func(ctx context.Context) (reason string, err error)) error {
+	ctx, cancel := context.WithTimeout(ctx, a.waitTimeout)
+	defer cancel()
+	ticker := time.NewTicker(a.pollInterval)
+	defer ticker.Stop()
+	last := "nothing is known yet"
+	for {
+		reason, err := check(ctx)
+		switch {
+		case err != nil && errors.Is(err, ctx.Err()):
+			return fmt.Errorf("waiting for %s: %w; %s", what, err, last)
+		case err != nil:
+			return fmt.Errorf("waiting for %s: %w", what, err)
+		case reason == "":
+			return nil
+		}
+		last = reason
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s: %w; %s", what, ctx.Err(), last)
+		case <-ticker.C:
+		}
+	}
+}
+
+func pause(ctx context.Context, duration time.Duration) error {
+	timer := time.NewTimer(duration)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

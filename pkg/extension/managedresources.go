@@ -1,0 +1,152 @@
+package extension
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	v1beta1helper "github.com/gardener/gardener/pkg/api/core/v1beta1/helper"
+	resourcesv1alpha1 "github.com/gardener/gardener/pkg/apis/resources/v1alpha1"
+	"github.com/gardener/gardener/pkg/client/kubernetes"
+	"github.com/gardener/gardener/pkg/utils/kubernetes/health"
+	"github.com/gardener/gardener/pkg/utils/managedresources"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/pkg/extension/desired"
+)
+
+const (
+	// workloadsResourceName is the ManagedResource of all that is no Service.
+	workloadsResourceName = "extension-registry-cache"
+	// serviceResourcePrefix and the name of a Service make the name of that Service's ManagedResource.
+	serviceResourcePrefix = workloadsResourceName + "-service-"
+	// origin is the value of the label origin by which the ManagedResources of this extension are found again.
+	origin = "registry-cache"
+)
+
+func serviceResourceName(cache v1alpha3.RegistryCache) string {
+	return serviceResourcePrefix + v1alpha3.ObjectName(cache.Upstream)
+}
+
+func (a *Actuator) deployService(ctx context.Context, namespace string, cache v1alpha3.RegistryCache, address string) error {
+	return a.deploy(ctx, namespace, serviceResourceName(cache), []client.Object{desired.Service(cache, address)})
+}
+
+func (a *Actuator) deployWorkloads(ctx context.Context, namespace string, config *v1alpha3.RegistryConfig) error {
+	var objects []client.Object
+	for _, cache := range config.Caches {
+		workload, err := desired.Workload(cache, a.options)
+		if err != nil {
+			return err
+		}
+		objects = append(objects, workload...)
+	}
+	return a.deploy(ctx, namespace, workloadsResourceName, objects)
+}
+
+func (a *Actuator) deploy(ctx context.Context, namespace, name string, objects []client.Object) error {
+	data, err := managedresources.NewRegistry(kubernetes.ShootScheme, kubernetes.ShootCodec, kubernetes.ShootSerializer).AddAllAndSerialize(objects...)
+	if err != nil {
+		return fmt.Errorf("encoding the objects of ManagedResource %s/%s: %w", namespace, name, err)
+	}
+	secretName, secret := managedresources.NewSecret(a.seed, namespace, name, data, true)
+	if err := secret.Reconcile(ctx); err != nil {
+		return fmt.Errorf("writing Secret %s/%s: %w", namespace, secretName, err)
+	}
+	resource := managedresources.NewForShoot(a.seed, namespace, name, origin, false).
+		WithSecretRef(secretName).
+		// A cache that comes back after its removal starts with an empty volume of the size that is then asked for.
+		DeletePersistentVolumeClaims(true)
+	if err := resource.Reconcile(ctx); err != nil {
+		return fmt.Errorf("writing ManagedResource %s/%s: %w", namespace, name, err)
+	}
+	return nil
+}
+
+// managedResources lists the names of all ManagedResources of the extension in namespace.
+func (a *Actuator) managedResources(ctx context.Context, namespace string) (workloads, services []string, err error) {
+	list := &resourcesv1alpha1.ManagedResourceList{}
+	if err := a.seed.List(ctx, list, client.InNamespace(namespace), client.MatchingLabels{managedresources.LabelKeyOrigin: origin}); err != nil {
+		return nil, nil, fmt.Errorf("listing the ManagedResources in %s: %w", namespace, err)
+	}
+	for _, resource := range list.Items {
+		if strings.HasPrefix(resource.Name, serviceResourcePrefix) {
+			services = append(services, resource.Name)
+		} else {
+			workloads = append(workloads, resource.Name)
+		}
+	}
+	return workloads, services, nil
+}
+
+func (a *Actuator) delete(ctx context.Context, namespace string, names []string) error {
+	for _, name := range names {
+		if err := managedresources.DeleteForShoot(ctx, a.seed, namespace, name); err != nil {
+			return fmt.Errorf("deleting ManagedResource %s/%s: %w", namespace, name, err)
+		}
+	}
+	return nil
+}
+
+func (a *Actuator) deleteAndWait(ctx context.Context, namespace string, names []string) error {
+	if err := a.delete(ctx, namespace, names); err != nil {
+		return err
+	}
+	for _, name := range names {
+		err := a.wait(ctx, fmt.Sprintf("ManagedResource %s/%s to be gone", namespace, name), func(ctx context.Context) (string, error) {
+			resource := &resourcesv1alpha1.ManagedResource{}
+			err := a.seed.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, resource)
+			if apierrors.IsNotFound(err) {
+				return "", nil
+			}
+			return appliedMessage(resource), err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Actuator) keepObjects(ctx context.Context, namespace string, names []string) error {
+	for _, name := range names {
+		if err := managedresources.SetKeepObjects(ctx, a.seed, namespace, name, true); err != nil {
+			return fmt.Errorf("keeping the objects of ManagedResource %s/%s: %w", namespace, name, err)
+		}
+	}
+	return nil
+}
+
+// waitUntilApplied waits until the resource manager has applied the latest version of a ManagedResource, which includes
+// that the objects which are no longer in it are gone.
+func (a *Actuator) waitUntilApplied(ctx context.Context, namespace, name string) error {
+	return a.wait(ctx, fmt.Sprintf("ManagedResource %s/%s to be applied", namespace, name), func(ctx context.Context) (string, error) {
+		resource := &resourcesv1alpha1.ManagedResource{}
+		if err := a.seed.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, resource); err != nil {
+			return "", err
+		}
+		if health.CheckManagedResourceApplied(resource) != nil {
+			return appliedMessage(resource), nil
+		}
+		return "", nil
+	})
+}
+
+// describe says what the resource manager reports about a ManagedResource.
+func (a *Actuator) describe(ctx context.Context, namespace, name string) (string, error) {
+	resource := &resourcesv1alpha1.ManagedResource{}
+	if err := a.seed.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, resource); err != nil {
+		return "", err
+	}
+	return appliedMessage(resource), nil
+}
+
+func appliedMessage(resource *resourcesv1alpha1.ManagedResource) string {
+	applied := v1beta1helper.GetCondition(resource.Status.Conditions, resourcesv1alpha1.ResourcesApplied)
+	if applied == nil || resource.Status.ObservedGeneration != resource.Generation {
+		return fmt.Sprintf("ManagedResource %s was not seen by the resource manager yet", resource.Name)
+	}
+	return fmt.Sprintf("ManagedResource %s: %s: %s", resource.Name, applied.Reason, applied.Message)
+}

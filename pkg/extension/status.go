@@ -1,0 +1,100 @@
+package extension
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
+	"github.com/go-logr/logr"
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/registry-cache/extension/pkg/apis/registry"
+	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/pkg/extension/desired"
+)
+
+// publishedCaches are the caches of the Extension's status, none if it has no status yet.
+func publishedCaches(log logr.Logger, ex *extensionsv1alpha1.Extension) []v1alpha3.RegistryCacheStatus {
+	if ex.Status.ProviderStatus == nil {
+		return nil
+	}
+	status, err := registry.DecodeStatus(ex.Status.ProviderStatus.Raw)
+	if err != nil {
+		// It is about to be replaced, and all of it but the history can be found out again.
+		log.Error(err, "Ignoring a provider status that cannot be read")
+		return nil
+	}
+	return status.Caches
+}
+
+// updateStatus publishes the caches of config, each of which has an address in addresses.
+func (a *Actuator) updateStatus(ctx context.Context, log logr.Logger, shoot client.Client, ex *extensionsv1alpha1.Extension, config *v1alpha3.RegistryConfig, addresses map[string]string) error {
+	published := publishedCaches(log, ex)
+	conditions := map[string][]metav1.Condition{}
+	for _, cache := range published {
+		conditions[cache.Upstream] = slices.Clone(cache.Conditions)
+	}
+	caches := make([]v1alpha3.RegistryCacheStatus, 0, len(config.Caches))
+	for _, cache := range config.Caches {
+		ready, err := readyCondition(ctx, shoot, cache.Upstream)
+		if err != nil {
+			return err
+		}
+		address := addresses[cache.Upstream]
+		status := v1alpha3.RegistryCacheStatus{
+			Upstream:   cache.Upstream,
+			Endpoint:   desired.Endpoint(address),
+			RemoteURL:  *cache.RemoteURL,
+			ClusterIP:  address,
+			Conditions: conditions[cache.Upstream],
+		}
+		meta.SetStatusCondition(&status.Conditions, ready)
+		caches = append(caches, status)
+	}
+	if equality.Semantic.DeepEqual(published, caches) {
+		return nil
+	}
+	// Without a lock: nobody else writes addresses, and the conditions are of this moment.
+	return writeStatus(ctx, a.seed, ex, caches)
+}
+
+// writeStatus replaces the caches in the provider status of ex. options are those of the patch.
+func writeStatus(ctx context.Context, seed client.Client, ex *extensionsv1alpha1.Extension, caches []v1alpha3.RegistryCacheStatus, options ...client.MergeFromOption) error {
+	raw, err := json.Marshal(registry.NewStatus(caches))
+	if err != nil {
+		return fmt.Errorf("encoding the provider status: %w", err)
+	}
+	patch := client.MergeFromWithOptions(ex.DeepCopy(), options...)
+	ex.Status.ProviderStatus = &runtime.RawExtension{Raw: raw}
+	if err := seed.Status().Patch(ctx, ex, patch); err != nil {
+		return fmt.Errorf("writing the provider status of Extension %s: %w", client.ObjectKeyFromObject(ex), err)
+	}
+	return nil
+}
+
+// readyCondition tells whether a pod of the cache of upstream can serve. Its transition time is not set.
+func readyCondition(ctx context.Context, shoot client.Client, upstream string) (metav1.Condition, error) {
+	set := &appsv1.StatefulSet{}
+	key := client.ObjectKey{Namespace: desired.Namespace, Name: v1alpha3.ObjectName(upstream)}
+	condition := metav1.Condition{Type: v1alpha3.ConditionReady, Status: metav1.ConditionFalse}
+	switch err := shoot.Get(ctx, key, set); {
+	case apierrors.IsNotFound(err):
+		condition.Reason, condition.Message = "NotDeployed", fmt.Sprintf("StatefulSet %s does not exist", key)
+	case err != nil:
+		return metav1.Condition{}, fmt.Errorf("reading StatefulSet %s of the Shoot: %w", key, err)
+	case set.Status.ReadyReplicas == 0:
+		condition.Reason, condition.Message = "PodNotReady", fmt.Sprintf("no pod of StatefulSet %s is ready", key)
+	default:
+		condition.Status = metav1.ConditionTrue
+		condition.Reason, condition.Message = "PodReady", fmt.Sprintf("%d pods of StatefulSet %s are ready", set.Status.ReadyReplicas, key)
+	}
+	return condition, nil
+}
