@@ -91,16 +91,16 @@ func (b *blobs) has(l link) bool {
 func (b *blobs) serve(w http.ResponseWriter, r *http.Request, q *Request) {
 	digest, err := v1.NewHash(q.Reference)
 	if err != nil {
-		writeError(w, r, http.StatusBadRequest, "DIGEST_INVALID", "%s is not a digest", q.Reference)
+		writeError(w, http.StatusBadRequest, "DIGEST_INVALID", "%s is not a digest", q.Reference)
 		return
 	}
 	if !b.has(link{q.Host, q.Repository, digest}) {
-		writeError(w, r, http.StatusNotFound, "BLOB_UNKNOWN", "%s/%s has no blob %s", q.Host, q.Repository, digest)
+		writeError(w, http.StatusNotFound, "BLOB_UNKNOWN", "%s/%s has no blob %s", q.Host, q.Repository, digest)
 		return
 	}
 	f, err := os.Open(b.path(digest))
 	if err != nil {
-		writeError(w, r, http.StatusInternalServerError, "UNKNOWN", "opening blob %s: %v", digest, err)
+		writeError(w, http.StatusInternalServerError, "UNKNOWN", "opening blob %s: %v", digest, err)
 		return
 	}
 	defer f.Close()

@@ -8,8 +8,8 @@ import (
 	"net/http"
 )
 
-// response records an answer in the request log and sends it as fast as the shaper admits. It is the place where an
-// answer can be changed on its way out.
+// response records an answer in the request log and sends it as fast as the shaper admits, without the body where the
+// request is a HEAD. It is the place where an answer can be changed on its way out.
 type response struct {
 	http.ResponseWriter
 	request *http.Request
@@ -34,6 +34,9 @@ func (w *response) WriteHeader(status int) {
 func (w *response) Write(p []byte) (written int, err error) {
 	if !w.sent {
 		w.WriteHeader(http.StatusOK)
+	}
+	if w.request.Method == http.MethodHead {
+		return len(p), nil
 	}
 	for len(p) > 0 {
 		n := w.shaper.chunk(len(p))
@@ -81,8 +84,8 @@ func capture(h http.Handler, r *http.Request) *captured {
 	return c
 }
 
-// send copies the answer to w, which belongs to a request with the given method.
-func (c *captured) send(w http.ResponseWriter, method string) {
+// send copies the answer to w.
+func (c *captured) send(w http.ResponseWriter) {
 	for name, values := range c.header {
 		w.Header()[name] = values
 	}
@@ -90,14 +93,11 @@ func (c *captured) send(w http.ResponseWriter, method string) {
 		w.Header().Set("Content-Type", "application/json")
 	}
 	w.WriteHeader(c.status)
-	if method != http.MethodHead {
-		// An error means that the client left; the request log has the bytes it got.
-		_, _ = io.Copy(w, &c.body)
-	}
+	_, _ = io.Copy(w, &c.body) // an error means that the client left; the request log has the bytes it got
 }
 
 // writeError answers with an error body of the OCI distribution specification.
-func writeError(w http.ResponseWriter, r *http.Request, status int, code, format string, args ...any) {
+func writeError(w http.ResponseWriter, status int, code, format string, args ...any) {
 	type entry struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
@@ -108,7 +108,5 @@ func writeError(w http.ResponseWriter, r *http.Request, status int, code, format
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // as in send
-	}
+	_, _ = w.Write(body) // as in send
 }

@@ -97,9 +97,9 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, q *Request) {
 	switch {
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
-		writeError(w, r, http.StatusMethodNotAllowed, "UNSUPPORTED", "this registry can only be pulled from")
+		writeError(w, http.StatusMethodNotAllowed, "UNSUPPORTED", "this registry can only be pulled from")
 	case q.Kind == Other, q.Kind == Token && !demandsToken:
-		writeError(w, r, http.StatusNotFound, "UNSUPPORTED", "there is nothing at %s", r.URL.Path)
+		writeError(w, http.StatusNotFound, "UNSUPPORTED", "there is nothing at %s", r.URL.Path)
 	case q.Kind == Token:
 		s.tokens.serve(w, q)
 	case demandsToken && !s.tokens.allows(r.Header.Get("Authorization"), q.Host, q.Repository):
@@ -110,7 +110,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, q *Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, "{}") // an error means that the client left
 	default:
-		capture(s.host(q.Host), r).send(w, r.Method)
+		capture(s.host(q.Host), r).send(w)
 	}
 }
 

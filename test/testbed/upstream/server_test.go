@@ -145,6 +145,26 @@ func TestPullLikeContainerd(t *testing.T) {
 	}
 }
 
+func TestHeadOfABlobSendsNothing(t *testing.T) {
+	t.Parallel()
+	registry := upstream.Start(t, upstream.Options{})
+	image := push(t, registry, "docker.io/team/app:v1", images.Spec{Seed: 1, LayerSizes: []int64{5000}})
+	layer := manifestOf(t, image).Layers[0]
+	client := http.Client{Transport: transport(t, registry)}
+	answer := do(t, client, "HEAD", registry.URL+"/v2/team/app/blobs/"+layer.Digest.String(), nil)
+	wantHeader(t, answer, "Content-Length", fmt.Sprint(layer.Size))
+	wantHeader(t, answer, "Docker-Content-Digest", layer.Digest.String())
+	log := registry.Requests()
+	want := blobRequest(layer, "docker.io", "team/app")
+	want.Method, want.Bytes = "HEAD", 0
+	if diff := cmp.Diff([]upstream.Request{want}, log, always); diff != "" {
+		t.Errorf("request log (-want +got):\n%s", diff)
+	}
+	if summary := upstream.Summarise(log)[0]; summary.Requests[upstream.Blob] != 1 || len(summary.Blobs) != 0 {
+		t.Errorf("the summary is %+v, want one blob request and no transfer", summary)
+	}
+}
+
 func TestHostsAreSeparate(t *testing.T) {
 	t.Parallel()
 	registry := upstream.Start(t, upstream.Options{})

@@ -81,7 +81,7 @@ func challenge(w http.ResponseWriter, r *http.Request, q *Request) {
 		value += fmt.Sprintf(`,scope="repository:%s:pull"`, q.Repository)
 	}
 	w.Header().Set("Www-Authenticate", value)
-	writeError(w, r, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
+	writeError(w, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
 }
 
 func (t *tokens) sign(payload []byte) []byte {

@@ -22,14 +22,14 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil && !errors.Is(err, flag.ErrHelp) {
+	if err := run(ctx, os.Args[1:], os.Stdout, images.Catalogue); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Println("upstream:", err)
 		os.Exit(1)
 	}
 }
 
-// run serves until ctx ends. Its log goes to out, one JSON object a line.
-func run(ctx context.Context, args []string, out io.Writer) error {
+// run serves what catalogue returns for the sample program, until ctx ends. Its log goes to out, one JSON object a line.
+func run(ctx context.Context, args []string, out io.Writer, catalogue func(program string) []images.Entry) error {
 	flags := flag.NewFlagSet("upstream", flag.ContinueOnError)
 	flags.SetOutput(out)
 	dataDir := flags.String("data-dir", "/data", "`folder` of the blobs, made if missing")
@@ -65,7 +65,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	defer adminListener.Close()
-	if err := load(ctx, server, images.Catalogue(*sample), logger); err != nil {
+	if err := load(ctx, server, catalogue(*sample), logger); err != nil {
 		return err
 	}
 	logger.Info("Serving", "registry", dataListener.Addr().String(), "admin", adminListener.Addr().String())

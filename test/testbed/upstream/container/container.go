@@ -29,14 +29,16 @@ const (
 	adminPort = "8080"
 	// ownLabel marks container and image as ours; the value of the container's is its fingerprint.
 	ownLabel = "registry-cache.testbed.upstream"
-	// startTimeout bounds the wait for the catalogue to be generated: 3 s on two idle cores.
+	// startTimeout bounds the wait for the catalogue to be generated, which takes about 1.2 s.
 	startTimeout = 2 * time.Minute
 	pollInterval = 200 * time.Millisecond
 )
 
-// runArgs are the program's arguments. Docker Hub and ghcr.io demand a token for every pull, quay.io does not for
-// public images.
-var runArgs = [...]string{"--sample", samplePath, "--token-hosts", "docker.io,ghcr.io"}
+// programArgs returns the program's arguments. Docker Hub and ghcr.io demand a token for every pull; quay.io stands for
+// the registries that do not, for public images.
+func programArgs() []string {
+	return []string{"--sample", samplePath, "--token-hosts", "docker.io,ghcr.io"}
+}
 
 // state is what docker and podman tell alike about a container.
 type state struct {
@@ -150,7 +152,7 @@ func ensureContainer(ctx context.Context, e *host.Engine, network, image, dir st
 		"--cap-drop", "ALL", "--cap-add", "NET_BIND_SERVICE", "--security-opt", "no-new-privileges",
 		"--read-only", "--volume", "/data", "--volume", dir + ":/ca:ro", image,
 	}
-	if _, err := e.Run(ctx, nil, append(args, runArgs[:]...)...); err != nil {
+	if _, err := e.Run(ctx, nil, append(args, programArgs()...)...); err != nil {
 		return "", fmt.Errorf("starting container %s: %w", Name, err)
 	}
 	if s, err = inspect(ctx, e); err != nil {
@@ -165,7 +167,7 @@ func ensureContainer(ctx context.Context, e *host.Engine, network, image, dir st
 // fingerprint identifies everything that a running container cannot take over.
 func fingerprint(image, network, dir string, pem []byte) string {
 	h := sha256.New()
-	for _, part := range slices.Concat([]string{image, network, dir, string(pem)}, runArgs[:]) {
+	for _, part := range slices.Concat([]string{image, network, dir, string(pem)}, programArgs()) {
 		fmt.Fprintf(h, "%d:%s", len(part), part)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:16]
