@@ -55,11 +55,17 @@ func Parse(data []byte) (*v1alpha1.ControllerConfiguration, error) {
 
 // validateCABundle refuses what a cache would silently ignore: everything that is no certificate.
 func validateCABundle(bundle string) error {
+	if strings.TrimSpace(bundle) == "" {
+		return nil
+	}
 	rest := []byte(bundle)
-	for number := 1; strings.TrimSpace(string(rest)) != ""; number++ {
+	// Text between the blocks is allowed, and pem.Decode skips a block that it cannot read as if it were text: the
+	// first lines are counted to notice.
+	for number := range max(1, strings.Count(bundle, "-----BEGIN ")) {
+		number++
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
-			return fmt.Errorf("PEM block %d cannot be read, want -----BEGIN CERTIFICATE----- …", number)
+			return fmt.Errorf("one of its PEM blocks cannot be read, want -----BEGIN CERTIFICATE-----, base64, -----END CERTIFICATE-----")
 		}
 		if block.Type != "CERTIFICATE" {
 			return fmt.Errorf("PEM block %d is a %s, want only certificates", number, block.Type)

@@ -26,8 +26,9 @@ func TestParse(t *testing.T) {
 		{"two roots with text between", header + withBundle(t, root+"\n# the old one\n"+root), root + "\n# the old one\n" + root, ""},
 		{"empty file", "", "", `it is "" "", want apiVersion: config.registry.extensions.gardener.cloud/v1alpha1, kind: ControllerConfiguration`},
 		{"unknown field", header + "caBundel: x\n", "", `unknown field "caBundel"`},
-		{"no PEM", header + withBundle(t, "/etc/ssl/ca.crt"), "", "caBundle: PEM block 1 cannot be read"},
-		{"cut off", header + withBundle(t, root+root[:len(root)/2]), "", "caBundle: PEM block 2 cannot be read"},
+		{"no PEM", header + withBundle(t, "/etc/ssl/ca.crt"), "", "caBundle: one of its PEM blocks cannot be read"},
+		{"cut off at the end", header + withBundle(t, root+root[:len(root)/2]), "", "caBundle: one of its PEM blocks cannot be read"},
+		{"cut off at the start", header + withBundle(t, root[:len(root)/2]+"\n"+root), "", "caBundle: one of its PEM blocks cannot be read"},
 		{"a key", header + withBundle(t, strings.ReplaceAll(root, "CERTIFICATE", "PRIVATE KEY")), "", "caBundle: PEM block 1 is a PRIVATE KEY, want only certificates"},
 		{"no certificate", header + withBundle(t, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte{1}}))), "", "caBundle: certificate 1: "},
 	} {

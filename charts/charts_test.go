@@ -1,0 +1,255 @@
+// Package charts holds the test of the Helm charts.
+package charts
+
+import (
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"helm.sh/helm/v4/pkg/chart/common"
+	"helm.sh/helm/v4/pkg/chart/common/util"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	"helm.sh/helm/v4/pkg/engine"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/registry-cache/extension/pkg/apis/config"
+)
+
+const (
+	extensionChart = "gardener-extension-registry-cache"
+	namespace      = "extension-registry-cache"
+	configDir      = "/etc/gardener-extension-registry-cache/"
+)
+
+func TestEveryObject(t *testing.T) {
+	t.Parallel()
+	var got []string
+	for _, obj := range render(t, nil) {
+		got = append(got, obj.GetObjectKind().GroupVersionKind().Kind+" "+obj.GetNamespace()+"/"+obj.GetName())
+	}
+	slices.Sort(got)
+	want := []string{
+		"ClusterRole /" + extensionChart,
+		"ClusterRoleBinding /" + extensionChart,
+		"ConfigMap " + namespace + "/" + extensionChart,
+		"Deployment " + namespace + "/" + extensionChart,
+		"Role " + namespace + "/" + extensionChart,
+		"RoleBinding " + namespace + "/" + extensionChart,
+		"Service " + namespace + "/" + extensionChart,
+		"ServiceAccount " + namespace + "/" + extensionChart,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestImage(t *testing.T) {
+	t.Parallel()
+	for want, image := range map[string]map[string]any{
+		"ghcr.io/registry-cache/gardener-extension-registry-cache:v0.1.0": nil,
+		"registry.example.com/extension:v2":                               {"repository": "registry.example.com/extension", "tag": "v2"},
+	} {
+		values := map[string]any{}
+		if image != nil {
+			values["image"] = image
+		}
+		if got := container(t, render(t, values)).Image; got != want {
+			t.Errorf("got image %s, want %s", got, want)
+		}
+	}
+}
+
+func TestConfigIsReadByTheController(t *testing.T) {
+	t.Parallel()
+	const images = "images:\n- name: registry-cache\n  repository: registry.example.com/registry-cache\n  tag: v2\n"
+	for _, tc := range []struct {
+		name         string
+		values       map[string]any
+		images, want string
+	}{
+		{"defaults", nil, "", ""},
+		{"all set", map[string]any{"config": map[string]any{"caBundle": root}, "imageVectorOverwrite": images}, images, root},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			objects := render(t, tc.values)
+			data := find[*corev1.ConfigMap](t, objects).Data
+			got, err := config.Parse([]byte(data["config.yaml"]))
+			if err != nil {
+				t.Fatalf("%v in\n%s", err, data["config.yaml"])
+			}
+			if got.CABundle != tc.want {
+				t.Errorf("got bundle %q, want %q", got.CABundle, tc.want)
+			}
+			if strings.TrimSpace(data["images.yaml"]) != strings.TrimSpace(tc.images) {
+				t.Errorf("got image vector %q, want %q", data["images.yaml"], tc.images)
+			}
+			var override string
+			for _, env := range container(t, objects).Env {
+				if env.Name == "IMAGEVECTOR_OVERWRITE" {
+					override = env.Value
+				}
+			}
+			if want := map[bool]string{true: configDir + "images.yaml"}[tc.images != ""]; override != want {
+				t.Errorf("IMAGEVECTOR_OVERWRITE is %q, want %q", override, want)
+			}
+			if !slices.Contains(container(t, objects).Args, "--config="+configDir+"config.yaml") {
+				t.Errorf("the controller is not told of its configuration: %v", container(t, objects).Args)
+			}
+		})
+	}
+}
+
+func TestConfigChangeRestartsTheController(t *testing.T) {
+	t.Parallel()
+	template := func(values map[string]any) map[string]string {
+		return find[*appsv1.Deployment](t, render(t, values)).Spec.Template.Annotations
+	}
+	before := template(nil)
+	if cmp.Equal(before, template(map[string]any{"config": map[string]any{"caBundle": root}})) {
+		t.Error("another CA bundle does not change the pod")
+	}
+	if cmp.Equal(before, template(map[string]any{"imageVectorOverwrite": "images: []"})) {
+		t.Error("another image vector does not change the pod")
+	}
+	if !cmp.Equal(before, template(map[string]any{"replicaCount": 2})) {
+		t.Error("another number of replicas changes the pod")
+	}
+}
+
+func TestPriorityClass(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		values map[string]any
+		want   string
+	}{
+		{nil, ""},
+		{map[string]any{"gardener": map[string]any{"version": "v1.147.1"}}, "gardener-system-900"},
+		{map[string]any{"gardener": map[string]any{"version": "v1.147.1"}, "priorityClassName": "low"}, "low"},
+	} {
+		if got := find[*appsv1.Deployment](t, render(t, tc.values)).Spec.Template.Spec.PriorityClassName; got != tc.want {
+			t.Errorf("%v: got priority class %q, want %q", tc.values, got, tc.want)
+		}
+	}
+}
+
+func TestPodIsConfined(t *testing.T) {
+	t.Parallel()
+	objects := render(t, nil)
+	pod := find[*appsv1.Deployment](t, objects).Spec.Template.Spec
+	wantPod := &corev1.PodSecurityContext{
+		RunAsNonRoot: new(true), RunAsUser: new(int64(65532)), RunAsGroup: new(int64(65532)), FSGroup: new(int64(65532)),
+		SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
+	if diff := cmp.Diff(wantPod, pod.SecurityContext); diff != "" {
+		t.Errorf("pod: -want +got:\n%s", diff)
+	}
+	wantContainer := &corev1.SecurityContext{
+		AllowPrivilegeEscalation: new(false), ReadOnlyRootFilesystem: new(true),
+		Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+	}
+	if diff := cmp.Diff(wantContainer, container(t, objects).SecurityContext); diff != "" {
+		t.Errorf("container: -want +got:\n%s", diff)
+	}
+}
+
+// Secrets of other namespaces must not be enumerable, and nothing may be granted by wildcard.
+func TestPermissionsAreNarrow(t *testing.T) {
+	t.Parallel()
+	role := find[*rbacv1.ClusterRole](t, render(t, nil))
+	for _, rule := range role.Rules {
+		if slices.Contains(slices.Concat(rule.APIGroups, rule.Resources, rule.Verbs), "*") {
+			t.Errorf("wildcard in %v", rule)
+		}
+		if slices.Contains(rule.Resources, "secrets") && (slices.Contains(rule.Verbs, "list") || slices.Contains(rule.Verbs, "watch")) {
+			t.Errorf("Secrets of the whole Seed can be listed: %v", rule)
+		}
+	}
+}
+
+// render renders the chart over its default values and decodes each object strictly.
+func render(t *testing.T, values map[string]any) []client.Object {
+	t.Helper()
+	chart, err := loader.LoadDir(extensionChart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := util.ToRenderValues(chart, values, common.ReleaseOptions{Name: "test", Namespace: namespace, IsInstall: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := engine.Engine{Strict: true}.Render(chart, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+	var objects []client.Object
+	for name, content := range files {
+		if !strings.HasSuffix(name, ".yaml") {
+			continue
+		}
+		documents := utilyaml.NewDocumentDecoder(io.NopCloser(strings.NewReader(content)))
+		buffer := make([]byte, len(content)+1)
+		for {
+			n, err := documents.Read(buffer)
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			obj, _, err := decoder.Decode(buffer[:n], nil, nil)
+			if err != nil {
+				t.Fatalf("%s: %v in\n%s", name, err, buffer[:n])
+			}
+			objects = append(objects, obj.(client.Object))
+		}
+	}
+	return objects
+}
+
+// find returns the one object of a type.
+func find[T runtime.Object](t *testing.T, objects []client.Object) T {
+	t.Helper()
+	var found []T
+	for _, obj := range objects {
+		if match, ok := obj.(T); ok {
+			found = append(found, match)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%d objects of type %T, want 1", len(found), *new(T))
+	}
+	return found[0]
+}
+
+func container(t *testing.T, objects []client.Object) corev1.Container {
+	t.Helper()
+	containers := find[*appsv1.Deployment](t, objects).Spec.Template.Spec.Containers
+	if len(containers) != 1 {
+		t.Fatalf("%d containers, want 1", len(containers))
+	}
+	return containers[0]
+}
+
+// root is a self-signed certificate; nobody has its key.
+const root = `-----BEGIN CERTIFICATE-----
+MIIBdTCCARugAwIBAgIUX0Xq9yPYsQYbqSHqqWhSF+7gKxswCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjMxNzE3MjRaGA8yMTI2MTAzMDE3MTcy
+NFowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABOrR
+R9Hg+wkhIpuGhWwBjDTtwDX6QffYczF7nTRfS/ZAKaxQm8Fe0oCYl57pg1f4+JgC
+HryLMSiKm5c2ctDRbeujUzBRMB0GA1UdDgQWBBSuSC6JhKVfyxSam4xaizApOao/
+QzAfBgNVHSMEGDAWgBSuSC6JhKVfyxSam4xaizApOao/QzAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCA0gAMEUCIDgrISaF3EQ4LjUVCNHOoXqVRLhml8/SQnf5
+xf1YMSSKAiEAt7gSu6tmi3DmaQIeSUMoj9Y0dmfOSAPUWoEMrZdBKOk=
+-----END CERTIFICATE-----
+`
