@@ -28,6 +28,8 @@ type builder struct {
 	progress *workspace.Progress
 	// root is the checkout, cache is workspace.CacheDir.
 	root, cache string
+	// goCommand runs the go command in a folder.
+	goCommand func(ctx context.Context, dir string, args ...string) (string, error)
 }
 
 func newBuilder(e *host.Engine, p *workspace.Progress) (*builder, error) {
@@ -39,7 +41,7 @@ func newBuilder(e *host.Engine, p *workspace.Progress) (*builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &builder{engine: e, progress: p, root: root, cache: cache}, nil
+	return &builder{engine: e, progress: p, root: root, cache: cache, goCommand: runGo}, nil
 }
 
 // buildBase makes an image that is to the cluster what a kindest/node is.
@@ -56,8 +58,9 @@ func (b *builder) buildBase(ctx context.Context, ref string) (err error) {
 	if err != nil {
 		return err
 	}
-	scratch, err := os.MkdirTemp(b.cache, "node-image-")
-	if err != nil {
+	// The lock is held, so what is there is of an interrupted run.
+	scratch := filepath.Join(b.cache, "node-image.scratch")
+	if err := errors.Join(os.RemoveAll(scratch), os.Mkdir(scratch, 0o755)); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
@@ -109,7 +112,7 @@ func (b *builder) removeImage(ctx context.Context, ref string) error {
 
 // baseFiles are the files of kind's base image, the programs of a node, and Kubernetes' version where kind looks for it.
 func (b *builder) baseFiles(ctx context.Context, programs map[string]string) ([]file, error) {
-	kind, err := goList(ctx, b.root, "-m", "-f", "{{.Dir}}", kindModule)
+	kind, err := b.goCommand(ctx, b.root, "list", "-m", "-f", "{{.Dir}}", kindModule)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +151,7 @@ func kindMode(imagePath string, _ fs.FileInfo) fs.FileMode {
 }
 
 func (b *builder) kubernetesVersion(ctx context.Context) (string, error) {
-	return goList(ctx, filepath.Join(b.root, "hack/kind/kubernetes"), "-m", "-f", "{{.Version}}", kubernetesModule)
+	return b.goCommand(ctx, filepath.Join(b.root, "hack/kind/kubernetes"), "list", "-m", "-f", "{{.Version}}", kubernetesModule)
 }
 
 // addOverlay makes the image ref of base and the testbed's files.

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
+	"time"
 )
 
 // nodePackages are the Debian packages of the image that is built from source: those of kind's base image without the
@@ -29,6 +31,9 @@ func nodePackages() []string {
 func kubeProxyPackages() []string {
 	return []string{"conntrack", "ipset", "iptables", "kmod", "nftables"}
 }
+
+// cleanupTime is how long mmdebstrap may take to remove what it has made when it is cancelled.
+const cleanupTime = 30 * time.Second
 
 // rootFS returns the path of the archive with the root file system, made if it is not in the cache.
 func (b *builder) rootFS(ctx context.Context) (string, error) {
@@ -79,6 +84,8 @@ func mmdebstrap(ctx context.Context, variant string, packages []string, use func
 	cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
+	// It unmounts and removes its folders when it is told to end.
+	cmd.Cancel, cmd.WaitDelay = func() error { return cmd.Process.Signal(syscall.SIGTERM) }, cleanupTime
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return err

@@ -108,12 +108,13 @@ func stream(files []file) io.ReadCloser {
 	return r
 }
 
-// replace writes a file that appears under its name only when it is complete.
+// replace writes a file that appears under its name only when it is complete. Until then it has a name of its own, which
+// is always the same, so that the next run replaces what an interrupted one left.
 func replace(name string, write func(io.Writer) error) (err error) {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
-	partial, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".partial-*")
+	partial, err := os.Create(name + ".partial")
 	if err != nil {
 		return err
 	}

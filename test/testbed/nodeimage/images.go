@@ -27,7 +27,7 @@ func (b *builder) imageArchive(ctx context.Context, programs map[string]string, 
 	if err != nil {
 		return err
 	}
-	kind, err := goList(ctx, b.root, "-m", "-f", "{{.Dir}}", kindModule)
+	kind, err := b.goCommand(ctx, b.root, "list", "-m", "-f", "{{.Dir}}", kindModule)
 	if err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func (b *builder) baseInputs(ctx context.Context) (inputs, error) {
 		{"packages", strings.Join(nodePackages(), " ")},
 		{"kube-proxy packages", strings.Join(kubeProxyPackages(), " ")},
 	}
-	kind, err := goList(ctx, b.root, "-m", "-f", "{{.Path}} {{.Version}}", kindModule)
+	kind, err := b.goCommand(ctx, b.root, "list", "-m", "-f", "{{.Path}} {{.Version}}", kindModule)
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -19,9 +18,12 @@ import (
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
 
-// Published is the node image that the release notes of kind v0.33.0 give for Kubernetes 1.34. kind supports a
-// published image only with the release that lists it, and only by digest.
-const Published = "docker.io/kindest/node:v1.34.11@sha256:44e222ee2132dab25ff87301682f89eb82c7880ea3a1bf543bfe9708fd08d67d"
+// Published is the node image that the release notes of kind v0.33.0 give for Kubernetes 1.34, the tag v1.34.11. kind
+// supports a published image only with the release that lists it, and only by digest.
+const Published = "docker.io/kindest/node@sha256:44e222ee2132dab25ff87301682f89eb82c7880ea3a1bf543bfe9708fd08d67d"
+
+// Source as an override asks for an image that is built from source, without trying to pull the published one.
+const Source = "source"
 
 const (
 	repository = "localhost/registry-cache-testbed/"
@@ -37,12 +39,10 @@ const (
 type Options struct {
 	// Override is the reference of an image to use instead, pulled if the engine does not have it. An image without
 	// the testbed's files, such as a kindest/node of another version, is not changed: it becomes the base of one that
-	// has them.
+	// has them. Source means an image that is built from source.
 	Override string
 	// Published is the published image to prefer; empty means the constant Published.
 	Published string
-	// SkipPublished builds from source without trying to pull the published image.
-	SkipPublished bool
 }
 
 // Ensure returns the reference of a node image in the engine's storage and makes it first where it is missing. Its tag
@@ -71,7 +71,7 @@ func (b *builder) ensure(ctx context.Context, o Options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if o.Override != "" {
+	if o.Override != "" && o.Override != Source {
 		return b.override(ctx, o.Override, overlay)
 	}
 	if o.Published == "" {
@@ -83,16 +83,22 @@ func (b *builder) ensure(ctx context.Context, o Options) (string, error) {
 	}
 	base := repository + "node-base:" + inputs.hash()
 	fromPublished, fromSource := nodeTag(o.Published, overlay), nodeTag(base, overlay)
-	for _, ref := range []string{fromPublished, fromSource} {
-		if _, found := b.imageID(ctx, ref); found && (ref == fromSource || !o.SkipPublished) {
+	usable := []string{fromPublished, fromSource}
+	if o.Override == Source {
+		usable = usable[1:]
+	}
+	for _, ref := range usable {
+		if _, found := b.imageID(ctx, ref); found {
 			return ref, nil
 		}
 	}
-	if !o.SkipPublished {
-		if err := b.pullPublished(ctx, o.Published); err == nil {
-			return fromPublished, b.addOverlay(ctx, o.Published, fromPublished, overlay)
-		} else if ctx.Err() != nil {
+	if o.Override != Source {
+		pulled, err := b.pullPublished(ctx, o.Published)
+		if err != nil {
 			return "", err
+		}
+		if pulled {
+			return fromPublished, b.addOverlay(ctx, o.Published, fromPublished, overlay)
 		}
 	}
 	if _, found := b.imageID(ctx, base); !found {
@@ -107,13 +113,7 @@ func (b *builder) ensure(ctx context.Context, o Options) (string, error) {
 func (b *builder) override(ctx context.Context, ref, overlay string) (string, error) {
 	id, found := b.imageID(ctx, ref)
 	if !found {
-		err := b.progress.Step("pulling "+ref, func() error {
-			ctx, cancel := context.WithTimeout(ctx, pullTimeout)
-			defer cancel()
-			_, err := b.engine.Run(ctx, nil, "pull", "--quiet", ref)
-			return err
-		})
-		if err != nil {
+		if err := b.pull(ctx, ref); err != nil {
 			return "", fmt.Errorf("the node image %s is neither here nor can it be pulled: unset NODE_IMAGE to have one built: %w", ref, err)
 		}
 		if id, found = b.imageID(ctx, ref); !found {
@@ -134,34 +134,42 @@ func (b *builder) override(ctx context.Context, ref, overlay string) (string, er
 	return derived, b.addOverlay(ctx, ref, derived, overlay)
 }
 
-// pullPublished pulls the image if its registry answers. That it does not is normal and told in one line.
-func (b *builder) pullPublished(ctx context.Context, ref string) error {
+// pullPublished pulls the image if its registry answers, and tells whether it is there then. That it is not is normal
+// and told in one line.
+func (b *builder) pullPublished(ctx context.Context, ref string) (bool, error) {
 	if _, found := b.imageID(ctx, ref); found {
-		return nil
+		return true, nil
 	}
-	if err := probe(ctx, ref); err != nil {
-		b.progress.Printf("%s cannot be pulled here: building a node image from source", ref)
-		return err
+	err := probe(ctx, ref, probeTimeout)
+	if err == nil {
+		err = b.pull(ctx, ref)
 	}
-	ctx, cancel := context.WithTimeout(ctx, pullTimeout)
-	defer cancel()
-	err := b.progress.Step("pulling "+ref, func() error {
+	if ctx.Err() != nil {
+		return false, err
+	}
+	if err != nil {
+		b.progress.Printf("%s cannot be pulled here, so a node image is built from source", ref)
+	}
+	return err == nil, nil
+}
+
+func (b *builder) pull(ctx context.Context, ref string) error {
+	return b.progress.Step("pulling "+ref, func() error {
+		ctx, cancel := context.WithTimeout(ctx, pullTimeout)
+		defer cancel()
 		_, err := b.engine.Run(ctx, nil, "pull", "--quiet", ref)
 		return err
 	})
-	if err != nil {
-		b.progress.Printf("%s could not be pulled: building a node image from source", ref)
-	}
-	return err
 }
 
-// probe asks the registry for the image's manifest, so that a host without one does not wait for the engine's retries.
-func probe(ctx context.Context, ref string) error {
+// probe asks the registry for the image's manifest, so that a host without a way to it does not wait for the engine's
+// retries.
+func probe(ctx context.Context, ref string, limit time.Duration) error {
 	parsed, err := name.ParseReference(ref)
 	if err != nil {
 		return fmt.Errorf("reading the reference of the published node image: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	_, err = remote.Head(parsed, remote.WithContext(ctx), remote.WithRetryBackoff(remote.Backoff{Steps: 1}))
 	return err
@@ -170,7 +178,8 @@ func probe(ctx context.Context, ref string) error {
 // imageID returns the engine's id of an image, if it has it.
 func (b *builder) imageID(ctx context.Context, ref string) (id string, found bool) {
 	out, err := b.engine.Run(ctx, nil, "image", "inspect", "--format", "{{.Id}}", ref)
-	if _, failed := errors.AsType[*exec.ExitError](err); failed || err != nil {
+	if err != nil {
+		// An engine that does not work fails with a better message at the next thing it is asked for.
 		return "", false
 	}
 	return firstLine(out), true

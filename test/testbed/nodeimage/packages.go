@@ -39,22 +39,26 @@ func ExtractPackages(ctx context.Context, tarPath string, packages ...string) er
 	}
 	in := inputs{{"recipe", recipe}, {"release", r.id + " " + r.codename}, {"architecture", runtime.GOARCH}, {"packages", strings.Join(packages, " ")}}
 	cached := filepath.Join(cache, "packages", in.hash()+".tar")
-	if _, err := os.Stat(cached); errors.Is(err, os.ErrNotExist) {
+	unlock, err := lock(ctx, filepath.Join(cache, "packages.lock"), func() {})
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(cached); err != nil {
 		err := replace(cached, func(out io.Writer) error {
 			return mmdebstrap(ctx, "extract", packages, func(archive io.Reader) error { return filterArchive(out, archive) })
 		})
 		if err != nil {
-			return fmt.Errorf("extracting packages: %w", err)
+			return errors.Join(fmt.Errorf("extracting packages: %w", err), unlock())
 		}
 	}
-	source, err := os.Open(cached)
-	if err != nil {
+	if err := unlock(); err != nil {
 		return err
 	}
-	defer source.Close()
-	return replace(tarPath, func(out io.Writer) error {
-		_, err := io.Copy(out, source)
-		return err
+	return withFile(cached, func(archive io.Reader) error {
+		return replace(tarPath, func(out io.Writer) error {
+			_, err := io.Copy(out, archive)
+			return err
+		})
 	})
 }
 

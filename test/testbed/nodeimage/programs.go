@@ -76,7 +76,7 @@ func kubernetesFlags(version string) string {
 
 // moduleInputs are the inputs of the module's programs.
 func (b *builder) moduleInputs(ctx context.Context, m module) (inputs, error) {
-	goVersion, err := goCommand(ctx, filepath.Join(b.root, m.dir), "env", "GOVERSION", "GOARCH")
+	goVersion, err := b.goCommand(ctx, filepath.Join(b.root, m.dir), "env", "GOVERSION", "GOARCH")
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +101,7 @@ func (b *builder) version(ctx context.Context, m module) (string, error) {
 	if m.path == "" {
 		return "", nil
 	}
-	return goList(ctx, filepath.Join(b.root, m.dir), "-m", "-f", "{{.Version}}", m.path)
+	return b.goCommand(ctx, filepath.Join(b.root, m.dir), "list", "-m", "-f", "{{.Version}}", m.path)
 }
 
 // buildPrograms returns the paths of all programs by name. Those that were built from the same inputs before are
@@ -152,12 +152,8 @@ func (b *builder) buildProgram(ctx context.Context, m module, prog program, flag
 	return os.Rename(partial, output)
 }
 
-func goList(ctx context.Context, dir string, args ...string) (string, error) {
-	return goCommand(ctx, dir, append([]string{"list"}, args...)...)
-}
-
-// goCommand returns what the go command prints, without the last line's end.
-func goCommand(ctx context.Context, dir string, args ...string) (string, error) {
+// runGo returns what the go command prints, without the last line's end.
+func runGo(ctx context.Context, dir string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	var stderr bytes.Buffer
 	cmd.Dir, cmd.Stderr = dir, &stderr
