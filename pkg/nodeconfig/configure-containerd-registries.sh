@@ -53,7 +53,7 @@ probe() {
     arguments+=(--output /dev/null "$url/v2/")
   done
   # -q: the configuration of the user is not ours; --noproxy: caches are inside of the cluster, a proxy is not.
-  mapfile -t lines < <(curl -q --silent --no-progress-meter --parallel --parallel-immediate --globoff --noproxy '*' \
+  mapfile -t lines < <(curl -q --silent --no-progress-meter --parallel --parallel-immediate --noproxy '*' \
     --max-time 1 --write-out '%{http_code} %{url_effective} %{errormsg}\n' "${arguments[@]}" 2>&1)
   for line in "${lines[@]}"; do
     if [[ ! $line =~ ^([0-9]{3})' '([^ ]+)/v2/' '(.*)$ ]]; then
@@ -140,7 +140,7 @@ apply() {
 # One round: reads all entries, probes their caches, applies the answers, and removes what has no entry any more.
 round() {
   local -A urls=() configs=() reasons=()
-  local directory file upstream url config
+  local directory file upstream url config upstreams=()
 
   for directory in "$entries"/*/; do
     directory=${directory%/}
@@ -156,6 +156,7 @@ round() {
       continue
     fi
     halves[$upstream]=0
+    upstreams+=("$upstream")
     urls[$upstream]=$url
     configs[$upstream]=$config
     if [[ $config != "$marker"$'\n'* || $config != *"[host.\"$url\"]"* ]]; then
@@ -163,8 +164,8 @@ round() {
     fi
   done
 
-  ((${#urls[@]})) && probe "${urls[@]}"
-  for upstream in "${!urls[@]}"; do
+  ((${#upstreams[@]})) && probe "${urls[@]}"
+  for upstream in "${upstreams[@]}"; do
     url=${urls[$upstream]}
     apply "$upstream" "$url" "${configs[$upstream]}" "${reasons[$upstream]-${answer[$url]}}"
   done
