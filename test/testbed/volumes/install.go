@@ -1,6 +1,9 @@
 // Package volumes gives a testbed cluster its default StorageClass: volumes on the disks of the nodes with a real size
 // limit, that grow while they are used.
 //
+// A claim grows within a second or two after its pod is synced by the kubelet, which without a change to the pod
+// happens every 60 to 90 s (syncFrequency of the kubelet's configuration).
+//
 // It installs a CSI driver (package csidriver) with its provisioner on every node, and the external-resizer of
 // Kubernetes, built from its Go module.
 package volumes

@@ -6,6 +6,7 @@ package provisioner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -138,9 +139,9 @@ func check(options controller.ProvisionOptions) (int64, error) {
 	case len(class.MountOptions) > 0:
 		return 0, fmt.Errorf("storage class %s: mountOptions: none are supported: remove them", class.Name)
 	case claim.Spec.Selector != nil:
-		return 0, fmt.Errorf("spec.selector: selecting among volumes is not supported: remove it")
+		return 0, errors.New("spec.selector: selecting among volumes is not supported: remove it")
 	case claim.Spec.DataSource != nil || claim.Spec.DataSourceRef != nil:
-		return 0, fmt.Errorf("spec.dataSource: volumes start empty: remove it")
+		return 0, errors.New("spec.dataSource: volumes start empty: remove it")
 	}
 	for _, mode := range claim.Spec.AccessModes {
 		if mode != corev1.ReadWriteOnce && mode != corev1.ReadWriteOncePod {
