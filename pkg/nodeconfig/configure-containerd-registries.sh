@@ -86,10 +86,11 @@ foreign() {
   fi
 }
 
-# Replaces the hosts.toml of upstream $1 by content $2. containerd must never see half of it, hence the rename.
-# Prints the error if there is one.
+# Replaces the hosts.toml of upstream $1 by content $2. containerd must never see half of it, hence the rename, and a
+# node that loses power must not come back with an empty file that looks like somebody else's, hence the sync. Prints
+# the error if there is one.
 replace() {
-  mkdir -p -- "$certs/$1" && printf '%s' "$2" >"$certs/$1/$temporary" &&
+  mkdir -p -- "$certs/$1" && printf '%s' "$2" >"$certs/$1/$temporary" && sync -- "$certs/$1/$temporary" &&
     mv -f -- "$certs/$1/$temporary" "$certs/$1/hosts.toml"
 } 2>&1
 
@@ -183,8 +184,8 @@ round() {
 }
 
 run() {
-  local timer
-  trap 'exit 0' TERM INT
+  local timer=''
+  trap 'kill "$timer" 2>/dev/null; exit 0' TERM INT  # there may be no timer yet
   while :; do
     # Beside the round, not after it: a cache that hangs must not delay the probes of the others.
     sleep "$interval" >/dev/null 2>&1 &

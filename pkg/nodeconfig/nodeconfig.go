@@ -62,6 +62,10 @@ func New(caches []v1alpha3.RegistryCacheStatus) (Config, error) {
 	caches = slices.SortedFunc(slices.Values(caches), func(a, b v1alpha3.RegistryCacheStatus) int {
 		return strings.Compare(a.Upstream, b.Upstream)
 	})
+	for i := range caches {
+		// A RegistryConfig may have it with a slash at the end.
+		caches[i].RemoteURL = strings.TrimSuffix(caches[i].RemoteURL, "/")
+	}
 	files := []extensionsv1alpha1.File{file(ScriptPath, 0o755, script)}
 	for i, cache := range caches {
 		if err := check(cache); err != nil {

@@ -325,7 +325,7 @@ func TestRemovalLeavesNoTrace(t *testing.T) {
 func TestRemovalWithoutSystemdRun(t *testing.T) {
 	t.Parallel()
 	c := newCache(t, "docker.io")
-	n := newNode(t, "PATH="+programs(t, "bash", "sleep", "curl", "mkdir", "mv", "rm", "rmdir", "cp"))
+	n := newNode(t, "PATH="+programs(t, "bash", "sleep", "curl", "mkdir", "sync", "mv", "rm", "rmdir", "cp"))
 	n.configure(t, c.RegistryCacheStatus)
 	n.start(t)
 	n.awaitContent(t, n.hostsTOML("docker.io"), c.through())
@@ -415,7 +415,7 @@ func TestIPv6Endpoint(t *testing.T) {
 func TestNodeWithoutCurl(t *testing.T) {
 	t.Parallel()
 	c := newCache(t, "docker.io")
-	n := newNode(t, "PATH="+programs(t, "bash", "sleep", "mkdir", "mv", "rm", "rmdir", "cp"))
+	n := newNode(t, "PATH="+programs(t, "bash", "sleep", "mkdir", "sync", "mv", "rm", "rmdir", "cp"))
 	n.configure(t, c.RegistryCacheStatus)
 	n.start(t)
 	n.awaitJournal(t, "docker.io: pulled from https://docker.io, the cache "+c.Endpoint+" is not used: ")

@@ -2,7 +2,6 @@ package nodeconfig
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
+	"github.com/registry-cache/extension/pkg/apis/registry"
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 )
 
@@ -29,7 +29,7 @@ const (
 )
 
 // errNoStatus is the state between the creation of an Extension and its first reconciliation.
-var errNoStatus = errors.New("the Extension has no providerStatus yet")
+var errNoStatus = errors.New("it has no providerStatus yet")
 
 // NewWebhook returns the mutating webhook that adds the node configuration to the OperatingSystemConfigs of all Shoots
 // with caches. The scheme of mgr must know extensions.gardener.cloud/v1alpha1; its client needs to get, list and watch
@@ -123,9 +123,13 @@ func (m *mutator) config(ctx context.Context, osc *extensionsv1alpha1.OperatingS
 	if extension.DeletionTimestamp != nil {
 		return Config{}, nil
 	}
-	status, err := decodeStatus(extension)
+	raw := extension.Status.ProviderStatus
+	if raw == nil || len(raw.Raw) == 0 {
+		return Config{}, fmt.Errorf("reading Extension %s: %w", key, errNoStatus)
+	}
+	status, err := registry.DecodeStatus(raw.Raw)
 	if err != nil {
-		return Config{}, fmt.Errorf("reading the status of Extension %s: %w", key, err)
+		return Config{}, fmt.Errorf("reading Extension %s: %w", key, err)
 	}
 	// gardener-node-agent would write the hosts.toml of the others over ours.
 	caches := slices.DeleteFunc(slices.Clone(status.Caches), func(cache v1alpha3.RegistryCacheStatus) bool {
@@ -138,22 +142,6 @@ func (m *mutator) config(ctx context.Context, osc *extensionsv1alpha1.OperatingS
 	return New(caches)
 }
 
-// decodeStatus ignores unknown fields: a newer release of the controller may have written them.
-func decodeStatus(extension *extensionsv1alpha1.Extension) (*v1alpha3.RegistryStatus, error) {
-	raw := extension.Status.ProviderStatus
-	if raw == nil || len(raw.Raw) == 0 {
-		return nil, errNoStatus
-	}
-	status := &v1alpha3.RegistryStatus{}
-	if err := json.Unmarshal(raw.Raw, status); err != nil {
-		return nil, fmt.Errorf("decoding providerStatus: %w", err)
-	}
-	if status.APIVersion != v1alpha3.APIVersion || status.Kind != "RegistryStatus" {
-		return nil, fmt.Errorf("decoding providerStatus: it is a %q of %q, want a RegistryStatus of %s", status.Kind, status.APIVersion, v1alpha3.APIVersion)
-	}
-	return status, nil
-}
-
 // hasContainerd is true if the OperatingSystemConfig does not say what runs the containers.
 func hasContainerd(osc *extensionsv1alpha1.OperatingSystemConfig) bool {
 	cri := osc.Spec.CRIConfig
@@ -162,8 +150,8 @@ func hasContainerd(osc *extensionsv1alpha1.OperatingSystemConfig) bool {
 
 func configuredByOthers(osc *extensionsv1alpha1.OperatingSystemConfig, upstream string) bool {
 	cri := osc.Spec.CRIConfig
-	return cri != nil && cri.Containerd != nil && slices.ContainsFunc(cri.Containerd.Registries, func(registry extensionsv1alpha1.RegistryConfig) bool {
-		return registry.Upstream == upstream
+	return cri != nil && cri.Containerd != nil && slices.ContainsFunc(cri.Containerd.Registries, func(other extensionsv1alpha1.RegistryConfig) bool {
+		return other.Upstream == upstream
 	})
 }
 

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
+	"github.com/registry-cache/extension/pkg/apis/registry"
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 )
 
@@ -297,10 +298,7 @@ func newCluster(t *testing.T, change func(*v1beta1.Shoot)) *extensionsv1alpha1.C
 
 func newExtension(t *testing.T, caches []v1alpha3.RegistryCacheStatus) *extensionsv1alpha1.Extension {
 	t.Helper()
-	raw, err := json.Marshal(v1alpha3.RegistryStatus{
-		TypeMeta: metav1.TypeMeta{APIVersion: v1alpha3.APIVersion, Kind: "RegistryStatus"},
-		Caches:   caches,
-	})
+	raw, err := json.Marshal(registry.NewStatus(caches))
 	if err != nil {
 		t.Fatal(err)
 	}
