@@ -45,9 +45,10 @@ func startCapture(ctx context.Context, node Node, services netip.Prefix) (*captu
 		return nil, fmt.Errorf("opening a packet socket: %w", err)
 	}
 	c := &capture{socket: os.NewFile(uintptr(fd), "packet socket"), services: services}
-	// Protocols are in network byte order, see packet(7).
-	ipv4 := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_IP))
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: ipv4, Ifindex: index}); err != nil {
+	// All protocols, because what is received for one of them is given out after the bridge has taken the packet. The
+	// number is in network byte order, see packet(7).
+	all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: index}); err != nil {
 		return nil, errors.Join(fmt.Errorf("binding a packet socket to interface %d: %w", index, err), c.socket.Close())
 	}
 	c.done.Go(c.count)

@@ -124,6 +124,12 @@ func ensureDNS(ctx context.Context, client kubernetes.Interface, edit func(coref
 			return err
 		}
 		metav1.SetMetaDataAnnotation(&d.Spec.Template.ObjectMeta, corefileAnnotation, want)
+		for i := range d.Spec.Template.Spec.Containers {
+			// With the default of 10 s, a pod that is asked a moment too early delays the restart by that much.
+			if probe := d.Spec.Template.Spec.Containers[i].ReadinessProbe; probe != nil {
+				probe.PeriodSeconds = 1
+			}
+		}
 		_, err = deployments.Update(ctx, d, metav1.UpdateOptions{})
 		return err
 	}); err != nil {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -28,6 +29,8 @@ const (
 	netcheck      = "testbed-netcheck"
 	netcheckImage = "registry-cache.testbed/netcheck:v1"
 	netcheckPort  = 8080
+	// askTimeout is more than netcheck takes to report that a request was not answered.
+	askTimeout = 5 * time.Second
 )
 
 // checkPods are the pods of the program netcheck, one on each node, and the Service before them.
@@ -138,16 +141,21 @@ func netcheckDaemonSet(labels map[string]string) *appsv1.DaemonSet {
 	}
 }
 
-// removeChecks removes what deployChecks has made and waits until it is gone.
-func removeChecks(ctx context.Context, client kubernetes.Interface) error {
+// deleteChecks begins to remove what deployChecks has made.
+func deleteChecks(ctx context.Context, client kubernetes.Interface) error {
 	err := client.CoreV1().Namespaces().Delete(ctx, netcheck, metav1.DeleteOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
-	if err != nil {
+	return err
+}
+
+// removeChecks removes what deployChecks has made and waits until it is gone.
+func removeChecks(ctx context.Context, client kubernetes.Interface) error {
+	if err := deleteChecks(ctx, client); err != nil {
 		return err
 	}
-	err = poll.Until(ctx, pollInterval, settleTimeout, func(ctx context.Context) error {
+	err := poll.Until(ctx, pollInterval, settleTimeout, func(ctx context.Context) error {
 		_, err := client.CoreV1().Namespaces().Get(ctx, netcheck, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
@@ -162,6 +170,8 @@ func removeChecks(ctx context.Context, client kubernetes.Interface) error {
 
 // ask asks the program in a pod, by way of the API server.
 func (p *checkPods) ask(ctx context.Context, pod corev1.Pod, path string, parameters map[string]string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	request := p.client.CoreV1().RESTClient().Get().Namespace(pod.Namespace).Resource("pods").
 		Name(fmt.Sprintf("%s:%d", pod.Name, netcheckPort)).SubResource("proxy").Suffix(path)
 	for name, value := range parameters {
