@@ -127,8 +127,6 @@ func nodeAgentFiles(nodeName, version, kubernetesVersion string, program, kubeco
 		"Environment=KUBECONFIG=" + nodeagentconfigv1alpha1.KubeconfigFilePath,
 		// A published node image may be newer than what this Gardener supports.
 		"Environment=EXPERIMENTAL_DISABLE_KUBERNETES_VERSION_CHECK=true",
-		// Gardener's unit raises it for eBPF programs of others; a host without CAP_SYS_RESOURCE refuses that.
-		"LimitMEMLOCK=",
 		"",
 	}, "\n")
 	return []nodeFile{
