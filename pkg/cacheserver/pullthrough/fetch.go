@@ -163,13 +163,13 @@ func (c *Cache) copyFrom(ctx context.Context, f *fetch, repository string, buffe
 		if n > 0 {
 			f.update(func(p *progress) { p.written += int64(n) })
 		}
-		if err == io.EOF {
-			if written := f.progress().written; size >= 0 && written != size {
-				return &upstream.Error{Op: "GET " + f.digest.String(), Err: fmt.Errorf("%w after %d of %d bytes", io.ErrUnexpectedEOF, written, size)}
-			}
+		written := f.progress().written
+		switch {
+		case written == size, err == io.EOF && size < 0:
 			return nil
-		}
-		if err != nil {
+		case err == io.EOF:
+			return &upstream.Error{Op: "GET " + f.digest.String(), Err: fmt.Errorf("%w after %d of %d bytes", io.ErrUnexpectedEOF, written, size)}
+		case err != nil:
 			return err
 		}
 	}

@@ -103,8 +103,10 @@ func (c *Cache) stored(repository string, d digest.Digest) (*Manifest, bool) {
 func (c *Cache) get(ctx context.Context, repository string, ref oci.Reference) (*Manifest, error) {
 	return shared(ctx, c, &c.manifests, ref.In(repository), func(ctx context.Context) (*Manifest, error) {
 		// It may have been stored after the caller looked.
-		if m, ok := c.stored(repository, ref.Digest); ref.Digest != "" && ok {
-			return m, nil
+		if ref.Digest != "" {
+			if m, ok := c.stored(repository, ref.Digest); ok {
+				return m, nil
+			}
 		}
 		got, err := c.upstream.Manifest(ctx, repository, ref)
 		if err != nil {

@@ -97,6 +97,13 @@ func (a *authorizer) authorization(ctx context.Context, repository string) (stri
 	// All requests that wait for the token share the exchange, so it must not end with the first of them.
 	detached := context.WithoutCancel(ctx)
 	result := a.exchanges.DoChan(scope, func() (any, error) {
+		// Another exchange may have ended after the look above.
+		a.mu.Lock()
+		latest := a.tokens[scope]
+		a.mu.Unlock()
+		if time.Now().Before(latest.expires) {
+			return latest.value, nil
+		}
 		ctx, cancel := context.WithTimeout(detached, a.timeout)
 		defer cancel()
 		return a.exchange(ctx, challenge, scope)

@@ -1,0 +1,504 @@
+package pullthrough
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+)
+
+// layer returns n bytes that differ from place to place.
+func layer(n int) []byte {
+	content := make([]byte, n)
+	source := rand.NewChaCha8([32]byte{byte(n)})
+	source.Read(content)
+	return content
+}
+
+func TestBlobIsFetchedOnce(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{})
+	for _, size := range []int{0, 1, 2, fetchBuffer, 3*fetchBuffer + 1} {
+		content := layer(size)
+		d := f.upstream.addBlob(repository, content)
+		for i, want := range []Outcome{Miss, Hit} {
+			got, outcome, err := f.read(t, repository, d)
+			if err != nil || !bytes.Equal(got, content) || outcome != want {
+				t.Errorf("%d bytes, read %d: %d bytes, %s, %v", size, i, len(got), outcome, err)
+			}
+			f.settle()
+		}
+		if diff := cmp.Diff([]string{"GET " + repository + "@" + d.String()}, f.upstream.seen()); diff != "" {
+			t.Errorf("%d bytes: -want +got\n%s", size, diff)
+		}
+	}
+}
+
+func TestManyReadersShareOneFetch(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{})
+	content := layer(1 << 20)
+	d := f.upstream.addBlob(repository, content)
+	gate := newGate()
+	f.upstream.change(func() { f.upstream.body = gate.body(1 << 19) })
+	var readers sync.WaitGroup
+	begun := make(chan struct{}, 30)
+	for range cap(begun) {
+		readers.Go(func() {
+			b, err := f.Blob(t.Context(), repository, d)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer b.Content.Close()
+			first := make([]byte, 1000)
+			if _, err := io.ReadFull(b.Content, first); err != nil {
+				t.Error(err)
+			}
+			begun <- struct{}{}
+			rest, err := io.ReadAll(b.Content)
+			if err != nil || !bytes.Equal(append(first, rest...), content) {
+				t.Errorf("%d bytes, %v", len(first)+len(rest), err)
+			}
+		})
+	}
+	for range cap(begun) {
+		<-begun
+	}
+	close(gate.opened)
+	readers.Wait()
+	f.settle()
+	if diff := cmp.Diff([]string{"GET " + repository + "@" + d.String()}, f.upstream.seen()); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+func TestFetchGoesOnWithoutClients(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{})
+	content := layer(1 << 20)
+	d := f.upstream.addBlob(repository, content)
+	gate := newGate()
+	f.upstream.change(func() { f.upstream.body = gate.body(1 << 19) })
+	ctx, leave := context.WithCancel(t.Context())
+	b, err := f.Blob(ctx, repository, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave()
+	if _, err := io.Copy(io.Discard, b.Content); !errors.Is(err, context.Canceled) {
+		t.Errorf("reading after the client has left: %v", err)
+	}
+	if err := b.Content.Close(); err != nil {
+		t.Error(err)
+	}
+	close(gate.opened)
+	f.settle()
+	if got, err := f.storedContent(repository, d); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes are stored, %v", len(got), err)
+	}
+}
+
+func TestWrongContentIsCutAndNotKept(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{})
+	content := layer(1000)
+	wrong := bytes.Clone(content)
+	wrong[500]++
+	d := f.upstream.addBlob(repository, content)
+	for _, known := range []bool{true, false} {
+		f.upstream.change(func() {
+			f.upstream.body = func(context.Context, []byte, int64) *upstream.Blob {
+				blob := whole(wrong, 0)
+				if !known {
+					blob.Size = -1
+				}
+				return blob
+			}
+		})
+		// With no size, the end of the body without an error would be what makes it complete.
+		got, _, err := f.read(t, repository, d)
+		if !errors.Is(err, store.ErrDigestMismatch) || known && len(got) >= len(content) {
+			t.Errorf("size known %t: %d of %d bytes, %v", known, len(got), len(content), err)
+		}
+		f.settle()
+		if _, err := f.storedContent(repository, d); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("size known %t: wrong content is stored: %v", known, err)
+		}
+		if n := f.leftovers(t); n > 0 {
+			t.Errorf("size known %t: %d files are left", known, n)
+		}
+	}
+	f.upstream.change(func() { f.upstream.body = nil })
+	if got, _, err := f.read(t, repository, d); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("right content afterwards: %d bytes, %v", len(got), err)
+	}
+}
+
+func TestUnknownSize(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{})
+	content := layer(1000)
+	d := f.upstream.addBlob(repository, content)
+	f.upstream.change(func() {
+		f.upstream.body = func(_ context.Context, content []byte, _ int64) *upstream.Blob {
+			blob := whole(content, 0)
+			blob.Size = -1
+			return blob
+		}
+	})
+	if got, outcome, err := f.read(t, repository, d); err != nil || !bytes.Equal(got, content) || outcome != Miss {
+		t.Errorf("%d bytes, %s, %v", len(got), outcome, err)
+	}
+	f.settle()
+	if got, err := f.storedContent(repository, d); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes are stored, %v", len(got), err)
+	}
+}
+
+func TestFetchResumes(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{})
+	content := layer(1000)
+	d := f.upstream.addBlob(repository, content)
+	f.upstream.change(func() {
+		f.upstream.body = func(_ context.Context, content []byte, offset int64) *upstream.Blob {
+			return cut(content, offset, 400, errBroken)
+		}
+	})
+	if got, outcome, err := f.read(t, repository, d); err != nil || !bytes.Equal(got, content) || outcome != Miss {
+		t.Errorf("%d bytes, %s, %v", len(got), outcome, err)
+	}
+	f.settle()
+	if got, err := f.storedContent(repository, d); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes are stored, %v", len(got), err)
+	}
+	name := repository + "@" + d.String()
+	if diff := cmp.Diff([]string{"GET " + name, "GET from 400 " + name, "GET from 800 " + name}, f.upstream.seen()); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+func TestFetchGivesUp(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name  string
+		after int64
+		err   error
+		calls int
+		want  Reason
+	}{
+		{"refused from the start", 0, errBroken, 1, Unavailable},
+		{"no progress", 400, errBroken, 1 + maxStalls, Unavailable},
+		{"not found", 400, status(http.StatusNotFound), 1, NotFound},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, 0, store.Options{})
+			d := f.upstream.addBlob(repository, layer(1000))
+			f.upstream.change(func() {
+				f.upstream.body = func(_ context.Context, content []byte, offset int64) *upstream.Blob {
+					return cut(content, offset, test.after-offset, test.err)
+				}
+			})
+			got, _, err := f.read(t, repository, d)
+			if int64(len(got)) != test.after || !errors.Is(err, test.err) {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+			if test.after == 0 {
+				if explained, ok := errors.AsType[*Error](err); !ok || explained.Reason != test.want {
+					t.Errorf("got %v, want reason %d", err, test.want)
+				}
+			}
+			f.settle()
+			if calls := f.upstream.seen(); len(calls) != test.calls {
+				t.Errorf("got %d calls, want %d: %v", len(calls), test.calls, calls)
+			}
+			if n := f.leftovers(t); n > 0 {
+				t.Errorf("%d files are left", n)
+			}
+		})
+	}
+}
+
+func TestSizeThatChangesEndsTheFetch(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{})
+	d := f.upstream.addBlob(repository, layer(1000))
+	f.upstream.change(func() {
+		f.upstream.body = func(_ context.Context, content []byte, offset int64) *upstream.Blob {
+			blob := cut(content, offset, 400, errBroken)
+			blob.Size += offset
+			return blob
+		}
+	})
+	want := fmt.Sprintf("fetching blob %s: the upstream gave its size as 1000 bytes, then as 1400", d)
+	if got, _, err := f.read(t, repository, d); len(got) != 400 || err == nil || err.Error() != want {
+		t.Errorf("%d bytes, %v, want %s", len(got), err, want)
+	}
+}
+
+// limitedFile has room for some bytes, as a volume that gets full.
+type limitedFile struct {
+	*os.File
+	room int
+}
+
+func (f *limitedFile) Write(p []byte) (int, error) {
+	if len(p) > f.room {
+		return 0, syscall.ENOSPC
+	}
+	f.room -= len(p)
+	return f.File.Write(p)
+}
+
+func TestVolumeThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	const size = 10 * fetchBuffer
+	for _, test := range []struct {
+		name   string
+		create func(dir, prefix string) (store.File, error)
+	}{
+		{"no file can be made", func(string, string) (store.File, error) { return nil, syscall.EROFS }},
+		{"full from the start", func(dir, prefix string) (store.File, error) {
+			file, err := os.CreateTemp(dir, prefix)
+			return &limitedFile{file, 0}, err
+		}},
+		{"full in the middle", func(dir, prefix string) (store.File, error) {
+			file, err := os.CreateTemp(dir, prefix)
+			return &limitedFile{file, 4 * fetchBuffer}, err
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, 0, store.Options{CreateFile: test.create})
+			content := layer(size)
+			d := f.upstream.addBlob(repository, content)
+			var clients sync.WaitGroup
+			for range 4 {
+				clients.Go(func() {
+					got, outcome, err := f.read(t, repository, d)
+					if err != nil || !bytes.Equal(got, content) || outcome != PassThrough {
+						t.Errorf("%d of %d bytes, %s, %v", len(got), size, outcome, err)
+					}
+				})
+			}
+			clients.Wait()
+			f.settle()
+			if _, err := f.storedContent(repository, d); !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("stored: %v", err)
+			}
+			if n := f.leftovers(t); n > 0 {
+				t.Errorf("%d files are left", n)
+			}
+		})
+	}
+}
+
+func TestPassThroughIsVerified(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{CreateFile: func(string, string) (store.File, error) { return nil, syscall.EROFS }})
+	content := layer(1000)
+	d := f.upstream.addBlob(repository, content)
+	f.upstream.change(func() {
+		f.upstream.body = func(_ context.Context, content []byte, _ int64) *upstream.Blob {
+			content[0]++
+			return whole(content, 0)
+		}
+	})
+	if got, _, err := f.read(t, repository, d); !errors.Is(err, store.ErrDigestMismatch) || len(got) == len(content) {
+		t.Errorf("%d of %d bytes, %v", len(got), len(content), err)
+	}
+}
+
+func TestSeekOnMiss(t *testing.T) {
+	t.Parallel()
+	const size = 1000
+	content := layer(size)
+	for name, o := range map[string]store.Options{
+		"stored":         {},
+		"passed through": {CreateFile: func(string, string) (store.File, error) { return nil, syscall.EROFS }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, 0, o)
+			d := f.upstream.addBlob(repository, content)
+			b, err := f.Blob(t.Context(), repository, d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Content.Close()
+			if b.Size != size {
+				t.Errorf("size %d", b.Size)
+			}
+			for _, seek := range []struct {
+				offset int64
+				whence int
+				want   int64
+			}{{0, io.SeekEnd, size}, {0, io.SeekStart, 0}, {300, io.SeekStart, 300}, {100, io.SeekCurrent, 500}, {-10, io.SeekEnd, 990}} {
+				at, err := b.Content.Seek(seek.offset, seek.whence)
+				if err != nil || at != seek.want {
+					t.Fatalf("Seek(%d, %d) = %d, %v, want %d", seek.offset, seek.whence, at, err, seek.want)
+				}
+				part := make([]byte, min(100, size-at))
+				if _, err := io.ReadFull(b.Content, part); err != nil || !bytes.Equal(part, content[at:at+int64(len(part))]) {
+					t.Errorf("from %d: %v", at, err)
+				}
+			}
+			if n, err := b.Content.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+				t.Errorf("at the end: %d, %v", n, err)
+			}
+			if _, err := b.Content.Seek(-1, io.SeekStart); err == nil {
+				t.Error("seeking before the start succeeded")
+			}
+		})
+	}
+}
+
+func TestOtherRepositoriesAskTheUpstream(t *testing.T) {
+	t.Parallel()
+	const other = "other/repository"
+	for _, inFlight := range []bool{false, true} {
+		t.Run(fmt.Sprintf("in flight %t", inFlight), func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, 0, store.Options{})
+			content := layer(1000)
+			d := f.upstream.addBlob(repository, content)
+			gate := newGate()
+			f.upstream.change(func() { f.upstream.body = gate.body(500) })
+			first, err := f.Blob(t.Context(), repository, d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer first.Content.Close()
+			if !inFlight {
+				close(gate.opened)
+				f.settle()
+			}
+			f.upstream.seen()
+
+			if _, err := f.Blob(t.Context(), other, d); !isNotFound(err) {
+				t.Errorf("repository without the blob: %v", err)
+			}
+			f.upstream.change(func() { f.upstream.fail = func(string) error { return status(http.StatusServiceUnavailable) } })
+			if _, err := f.Blob(t.Context(), other, d); !isTemporary(err) {
+				t.Errorf("upstream that cannot tell: %v", err)
+			}
+			f.upstream.change(func() { f.upstream.fail = nil })
+			head := "HEAD " + other + "@" + d.String()
+			if diff := cmp.Diff([]string{head, head}, f.upstream.seen()); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+
+			f.upstream.addBlob(other, content)
+			b, err := f.Blob(t.Context(), other, d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Content.Close()
+			if inFlight {
+				close(gate.opened)
+			}
+			if got, err := io.ReadAll(b.Content); err != nil || !bytes.Equal(got, content) {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+			f.settle()
+			if diff := cmp.Diff([]string{head}, f.upstream.seen()); diff != "" {
+				t.Errorf("a blob that is there was fetched: -want +got\n%s", diff)
+			}
+			if got, err := f.storedContent(other, d); err != nil || !bytes.Equal(got, content) {
+				t.Errorf("%d bytes are stored, %v", len(got), err)
+			}
+		})
+	}
+}
+
+// Amazon's public registry answers 401 to HEAD of blobs that it sends in answer to GET.
+func TestUpstreamWithoutHeadOfBlobs(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{})
+	content := layer(1000)
+	d := f.upstream.addBlob(repository, content)
+	const other = "other/repository"
+	f.upstream.addBlob(other, content)
+	f.upstream.change(func() {
+		f.upstream.fail = func(call string) error {
+			if call[:4] == "HEAD" {
+				return status(http.StatusUnauthorized)
+			}
+			return nil
+		}
+	})
+	for _, repository := range []string{repository, other} {
+		got, outcome, err := f.read(t, repository, d)
+		if err != nil || !bytes.Equal(got, content) || outcome != Miss {
+			t.Errorf("%s: %d bytes, %s, %v", repository, len(got), outcome, err)
+		}
+		f.settle()
+		if _, err := f.storedContent(repository, d); err != nil {
+			t.Errorf("%s: %v", repository, err)
+		}
+	}
+}
+
+func TestStatBlob(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{})
+	d := f.upstream.addBlob(repository, layer(1000))
+	if size, outcome, err := f.StatBlob(t.Context(), repository, d); size != 1000 || outcome != Miss || err != nil {
+		t.Errorf("miss: %d, %s, %v", size, outcome, err)
+	}
+	if diff := cmp.Diff([]string{"HEAD " + repository + "@" + d.String()}, f.upstream.seen()); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	if _, _, err := f.read(t, repository, d); err != nil {
+		t.Fatal(err)
+	}
+	f.settle()
+	f.upstream.seen()
+	if size, outcome, err := f.StatBlob(t.Context(), repository, d); size != 1000 || outcome != Hit || err != nil {
+		t.Errorf("hit: %d, %s, %v", size, outcome, err)
+	}
+	if calls := f.upstream.seen(); len(calls) > 0 {
+		t.Errorf("a hit asked the upstream: %v", calls)
+	}
+	missing := digest.FromString("missing")
+	if _, _, err := f.StatBlob(t.Context(), repository, missing); !isNotFound(err) {
+		t.Errorf("missing: %v", err)
+	}
+}
+
+func TestCloseEndsFetches(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{})
+	d := f.upstream.addBlob(repository, layer(1000))
+	f.upstream.change(func() { f.upstream.body = newGate().body(500) })
+	b, err := f.Blob(t.Context(), repository, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Content.Close()
+	f.Close()
+	if got, err := io.ReadAll(b.Content); len(got) != 500 || !errors.Is(err, errClosed) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	if n := f.leftovers(t); n > 0 {
+		t.Errorf("%d files are left", n)
+	}
+	if _, err := f.Blob(t.Context(), repository, digest.FromString("another")); !errors.Is(err, errClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}

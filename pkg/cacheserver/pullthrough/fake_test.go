@@ -1,0 +1,254 @@
+package pullthrough
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/goleak"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+	"github.com/registry-cache/extension/pkg/oci"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const repository = "library/alpine"
+
+// fakeUpstream has content by repository, and answers with what a test puts in the place of its methods.
+type fakeUpstream struct {
+	mu        sync.Mutex // guards what follows
+	calls     []string
+	blobs     map[string][]byte // by repository@digest
+	manifests map[string][]byte // by repository:tag and repository@digest
+	// fail is asked before each call; an error is the answer.
+	fail func(call string) error
+	// body returns what is sent of content from offset on; nil means all of it.
+	body func(ctx context.Context, content []byte, offset int64) *upstream.Blob
+	// headWithoutDigest leaves the digest out of answers to HEAD.
+	headWithoutDigest bool
+}
+
+func newFakeUpstream() *fakeUpstream {
+	return &fakeUpstream{blobs: map[string][]byte{}, manifests: map[string][]byte{}}
+}
+
+func (u *fakeUpstream) addBlob(repository string, content []byte) digest.Digest {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	d := digest.FromBytes(content)
+	u.blobs[repository+"@"+d.String()] = content
+	return d
+}
+
+func (u *fakeUpstream) addManifest(repository, tag, content string) digest.Digest {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	d := digest.FromString(content)
+	u.manifests[repository+"@"+d.String()] = []byte(content)
+	u.manifests[repository+":"+tag] = []byte(content)
+	return d
+}
+
+func (u *fakeUpstream) change(f func()) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	f()
+}
+
+// seen returns the calls since the last time, such as "HEAD repository:tag".
+func (u *fakeUpstream) seen() []string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	calls := u.calls
+	u.calls = nil
+	return calls
+}
+
+func (u *fakeUpstream) count(call string) int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	n := 0
+	for _, c := range u.calls {
+		if c == call {
+			n++
+		}
+	}
+	return n
+}
+
+func (u *fakeUpstream) answer(contents map[string][]byte, method, name string) ([]byte, error) {
+	u.mu.Lock()
+	call := method + " " + name
+	u.calls = append(u.calls, call)
+	content, ok := contents[name]
+	content, fail := slices.Clone(content), u.fail
+	u.mu.Unlock()
+	if fail != nil {
+		if err := fail(call); err != nil {
+			return nil, err
+		}
+	}
+	if !ok {
+		return nil, status(http.StatusNotFound)
+	}
+	return content, nil
+}
+
+func (u *fakeUpstream) HeadManifest(_ context.Context, repository string, ref oci.Reference) (upstream.Descriptor, error) {
+	content, err := u.answer(u.manifests, "HEAD", ref.In(repository))
+	if err != nil {
+		return upstream.Descriptor{}, err
+	}
+	described := upstream.Descriptor{MediaType: oci.MediaTypeManifest, Digest: digest.FromBytes(content), Size: int64(len(content))}
+	if u.headWithoutDigest {
+		described.Digest = ""
+	}
+	return described, nil
+}
+
+func (u *fakeUpstream) Manifest(_ context.Context, repository string, ref oci.Reference) (*upstream.Manifest, error) {
+	content, err := u.answer(u.manifests, "GET", ref.In(repository))
+	if err != nil {
+		return nil, err
+	}
+	return &upstream.Manifest{MediaType: oci.MediaTypeManifest, Digest: digest.FromBytes(content), Content: content}, nil
+}
+
+func (u *fakeUpstream) HeadBlob(_ context.Context, repository string, d digest.Digest) (int64, error) {
+	content, err := u.answer(u.blobs, "HEAD", repository+"@"+d.String())
+	return int64(len(content)), err
+}
+
+func (u *fakeUpstream) Blob(ctx context.Context, repository string, d digest.Digest, offset int64) (*upstream.Blob, error) {
+	method := "GET"
+	if offset > 0 {
+		method = fmt.Sprintf("GET from %d", offset)
+	}
+	content, err := u.answer(u.blobs, method, repository+"@"+d.String())
+	if err != nil {
+		return nil, err
+	}
+	u.mu.Lock()
+	body := u.body
+	u.mu.Unlock()
+	if body != nil {
+		return body(ctx, content, offset), nil
+	}
+	return whole(content, offset), nil
+}
+
+func status(code int) error { return &upstream.Error{Op: "request", StatusCode: code} }
+
+var errBroken = &upstream.Error{Op: "request", Err: io.ErrUnexpectedEOF}
+
+func whole(content []byte, offset int64) *upstream.Blob {
+	return &upstream.Blob{ReadCloser: io.NopCloser(bytes.NewReader(content[offset:])), Size: int64(len(content))}
+}
+
+// cut sends n bytes and then err.
+func cut(content []byte, offset, n int64, err error) *upstream.Blob {
+	end := min(offset+n, int64(len(content)))
+	body := io.MultiReader(bytes.NewReader(content[offset:end]), failingReader{err})
+	return &upstream.Blob{ReadCloser: io.NopCloser(body), Size: int64(len(content))}
+}
+
+type failingReader struct{ err error }
+
+func (r failingReader) Read([]byte) (int, error) { return 0, r.err }
+
+// gate sends the first n bytes, and the rest when it is opened.
+type gate struct{ opened chan struct{} }
+
+func newGate() gate { return gate{make(chan struct{})} }
+
+func (g gate) body(n int) func(context.Context, []byte, int64) *upstream.Blob {
+	return func(ctx context.Context, content []byte, offset int64) *upstream.Blob {
+		body := io.MultiReader(bytes.NewReader(content[offset:n]), gatedReader{ctx, g.opened}, bytes.NewReader(content[n:]))
+		return &upstream.Blob{ReadCloser: io.NopCloser(body), Size: int64(len(content))}
+	}
+}
+
+type gatedReader struct {
+	ctx    context.Context
+	opened chan struct{}
+}
+
+func (r gatedReader) Read([]byte) (int, error) {
+	select {
+	case <-r.opened:
+		return 0, io.EOF
+	case <-r.ctx.Done():
+		return 0, context.Cause(r.ctx)
+	}
+}
+
+// fixture is a cache in front of a fake upstream.
+type fixture struct {
+	*Cache
+	upstream *fakeUpstream
+	root     string
+}
+
+func newFixture(t *testing.T, revalidateAfter time.Duration, o store.Options) *fixture {
+	t.Helper()
+	root := t.TempDir()
+	s, err := store.Open(root, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := newFakeUpstream()
+	c := New(s, u, Options{RevalidateAfter: revalidateAfter})
+	t.Cleanup(c.Close)
+	return &fixture{Cache: c, upstream: u, root: root}
+}
+
+// settle returns when nothing is being fetched.
+func (f *fixture) settle() { f.work.Wait() }
+
+// stored returns the blob as the store has it.
+func (f *fixture) storedContent(repository string, d digest.Digest) ([]byte, error) {
+	blob, err := f.store.Blob(repository, d)
+	if err != nil {
+		return nil, err
+	}
+	defer blob.Close()
+	return io.ReadAll(blob)
+}
+
+// leftovers returns the number of files that are neither committed nor removed.
+func (f *fixture) leftovers(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(f.root, "registry-cache/partial"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func (f *fixture) read(t *testing.T, repository string, d digest.Digest) ([]byte, Outcome, error) {
+	t.Helper()
+	b, err := f.Blob(t.Context(), repository, d)
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() {
+		if err := b.Content.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	content, err := io.ReadAll(b.Content)
+	return content, b.Outcome(), err
+}

@@ -1,0 +1,479 @@
+package store
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	repository = "library/alpine"
+	// The digests are those that sha256sum prints, so that the paths are known without this package.
+	layer       = "some layer"
+	layerHex    = "5cb8e097b28516b26c62e2cfe12a906c65b9e06ab52e65f1f2485d5ee696fde2"
+	manifest    = `{"schemaVersion":2}`
+	manifestHex = "bafebd36189ad3688b7b3915ea55d461e0bfcfbdde11e54b0a123999fb6be50f"
+
+	layerDigest    = digest.Digest("sha256:" + layerHex)
+	manifestDigest = digest.Digest("sha256:" + manifestHex)
+
+	layerFile    = "docker/registry/v2/blobs/sha256/5c/" + layerHex + "/data"
+	layerLink    = "docker/registry/v2/repositories/library/alpine/_layers/sha256/" + layerHex + "/link"
+	manifestFile = "docker/registry/v2/blobs/sha256/ba/" + manifestHex + "/data"
+	revisionLink = "docker/registry/v2/repositories/library/alpine/_manifests/revisions/sha256/" + manifestHex + "/link"
+	tagLink      = "docker/registry/v2/repositories/library/alpine/_manifests/tags/3.13.2/current/link"
+	tagIndexLink = "docker/registry/v2/repositories/library/alpine/_manifests/tags/3.13.2/index/sha256/" + manifestHex + "/link"
+)
+
+func TestWritesTheLayout(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	s := open(t, root, Options{})
+	commit(t, s, repository, "other/repository")
+	if err := s.PutManifest(repository, manifestDigest, []byte(manifest)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetTag(repository, "3.13.2", manifestDigest); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		layerFile: layer,
+		layerLink: "sha256:" + layerHex,
+		strings.Replace(layerLink, repository, "other/repository", 1): "sha256:" + layerHex,
+		manifestFile: manifest,
+		revisionLink: "sha256:" + manifestHex,
+		tagLink:      "sha256:" + manifestHex,
+		tagIndexLink: "sha256:" + manifestHex,
+	}
+	if diff := cmp.Diff(want, files(t, root)); diff != "" {
+		t.Errorf("files: -want +got\n%s", diff)
+	}
+}
+
+func TestReadsTheLayout(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	for path, content := range map[string]string{
+		layerFile:    layer,
+		layerLink:    "sha256:" + layerHex,
+		manifestFile: manifest,
+		revisionLink: "sha256:" + manifestHex,
+		tagLink:      "sha256:" + manifestHex,
+	} {
+		write(t, root, path, content)
+	}
+	s := open(t, root, Options{})
+	if got := readBlob(t, s, repository); got != layer {
+		t.Errorf("blob: %q", got)
+	}
+	if got, err := s.Manifest(repository, manifestDigest); err != nil || string(got) != manifest {
+		t.Errorf("manifest: %q, %v", got, err)
+	}
+	if got, err := s.Tag(repository, "3.13.2"); err != nil || got != manifestDigest {
+		t.Errorf("tag: %q, %v", got, err)
+	}
+}
+
+func TestLinksSayWhoHasWhat(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), Options{})
+	commit(t, s, repository)
+	if err := s.PutManifest(repository, manifestDigest, []byte(manifest)); err != nil {
+		t.Fatal(err)
+	}
+	const other = "other"
+	if _, err := s.Blob(other, layerDigest); !errors.Is(err, ErrNotFound) {
+		t.Errorf("blob of another repository: %v", err)
+	}
+	if _, err := s.Manifest(other, manifestDigest); !errors.Is(err, ErrNotFound) {
+		t.Errorf("manifest of another repository: %v", err)
+	}
+	if _, err := s.Blob(repository, manifestDigest); !errors.Is(err, ErrNotFound) {
+		t.Errorf("manifest as a blob: %v", err)
+	}
+	f, err := s.Content(layerDigest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.LinkBlob(other, layerDigest); err != nil {
+		t.Fatal(err)
+	}
+	if got := readBlob(t, s, other); got != layer {
+		t.Errorf("linked blob: %q", got)
+	}
+}
+
+func TestBrokenFilesAreNotFound(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ name, path, content string }{
+		{"empty blob", layerFile, ""},
+		{"empty layer link", layerLink, ""},
+		{"layer link to something else", layerLink, "sha256:" + manifestHex},
+		{"layer link with a line feed", layerLink, "sha256:" + layerHex + "\n"},
+		{"empty manifest", manifestFile, ""},
+		{"changed manifest", manifestFile, manifest + " "},
+		{"cut revision link", revisionLink, "sha256:ba"},
+		{"tag link without digest", tagLink, "latest"},
+		{"huge tag link", tagLink, strings.Repeat("x", 1<<20)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			s := open(t, root, Options{})
+			fill := func() {
+				commit(t, s, repository)
+				if err := s.PutManifest(repository, manifestDigest, []byte(manifest)); err != nil {
+					t.Fatal(err)
+				}
+				if err := s.SetTag(repository, "3.13.2", manifestDigest); err != nil {
+					t.Fatal(err)
+				}
+			}
+			fill()
+			write(t, root, test.path, test.content)
+			var err error
+			switch test.path {
+			case layerFile, layerLink:
+				_, err = s.Blob(repository, layerDigest)
+			case manifestFile, revisionLink:
+				_, err = s.Manifest(repository, manifestDigest)
+			case tagLink:
+				_, err = s.Tag(repository, "3.13.2")
+			}
+			if !errors.Is(err, ErrNotFound) {
+				t.Errorf("reading: %v, want ErrNotFound", err)
+			}
+			// What is written over it makes it whole again.
+			fill()
+			if got := files(t, root)[test.path]; got == test.content {
+				t.Errorf("%s is still broken", test.path)
+			}
+		})
+	}
+}
+
+func TestEmptyBlob(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), Options{})
+	p, err := s.Create(emptyDigest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Verify(); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(p.Commit([]string{repository}), p.Close()); err != nil {
+		t.Fatal(err)
+	}
+	f, err := s.Blob(repository, emptyDigest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+}
+
+func TestWrongContentIsNotCommitted(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	s := open(t, root, Options{})
+	for _, content := range []string{"", layer[:4], layer + "x", strings.ToUpper(layer)} {
+		p, err := s.Create(layerDigest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Write([]byte(content)); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Verify(); !errors.Is(err, ErrDigestMismatch) {
+			t.Errorf("verifying %q: %v", content, err)
+		}
+		if err := p.Commit([]string{repository}); err == nil {
+			t.Errorf("%q was committed", content)
+		}
+		if err := errors.Join(p.Discard(), p.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.PutManifest(repository, manifestDigest, []byte(manifest+" ")); !errors.Is(err, ErrDigestMismatch) {
+		t.Errorf("manifest: %v", err)
+	}
+	if got := files(t, root); len(got) > 0 {
+		t.Errorf("left behind: %v", got)
+	}
+}
+
+func TestPartialIsReadableWhileItGrows(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), Options{})
+	p, err := s.Create(layerDigest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Write([]byte(layer[:4])); err != nil {
+		t.Fatal(err)
+	}
+	read := func(want string) {
+		t.Helper()
+		b := make([]byte, len(want))
+		if _, err := p.ReadAt(b, 0); err != nil || string(b) != want {
+			t.Errorf("got %q, %v, want %q", b, err, want)
+		}
+	}
+	read(layer[:4])
+	if _, err := p.Write([]byte(layer[4:])); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(p.Verify(), p.Commit([]string{repository})); err != nil {
+		t.Fatal(err)
+	}
+	read(layer)
+	if err := p.Discard(); err != nil {
+		t.Fatal(err)
+	}
+	read(layer)
+	if got := readBlob(t, s, repository); got != layer {
+		t.Errorf("after Discard of a committed blob: %q", got)
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestConcurrentCommits(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	s := open(t, root, Options{})
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() { commit(t, s, repository) })
+	}
+	wg.Wait()
+	want := map[string]string{layerFile: layer, layerLink: "sha256:" + layerHex}
+	if diff := cmp.Diff(want, files(t, root)); diff != "" {
+		t.Errorf("files: -want +got\n%s", diff)
+	}
+}
+
+func TestTags(t *testing.T) {
+	t.Parallel()
+	created := 0
+	s := open(t, t.TempDir(), Options{CreateFile: func(dir, prefix string) (File, error) {
+		created++
+		return os.CreateTemp(dir, prefix)
+	}})
+	set := func(d digest.Digest) {
+		t.Helper()
+		if err := s.SetTag(repository, "v1", d); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Tag(repository, "v1"); err != nil || got != d {
+			t.Errorf("tag: %q, %v, want %s", got, err, d)
+		}
+	}
+	set(layerDigest)
+	before := created
+	set(layerDigest)
+	if created != before {
+		t.Errorf("setting a tag to what it is wrote %d files", created-before)
+	}
+	set(manifestDigest)
+	for range 2 {
+		if err := s.RemoveTag(repository, "v1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Tag(repository, "v1"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("removed tag: %v", err)
+	}
+}
+
+func TestOpenRemovesLeftovers(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	s := open(t, root, Options{})
+	p, err := s.Create(layerDigest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Write([]byte(layer[:4])); err != nil {
+		t.Fatal(err)
+	}
+	if got := files(t, root); len(got) != 1 {
+		t.Fatalf("an unfinished blob should be one file: %v", got)
+	}
+	if err := p.Close(); err != nil { // without Discard, as if the process had ended
+		t.Fatal(err)
+	}
+	open(t, root, Options{})
+	if got := files(t, root); len(got) > 0 {
+		t.Errorf("left behind: %v", got)
+	}
+}
+
+// failingFile fails like a full volume once its room is used up.
+type failingFile struct {
+	*os.File
+	room    int
+	syncErr error
+}
+
+func (f *failingFile) Write(p []byte) (int, error) {
+	if len(p) > f.room {
+		n, err := f.File.Write(p[:f.room])
+		f.room = 0
+		return n, errors.Join(err, syscall.ENOSPC)
+	}
+	f.room -= len(p)
+	return f.File.Write(p)
+}
+
+func (f *failingFile) Sync() error { return errors.Join(f.syncErr, f.File.Sync()) }
+
+func TestFailingVolume(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		create func(dir, prefix string) (File, error)
+		want   error
+	}{
+		{"no file can be made", func(string, string) (File, error) { return nil, syscall.EROFS }, syscall.EROFS},
+		{"full", func(dir, prefix string) (File, error) {
+			f, err := os.CreateTemp(dir, prefix)
+			return &failingFile{File: f, room: 4}, err
+		}, syscall.ENOSPC},
+		{"cannot be flushed", func(dir, prefix string) (File, error) {
+			f, err := os.CreateTemp(dir, prefix)
+			return &failingFile{File: f, room: 1 << 20, syncErr: syscall.EIO}, err
+		}, syscall.EIO},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			if err := os.MkdirAll(layout(root).partials(), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			s := open(t, root, Options{CreateFile: test.create})
+			for name, err := range map[string]error{
+				"blob":     tryCommit(s, repository),
+				"manifest": s.PutManifest(repository, manifestDigest, []byte(manifest)),
+				"tag":      s.SetTag(repository, "v1", manifestDigest),
+				"link":     s.LinkBlob(repository, layerDigest),
+			} {
+				if !errors.Is(err, test.want) {
+					t.Errorf("%s: %v, want %v", name, err, test.want)
+				}
+			}
+			if got := files(t, root); len(got) > 0 {
+				t.Errorf("left behind: %v", got)
+			}
+		})
+	}
+}
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	root := filepath.Join(t.TempDir(), "volume")
+	s := open(t, root, Options{})
+	if err := s.Check(); err != nil {
+		t.Errorf("new store: %v", err)
+	}
+	commit(t, s, repository)
+	if err := s.Check(); err != nil {
+		t.Errorf("used store: %v", err)
+	}
+	if err := os.RemoveAll(root); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Check(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("removed store: %v", err)
+	}
+}
+
+func open(t *testing.T, root string, o Options) *Store {
+	t.Helper()
+	s, err := Open(root, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func commit(t *testing.T, s *Store, repositories ...string) {
+	t.Helper()
+	if err := tryCommit(s, repositories...); err != nil {
+		t.Error(err)
+	}
+}
+
+func tryCommit(s *Store, repositories ...string) (err error) {
+	p, err := s.Create(layerDigest)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.Discard(), p.Close()) }()
+	for _, half := range []string{layer[:4], layer[4:]} {
+		if _, err := p.Write([]byte(half)); err != nil {
+			return err
+		}
+	}
+	if err := p.Verify(); err != nil {
+		return err
+	}
+	return p.Commit(repositories)
+}
+
+func readBlob(t *testing.T, s *Store, repository string) string {
+	t.Helper()
+	f, err := s.Blob(repository, layerDigest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	content, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+func write(t *testing.T, root, path, content string) {
+	t.Helper()
+	path = filepath.Join(root, path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// files returns the content of all files below root by their path in it.
+func files(t *testing.T, root string) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		relative, relErr := filepath.Rel(root, path)
+		found[relative] = string(content)
+		return errors.Join(err, relErr)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}

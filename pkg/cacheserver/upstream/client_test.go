@@ -1,0 +1,446 @@
+package upstream_test
+
+import (
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/goleak"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+	"github.com/registry-cache/extension/pkg/oci"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	repository = "library/alpine"
+	manifest   = `{"schemaVersion":2,"config":{}}`
+	layer      = "some layer"
+)
+
+var (
+	manifestDigest = digest.FromString(manifest)
+	layerDigest    = digest.FromString(layer)
+	byTag          = oci.Reference{Tag: "v1"}
+	byDigest       = oci.Reference{Digest: manifestDigest}
+)
+
+// registry is a server that answers as handle says and notes the requests.
+type registry struct {
+	*httptest.Server
+	caFile string
+
+	mu       sync.Mutex // guards requests
+	requests []string
+}
+
+func serve(t *testing.T, handle http.HandlerFunc) *registry {
+	t.Helper()
+	r := &registry{}
+	r.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		r.mu.Lock()
+		r.requests = append(r.requests, req.Method+" "+req.URL.Path)
+		r.mu.Unlock()
+		handle(w, req)
+	}))
+	r.Config.ErrorLog = nil
+	t.Cleanup(r.Close)
+	r.caFile = filepath.Join(t.TempDir(), "ca.crt")
+	r.writeCA(t, r.caFile)
+	return r
+}
+
+func (r *registry) writeCA(t *testing.T, path string) {
+	t.Helper()
+	content := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.Certificate().Raw})
+	if err := os.WriteFile(path, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (r *registry) seen() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.requests)
+}
+
+func (r *registry) client(t *testing.T, o upstream.Options) *upstream.Client {
+	t.Helper()
+	if o.CAFile == "" {
+		o.CAFile = r.caFile
+	}
+	return newClient(t, r.URL, o)
+}
+
+func newClient(t *testing.T, url string, o upstream.Options) *upstream.Client {
+	t.Helper()
+	c, err := upstream.New(url, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// content answers with the manifest and the layer.
+func content(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case strings.Contains(r.URL.Path, "/manifests/"):
+		w.Header().Set("Content-Type", oci.MediaTypeManifest)
+		w.Header().Set("Docker-Content-Digest", manifestDigest.String())
+		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(manifest))
+	case strings.HasSuffix(r.URL.Path, "/blobs/"+layerDigest.String()):
+		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(layer))
+	default:
+		w.WriteHeader(http.StatusNotFound)
+	}
+}
+
+func TestContent(t *testing.T) {
+	t.Parallel()
+	var headers sync.Map
+	r := serve(t, func(w http.ResponseWriter, req *http.Request) {
+		headers.Store(req.Method+" "+req.URL.Path, req.Header.Clone())
+		content(w, req)
+	})
+	metrics := prometheus.NewRegistry()
+	c := r.client(t, upstream.Options{UserAgent: "registry-cache/v1", Registerer: metrics})
+
+	described, err := c.HeadManifest(t.Context(), repository, byTag)
+	want := upstream.Descriptor{MediaType: oci.MediaTypeManifest, Digest: manifestDigest, Size: int64(len(manifest))}
+	if diff := cmp.Diff(want, described); err != nil || diff != "" {
+		t.Errorf("HeadManifest: %v, -want +got\n%s", err, diff)
+	}
+	for _, ref := range []oci.Reference{byTag, byDigest} {
+		m, err := c.Manifest(t.Context(), repository, ref)
+		if err != nil || string(m.Content) != manifest || m.Digest != manifestDigest || m.MediaType != oci.MediaTypeManifest {
+			t.Errorf("Manifest %s: %+v, %v", ref, m, err)
+		}
+	}
+	if size, err := c.HeadBlob(t.Context(), repository, layerDigest); err != nil || size != int64(len(layer)) {
+		t.Errorf("HeadBlob: %d, %v", size, err)
+	}
+	for _, offset := range []int64{0, 4} {
+		if got := readBlob(t, c, offset); got != layer[offset:] {
+			t.Errorf("Blob from %d: %q", offset, got)
+		}
+	}
+	header, _ := headers.Load("HEAD /v2/library/alpine/manifests/v1")
+	if got := header.(http.Header).Get("User-Agent"); got != "registry-cache/v1" {
+		t.Errorf("User-Agent: %q", got)
+	}
+	if got, want := header.(http.Header).Get("Accept"), strings.Join(oci.ManifestMediaTypes(), ", ")+", */*;q=0.5"; got != want {
+		t.Errorf("Accept: %q, want %q", got, want)
+	}
+	header, _ = headers.Load("GET /v2/library/alpine/blobs/" + layerDigest.String())
+	if got := header.(http.Header)["Accept-Encoding"]; got != nil {
+		t.Errorf("Accept-Encoding: %q", got)
+	}
+	wantMetrics(t, metrics,
+		fmt.Sprintf("registry_cache_upstream_bytes_total %d", 2*len(manifest)+len(layer)+len(layer[4:])),
+		`registry_cache_upstream_requests_total{status="200"} 5`,
+		`registry_cache_upstream_requests_total{status="206"} 1`,
+		`registry_cache_upstream_latency_seconds_count 6`)
+}
+
+func TestBlobWithoutRanges(t *testing.T) {
+	t.Parallel()
+	r := serve(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, layer) })
+	if got := readBlob(t, r.client(t, upstream.Options{}), 4); got != layer[4:] {
+		t.Errorf("got %q, want %q", got, layer[4:])
+	}
+}
+
+func TestBlobRange(t *testing.T) {
+	t.Parallel()
+	for header, valid := range map[string]bool{
+		"bytes 4-9/10":  true,
+		"bytes 4-9/*":   true,
+		"bytes 0-9/10":  false,
+		"bytes 5-9/10":  false,
+		"bytes 4-9/x":   false,
+		"bytes 4-9/4":   false,
+		"bytes */10":    false,
+		"items 4-9/10":  false,
+		"":              false,
+		"bytes -4-9/10": false,
+	} {
+		r := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Range", header)
+			w.WriteHeader(http.StatusPartialContent)
+			io.WriteString(w, layer[4:])
+		})
+		blob, err := r.client(t, upstream.Options{}).Blob(t.Context(), repository, layerDigest, 4)
+		if (err == nil) != valid {
+			t.Errorf("Content-Range %q: %v", header, err)
+		}
+		if err == nil {
+			blob.Close()
+		}
+	}
+}
+
+func TestManifestErrors(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		ref    oci.Reference
+		handle http.HandlerFunc
+		want   string
+	}{
+		{"other content than the digest", byDigest, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, manifest+" ") },
+			"GET library/alpine/manifests/" + manifestDigest.String() + ": the content has the digest " + digest.FromString(manifest+" ").String() + " instead of " + manifestDigest.String()},
+		{"other content than announced for the tag", byTag, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Docker-Content-Digest", manifestDigest.String())
+			io.WriteString(w, manifest+" ")
+		}, "GET library/alpine/manifests/v1: the content has the digest " + digest.FromString(manifest+" ").String() + " instead of " + manifestDigest.String()},
+		{"too large", byTag, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, oci.MaxManifestSize+1)) },
+			"GET library/alpine/manifests/v1: the manifest has more than 4194304 bytes"},
+		{"cut", byTag, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "100")
+			io.WriteString(w, manifest)
+		}, "GET library/alpine/manifests/v1: unexpected EOF"},
+		{"status", byTag, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) },
+			"GET library/alpine/manifests/v1: upstream answered 418 I'm a teapot"},
+		{"partial content that was not asked for", byTag, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusPartialContent) },
+			"GET library/alpine/manifests/v1: upstream answered 206 Partial Content"},
+		{"redirection to http", byTag, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1:1/?signature=secret", http.StatusTemporaryRedirect)
+		}, "GET library/alpine/manifests/v1: refusing http to 127.0.0.1:1: the remote URL is https"},
+		{"redirection in a circle", byTag, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, r.URL.Path+"?signature=secret", http.StatusTemporaryRedirect)
+		}, "GET library/alpine/manifests/v1: redirected more than 10 times"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := serve(t, test.handle)
+			_, err := r.client(t, upstream.Options{}).Manifest(t.Context(), repository, test.ref)
+			if _, ok := errors.AsType[*upstream.Error](err); !ok || err.Error() != test.want {
+				t.Errorf("got %v\nwant %s", err, test.want)
+			}
+		})
+	}
+}
+
+func TestErrorClasses(t *testing.T) {
+	t.Parallel()
+	type class struct{ NotFound, Denied, RateLimited, Timeout, Temporary bool }
+	for status, want := range map[int]class{
+		http.StatusBadRequest:         {},
+		http.StatusUnauthorized:       {Denied: true},
+		http.StatusForbidden:          {Denied: true},
+		http.StatusNotFound:           {NotFound: true},
+		http.StatusRequestTimeout:     {Timeout: true, Temporary: true},
+		http.StatusTooManyRequests:    {RateLimited: true, Temporary: true},
+		http.StatusServiceUnavailable: {Temporary: true},
+	} {
+		r := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+		_, err := r.client(t, upstream.Options{}).HeadManifest(t.Context(), repository, byTag)
+		failed, ok := errors.AsType[*upstream.Error](err)
+		if !ok {
+			t.Fatalf("status %d: %v", status, err)
+		}
+		got := class{failed.NotFound(), failed.Denied(), failed.RateLimited(), failed.Timeout(), failed.Temporary()}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("status %d: -want +got\n%s", status, diff)
+		}
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	metrics := prometheus.NewRegistry()
+	_, err = newClient(t, "https://"+address, upstream.Options{Registerer: metrics}).HeadManifest(t.Context(), repository, byTag)
+	failed, ok := errors.AsType[*upstream.Error](err)
+	if !ok || !failed.Temporary() || failed.Timeout() {
+		t.Errorf("got %v, want a temporary error", err)
+	}
+	wantMetrics(t, metrics, `registry_cache_upstream_requests_total{status="none"} 1`)
+}
+
+// hanging answers with the beginning, if any, and then nothing until the client leaves.
+func hanging(beginning string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if beginning != "" {
+			w.Header().Set("Content-Length", "1000")
+			io.WriteString(w, beginning)
+			w.(http.Flusher).Flush()
+		}
+		<-r.Context().Done()
+	}
+}
+
+func TestSilentUpstream(t *testing.T) {
+	t.Parallel()
+	const limit = 50 * time.Millisecond
+	isTimeout := func(err error) bool {
+		failed, ok := errors.AsType[*upstream.Error](err)
+		return ok && failed.Timeout() && failed.Temporary()
+	}
+	t.Run("headers", func(t *testing.T) {
+		t.Parallel()
+		c := serve(t, hanging("")).client(t, upstream.Options{HeaderTimeout: limit})
+		if _, err := c.HeadManifest(t.Context(), repository, byTag); !isTimeout(err) {
+			t.Errorf("got %v, want a timeout", err)
+		}
+	})
+	t.Run("TLS", func(t *testing.T) {
+		t.Parallel()
+		listener, err := net.Listen("tcp", "127.0.0.1:0") // its backlog accepts, nobody answers
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		c := newClient(t, "https://"+listener.Addr().String(), upstream.Options{HeaderTimeout: limit})
+		if _, err := c.HeadManifest(t.Context(), repository, byTag); !isTimeout(err) && !strings.Contains(fmt.Sprint(err), "TLS handshake timeout") {
+			t.Errorf("got %v, want a timeout", err)
+		}
+	})
+	t.Run("body", func(t *testing.T) {
+		t.Parallel()
+		c := serve(t, hanging(layer)).client(t, upstream.Options{IdleTimeout: limit})
+		blob, err := c.Blob(t.Context(), repository, layerDigest, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer blob.Close()
+		got, err := io.ReadAll(blob)
+		if string(got) != layer || !isTimeout(err) {
+			t.Errorf("got %q, %v, want the beginning and a timeout", got, err)
+		}
+	})
+	t.Run("the caller's own end is none of the upstream", func(t *testing.T) {
+		t.Parallel()
+		c := serve(t, hanging("")).client(t, upstream.Options{})
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		_, err := c.HeadManifest(ctx, repository, byTag)
+		if _, ok := errors.AsType[*upstream.Error](err); ok || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want the end of the context", err)
+		}
+	})
+}
+
+func TestSlowReaderIsNoSlowUpstream(t *testing.T) {
+	t.Parallel()
+	const idle = 250 * time.Millisecond
+	c := serve(t, content).client(t, upstream.Options{IdleTimeout: idle})
+	blob, err := c.Blob(t.Context(), repository, layerDigest, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer blob.Close()
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(blob, first); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(2 * idle) // the time that a slow client takes
+	if rest, err := io.ReadAll(blob); err != nil || string(first)+string(rest) != layer {
+		t.Errorf("got %q%q, %v", first, rest, err)
+	}
+}
+
+func TestCAFileIsReadAgain(t *testing.T) {
+	t.Parallel()
+	r := serve(t, content)
+	other, err := os.ReadFile("testdata/other-ca.crt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	caFile := filepath.Join(t.TempDir(), "ca.crt")
+	if err := os.WriteFile(caFile, other, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := r.client(t, upstream.Options{CAFile: caFile})
+	if _, err := c.HeadBlob(t.Context(), repository, layerDigest); err == nil {
+		t.Fatal("the upstream was trusted without its CA")
+	}
+	r.writeCA(t, caFile)
+	if _, err := c.HeadBlob(t.Context(), repository, layerDigest); err != nil {
+		t.Errorf("after the file was replaced: %v", err)
+	}
+	if err := os.WriteFile(caFile, []byte("not a certificate"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.HeadBlob(t.Context(), repository, layerDigest); err != nil {
+		t.Errorf("after the file was broken: %v", err)
+	}
+}
+
+func TestNewErrors(t *testing.T) {
+	t.Parallel()
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name string
+		url  string
+		o    upstream.Options
+		want string
+	}{
+		{"no host", "https://", upstream.Options{}, "parsing the remote URL: it must have scheme and host"},
+		{"missing CA file", "https://a", upstream.Options{CAFile: "/nonexistent"}, "reading CA file: stat /nonexistent: no such file or directory"},
+		{"CA file without certificate", "https://a", upstream.Options{CAFile: empty}, "reading CA file " + empty + ": it has no PEM certificate"},
+		{"missing credentials", "https://a", upstream.Options{CredentialsDir: "/nonexistent"}, "reading credentials: open /nonexistent/username: no such file or directory"},
+	} {
+		if _, err := upstream.New(test.url, test.o); err == nil || err.Error() != test.want {
+			t.Errorf("%s: %v, want %s", test.name, err, test.want)
+		}
+	}
+}
+
+func readBlob(t *testing.T, c *upstream.Client, offset int64) string {
+	t.Helper()
+	blob, err := c.Blob(t.Context(), repository, layerDigest, offset)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer blob.Close()
+	if blob.Size != int64(len(layer)) {
+		t.Errorf("size %d, want %d", blob.Size, len(layer))
+	}
+	got, err := io.ReadAll(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(got)
+}
+
+// wantMetrics compares lines of the text format.
+func wantMetrics(t *testing.T, gatherer prometheus.Gatherer, lines ...string) {
+	t.Helper()
+	rec := httptest.NewRecorder()
+	promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	got := strings.Split(rec.Body.String(), "\n")
+	for _, line := range lines {
+		if !slices.Contains(got, line) {
+			t.Errorf("the metrics lack %q:\n%s", line, rec.Body)
+		}
+	}
+}
