@@ -1,0 +1,69 @@
+# "make" lists the targets. Nothing is fetched or run while this file is read.
+
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+.DEFAULT_GOAL := help
+
+VERSION ?= dev
+WORKERS ?= 2
+# Folders with a go.mod of their own: what is heavy and only built, never imported.
+MODULES := . hack/tools $(wildcard hack/kind/*/go.mod)
+TOOL    := go tool -modfile=$(CURDIR)/hack/tools/go.mod
+TESTBED := bin/testbed
+
+# Everything is static, and built the same way everywhere so that Go's build cache serves all targets. Only the race
+# detector needs cgo.
+export CGO_ENABLED := 0
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Testbed
+
+.PHONY: demo kind-up kind-down shoot-up shoot-down
+demo: $(TESTBED) ## From nothing to a Shoot with caches; pulls an image twice and shows where each byte came from.
+	$(TESTBED) demo --workers $(WORKERS)
+
+kind-up: $(TESTBED) ## Make or repair the kind-based Shoot (WORKERS=2, NODE_IMAGE=...).
+	$(TESTBED) up --workers $(WORKERS)
+
+kind-down: $(TESTBED) ## Remove every trace of the cluster; what is expensive to build stays ("make clean" removes it).
+	$(TESTBED) down
+
+shoot-up: $(TESTBED) ## Take example/shoot.yaml through the gardenlet's order (SHOOT=... for another manifest).
+	$(TESTBED) shoot apply -f $(or $(SHOOT),example/shoot.yaml)
+
+shoot-down: $(TESTBED) ## Remove the Shoot of example/shoot.yaml again.
+	$(TESTBED) shoot delete -f $(or $(SHOOT),example/shoot.yaml)
+
+.PHONY: $(TESTBED)
+$(TESTBED):
+	@go build -trimpath -buildvcs=false -o $@ ./test/testbed/cmd/testbed
+
+##@ Product
+
+.PHONY: build images
+build: ## Build the controller and the cache server as static binaries into bin/.
+	go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
+
+images: build ## Write the OCI images of both as archives into bin/images/ (VERSION=... is the tag).
+	go run ./hack/images --binaries bin --output bin/images --tag $(VERSION)
+
+##@ Development
+
+.PHONY: generate check test e2e clean
+generate: ## Generate deepcopy functions.
+	$(TOOL) controller-gen object paths=./pkg/apis/...
+
+check: ## Formatting, vet, staticcheck, shellcheck, tidy modules, up-to-date generated files.
+	@.ci/check $(patsubst %/go.mod,%,$(MODULES))
+
+test: ## Unit and integration tests with the race detector; no cluster.
+	CGO_ENABLED=1 go test -race -timeout 15m $$(go list ./... | grep -v /test/e2e)
+
+e2e: ## User stories on the kind-based Shoot; makes what is missing (FOCUS=... and LABELS=... select).
+	go test ./test/e2e -count=1 -v -timeout 60m -args -ginkgo.v $(if $(FOCUS),-ginkgo.focus='$(FOCUS)') $(if $(LABELS),-ginkgo.label-filter='$(LABELS)')
+
+clean: kind-down ## Also remove the node image and everything else that was built.
+	$(TESTBED) clean
+	rm -rf bin
