@@ -1,0 +1,191 @@
+// Package product installs what the project makes into a testbed cluster, as an operator would: images built from this
+// checkout, the controller from its Helm chart.
+package product
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"helm.sh/helm/v4/pkg/action"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	"helm.sh/helm/v4/pkg/cli"
+	"helm.sh/helm/v4/pkg/kube"
+	"helm.sh/helm/v4/pkg/release"
+	"helm.sh/helm/v4/pkg/release/common"
+	"helm.sh/helm/v4/pkg/storage/driver"
+
+	"github.com/registry-cache/extension/test/testbed/gobuild"
+	"github.com/registry-cache/extension/test/testbed/kindcluster"
+	"github.com/registry-cache/extension/test/testbed/workspace"
+)
+
+// Release and Namespace are the names under which the chart is installed.
+const (
+	Release   = "gardener-extension-registry-cache"
+	Namespace = "extension-registry-cache"
+)
+
+const (
+	controllerImage = "gardener-extension-registry-cache"
+	cacheImage      = "registry-cache"
+)
+
+// installTimeout bounds the wait for the controller to be ready.
+const installTimeout = 2 * time.Minute
+
+// Install builds both programs and their images, loads the images into every node and installs or upgrades the chart.
+// caBundle (PEM) are the roots that the caches trust for their upstreams beside the public ones. A second call with
+// unchanged sources changes nothing in the cluster.
+func Install(ctx context.Context, cluster *kindcluster.Cluster, progress *workspace.Progress, caBundle []byte) error {
+	root, err := workspace.Root()
+	if err != nil {
+		return err
+	}
+	var images map[string]image
+	if err := progress.Step("Building the controller, the cache server and their images", func() (err error) {
+		images, err = build(ctx, root)
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := progress.Step("Loading the images into the nodes", func() error {
+		for _, image := range images {
+			if err := cluster.LoadArchive(ctx, image.archive); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	return progress.Step("Installing the chart "+Release, func() error {
+		return installChart(ctx, cluster, filepath.Join(root, "charts", Release), values(images, caBundle))
+	})
+}
+
+// image is one image of the product.
+type image struct{ repository, tag, archive string }
+
+// build runs the commands behind "make images" and returns what they wrote, by image name.
+func build(ctx context.Context, root string) (map[string]image, error) {
+	state, err := workspace.StateDir()
+	if err != nil {
+		return nil, err
+	}
+	binaries := filepath.Join(state, "bin")
+	if err := gobuild.Build(ctx, gobuild.Options{
+		Dir: root, Packages: []string{"./cmd/" + controllerImage, "./cmd/" + cacheImage}, Output: binaries + "/",
+	}); err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, "go", "run", "./hack/images", "--binaries", binaries, "--output", filepath.Join(state, "images"))
+	cmd.Dir = root
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	output, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("writing images: %w: %s", err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	images := map[string]image{}
+	for line := range strings.Lines(string(output)) {
+		reference, archive, ok := strings.Cut(strings.TrimSpace(line), " ")
+		colon := strings.LastIndex(reference, ":")
+		if !ok || colon < 0 {
+			return nil, fmt.Errorf("writing images: unexpected line %q", line)
+		}
+		repository := reference[:colon]
+		images[repository[strings.LastIndex(repository, "/")+1:]] = image{repository, reference[colon+1:], archive}
+	}
+	for _, name := range []string{controllerImage, cacheImage} {
+		if _, ok := images[name]; !ok {
+			return nil, fmt.Errorf("writing images: no image %s in %q", name, output)
+		}
+	}
+	return images, nil
+}
+
+// values are the chart's values: the built images, and the roots of the testbed's upstream.
+func values(images map[string]image, caBundle []byte) map[string]any {
+	controller, cache := images[controllerImage], images[cacheImage]
+	return map[string]any{
+		"image": map[string]any{"repository": controller.repository, "tag": controller.tag},
+		"imageVectorOverwrite": fmt.Sprintf("images:\n- name: %s\n  repository: %s\n  tag: %q\n",
+			cacheImage, cache.repository, cache.tag),
+		"config": map[string]any{"caBundle": string(caBundle)},
+	}
+}
+
+func installChart(ctx context.Context, cluster *kindcluster.Cluster, chartDir string, values map[string]any) error {
+	chart, err := loader.LoadDir(chartDir)
+	if err != nil {
+		return fmt.Errorf("loading chart %s: %w", chartDir, err)
+	}
+	settings := cli.New()
+	settings.KubeConfig = cluster.Kubeconfig()
+	settings.SetNamespace(Namespace)
+	// Helm logs each object at info level; what goes wrong comes back as an error.
+	configuration := action.NewConfiguration(action.ConfigurationSetLogger(slog.DiscardHandler))
+	if err := configuration.Init(settings.RESTClientGetter(), Namespace, ""); err != nil {
+		return fmt.Errorf("connecting helm to the cluster: %w", err)
+	}
+
+	installed, err := settle(configuration)
+	if err != nil {
+		return fmt.Errorf("reading the history of release %s: %w", Release, err)
+	}
+	if installed {
+		upgrade := action.NewUpgrade(configuration)
+		upgrade.Namespace = Namespace
+		upgrade.WaitStrategy, upgrade.Timeout = kube.StatusWatcherStrategy, installTimeout
+		// The controller writes the CA into its webhook configuration; an operator's edit is put right as well.
+		upgrade.ForceConflicts = true
+		_, err = upgrade.RunWithContext(ctx, Release, chart, values)
+	} else {
+		install := action.NewInstall(configuration)
+		install.ReleaseName, install.Namespace, install.CreateNamespace = Release, Namespace, true
+		install.WaitStrategy, install.Timeout = kube.StatusWatcherStrategy, installTimeout
+		_, err = install.RunWithContext(ctx, chart, values)
+	}
+	if err != nil {
+		return fmt.Errorf("installing release %s: %w", Release, err)
+	}
+	return nil
+}
+
+// settle tells whether there is a release to upgrade. What an interrupted run left pending is uninstalled first: Helm
+// refuses to go on from it ("another operation is in progress").
+func settle(configuration *action.Configuration) (installed bool, err error) {
+	history, err := action.NewHistory(configuration).Run(Release)
+	if errors.Is(err, driver.ErrReleaseNotFound) || err == nil && len(history) == 0 {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	last, version := "", 0
+	for _, entry := range history {
+		accessor, err := release.NewAccessor(entry)
+		if err != nil {
+			return false, err
+		}
+		if accessor.Version() > version {
+			last, version = accessor.Status(), accessor.Version()
+		}
+	}
+	if !common.Status(last).IsPending() {
+		return true, nil
+	}
+	uninstall := action.NewUninstall(configuration)
+	uninstall.WaitStrategy, uninstall.Timeout = kube.StatusWatcherStrategy, installTimeout
+	if _, err := uninstall.Run(Release); err != nil {
+		return false, fmt.Errorf("uninstalling what an interrupted run left: %w", err)
+	}
+	return false, nil
+}

@@ -1,0 +1,53 @@
+package pull
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/registry-cache/extension/test/testbed/kindcluster"
+	"github.com/registry-cache/extension/test/testbed/poll"
+)
+
+// The unit on the nodes probes every 2 s and decides within 3 s; a new cache needs its volume and its pod before that.
+const (
+	mirrorInterval = 250 * time.Millisecond
+	mirrorTimeout  = 2 * time.Minute
+)
+
+// Hosts returns the node's hosts.toml of an upstream, "" if it has none.
+func Hosts(ctx context.Context, node kindcluster.Node, upstreamHost string) (string, error) {
+	// "find" says nothing about a file that is not there, and fails where the node does not answer.
+	out, err := node.Run(ctx, nil, "find", HostsDir, "-path", HostsDir+"/"+upstreamHost+"/hosts.toml", "-exec", "cat", "{}", ";")
+	if err != nil {
+		return "", fmt.Errorf("reading hosts.toml of %s on %s: %w", upstreamHost, node.Name, err)
+	}
+	return string(out), nil
+}
+
+// UsesMirror tells whether a hosts.toml names a host beside the upstream itself.
+func UsesMirror(hosts string) bool { return strings.Contains(hosts, "[host.") }
+
+// WaitForMirror waits until the node's containerd is configured to use the cache of the upstream, at most two minutes.
+func WaitForMirror(ctx context.Context, node kindcluster.Node, upstreamHost string) error {
+	return waitForMirror(ctx, node, upstreamHost, true)
+}
+
+// WaitForNoMirror waits until the node's containerd is configured to go to the upstream itself, at most two minutes.
+func WaitForNoMirror(ctx context.Context, node kindcluster.Node, upstreamHost string) error {
+	return waitForMirror(ctx, node, upstreamHost, false)
+}
+
+func waitForMirror(ctx context.Context, node kindcluster.Node, upstreamHost string, want bool) error {
+	return poll.Until(ctx, mirrorInterval, mirrorTimeout, func(ctx context.Context) error {
+		hosts, err := Hosts(ctx, node, upstreamHost)
+		if err != nil {
+			return err
+		}
+		if UsesMirror(hosts) != want {
+			return fmt.Errorf("hosts.toml of %s on %s is %q, want a mirror in it = %t", upstreamHost, node.Name, hosts, want)
+		}
+		return nil
+	})
+}
