@@ -8,7 +8,9 @@
 #   clean     remove the directories that gardener-node-agent leaves behind when it removes the unit
 #
 # In:  $entries/<upstream>/hosts.toml, what containerd shall read, and $entries/<upstream>/endpoint, the URL of the cache.
-# Out: $certs/<upstream>/hosts.toml. containerd reads it anew for every pull, so nothing has to be restarted.
+# Out: $certs/<upstream>/hosts.toml. containerd reads it anew for every pull, so nothing has to be restarted. The name of
+#      the directory keeps its colon (host:5000): containerd 1.7 and 2.x look for host_5000_ first and then for it, and
+#      gardener-node-agent uses it, so that nobody can configure an upstream twice without seeing the other.
 
 set -u
 shopt -s nullglob
