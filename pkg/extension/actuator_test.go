@@ -1,0 +1,418 @@
+package extension
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	v1beta1helper "github.com/gardener/gardener/pkg/api/core/v1beta1/helper"
+	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
+	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
+	resourcesv1alpha1 "github.com/gardener/gardener/pkg/apis/resources/v1alpha1"
+	"github.com/go-logr/logr"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/registry-cache/extension/pkg/apis/registry"
+	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+)
+
+const (
+	workloads = "extension-registry-cache"
+	dockerIO  = "extension-registry-cache-service-registry-docker-io"
+	ghcrIO    = "extension-registry-cache-service-registry-ghcr-io"
+)
+
+func TestReconcile(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	ex := s.ask(t, "docker.io", "ghcr.io")
+	s.reconcile(t, ex)
+
+	wantObjects := []string{
+		"Secret registry-docker-io-config", "Secret registry-ghcr-io-config",
+		"Service registry-docker-io 10.96.0.20", "Service registry-ghcr-io 10.96.0.21",
+		"StatefulSet registry-docker-io", "StatefulSet registry-ghcr-io",
+	}
+	if diff := cmp.Diff(wantObjects, s.inShoot(t)); diff != "" {
+		t.Errorf("objects: -want +got:\n%s", diff)
+	}
+	notReady := func(name string) []metav1.Condition {
+		return []metav1.Condition{{Type: "Ready", Status: "False", Reason: "PodNotReady", Message: "no pod of StatefulSet kube-system/" + name + " is ready"}}
+	}
+	wantStatus := registry.NewStatus([]v1alpha3.RegistryCacheStatus{
+		{Upstream: "docker.io", Endpoint: "http://10.96.0.20:5000", RemoteURL: "https://registry-1.docker.io", ClusterIP: "10.96.0.20", Conditions: notReady("registry-docker-io")},
+		{Upstream: "ghcr.io", Endpoint: "http://10.96.0.21:5000", RemoteURL: "https://ghcr.io", ClusterIP: "10.96.0.21", Conditions: notReady("registry-ghcr-io")},
+	})
+	if diff := cmp.Diff(wantStatus, s.status(t), cmpopts.IgnoreFields(metav1.Condition{}, "LastTransitionTime")); diff != "" {
+		t.Errorf("status: -want +got:\n%s", diff)
+	}
+
+	// Each Service is written a second time when its address is known.
+	wantLog := []string{"apply " + dockerIO, "apply " + ghcrIO, "apply " + dockerIO, "apply " + ghcrIO, "apply " + workloads, "status docker.io ghcr.io"}
+	if diff := cmp.Diff(wantLog, s.takeLog()); diff != "" {
+		t.Errorf("log: -want +got:\n%s", diff)
+	}
+	for name, address := range map[string]string{dockerIO: "10.96.0.20", ghcrIO: "10.96.0.21"} {
+		if got := s.pinnedAddress(t, name); got != address {
+			t.Errorf("%s holds the address %q, want %s", name, got, address)
+		}
+	}
+	resource := s.managedResource(t, workloads)
+	if resource.Spec.DeletePersistentVolumeClaims == nil || !*resource.Spec.DeletePersistentVolumeClaims {
+		t.Error("volumes of removed caches would stay")
+	}
+
+	before := s.writes
+	s.reconcile(t, s.extension(t))
+	if s.writes != before {
+		t.Errorf("%d writes although nothing has changed: %v", s.writes-before, s.takeLog())
+	}
+}
+
+// Whatever write fails, the error is reported, and the next attempt ends where an undisturbed one would have.
+func TestReconcileFailsAtAnyWrite(t *testing.T) {
+	t.Parallel()
+	undisturbed := newTestShoot(t)
+	undisturbed.reconcile(t, undisturbed.ask(t, "docker.io", "ghcr.io"))
+	want := undisturbed.inShoot(t)
+
+	for failAt := 1; ; failAt++ {
+		s := newTestShoot(t)
+		ex := s.ask(t, "docker.io", "ghcr.io")
+		s.failAt = s.writes + failAt
+		err := s.actuator.Reconcile(t.Context(), logr.Discard(), ex)
+		if s.writes < s.failAt {
+			if failAt < 10 {
+				t.Errorf("only %d writes, this test does not test what it should", failAt-1)
+			}
+			return
+		}
+		if !errors.Is(err, errInjected) {
+			t.Errorf("write %d fails: got error %v", failAt, err)
+		}
+		if slices.Contains(s.takeLog(), "status docker.io ghcr.io") {
+			t.Errorf("write %d fails: the status claims success", failAt)
+		}
+		s.reconcile(t, s.extension(t))
+		if diff := cmp.Diff(want, s.inShoot(t)); diff != "" {
+			t.Errorf("write %d fails, then none: -want +got:\n%s", failAt, diff)
+		}
+	}
+}
+
+func TestBadConfigChangesNothing(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	s.reconcile(t, s.ask(t, "docker.io"))
+	objects := s.inShoot(t)
+	for _, tc := range []struct{ config, want string }{
+		{`{"apiVersion":"registry.extensions.gardener.cloud/v1alpha1","kind":"RegistryConfig","caches":[{"upstream":"https://docker.io"}]}`, "providerConfig.caches[0].upstream: "},
+		{`{"apiVersion":"registry.extensions.gardener.cloud/v1alpha1","kind":"RegistryConfig","caches":[{"upstream":"docker.io","size":"0"}]}`, "providerConfig.caches[0].size: "},
+		{`{"apiVersion":"registry.extensions.gardener.cloud/v1alpha1","kind":"RegistryConfig","caches":[{"upstream":"docker.io","sizes":"1Gi"}]}`, "providerConfig.caches[0].sizes: "},
+		{`{"apiVersion":"registry.extensions.gardener.cloud/v1alpha1","kind":"RegistryConfig","caches":[]}`, "providerConfig.caches: "},
+	} {
+		ex := s.askRaw(t, []byte(tc.config))
+		before := s.writes
+		err := s.actuator.Reconcile(t.Context(), logr.Discard(), ex)
+		if err == nil || !strings.HasPrefix(err.Error(), tc.want) {
+			t.Errorf("%s: got error %v, want %s…", tc.config, err, tc.want)
+		}
+		if codes := v1beta1helper.ExtractErrorCodes(err); !slices.Equal(codes, []gardencorev1beta1.ErrorCode{gardencorev1beta1.ErrorConfigurationProblem}) {
+			t.Errorf("%s: got error codes %v", tc.config, codes)
+		}
+		if s.writes != before {
+			t.Errorf("%s: %d writes", tc.config, s.writes-before)
+		}
+	}
+	if diff := cmp.Diff(objects, s.inShoot(t)); diff != "" {
+		t.Errorf("the running cache has changed: %s", diff)
+	}
+
+	ex := s.extension(t)
+	ex.Spec.ProviderConfig = nil
+	if err := s.actuator.Reconcile(t.Context(), logr.Discard(), ex); err == nil || !strings.HasPrefix(err.Error(), "providerConfig: Required value") {
+		t.Errorf("no config: got error %v", err)
+	}
+}
+
+func TestHibernatedShootIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	ex := s.ask(t, "docker.io")
+	s.hibernate(t)
+	before := s.writes
+	s.reconcile(t, ex)
+	if s.writes != before {
+		t.Errorf("%d writes", s.writes-before)
+	}
+}
+
+func TestRemovedCacheLosesItsServiceLast(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	s.reconcile(t, s.ask(t, "docker.io", "ghcr.io"))
+	s.takeLog()
+
+	s.hold(workloads, true)
+	err := s.actuator.Reconcile(t.Context(), logr.Discard(), s.ask(t, "ghcr.io"))
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.HasPrefix(err.Error(), "waiting for ManagedResource "+shootNamespace+"/"+workloads+" to be applied: ") {
+		t.Errorf("got error %v", err)
+	}
+	// Nodes hear of it although the removal hangs.
+	if diff := cmp.Diff([]string{"apply " + workloads, "status ghcr.io"}, s.takeLog()); diff != "" {
+		t.Errorf("workload hangs: -want +got:\n%s", diff)
+	}
+
+	s.hold(workloads, false)
+	s.applyAgain(t, workloads)
+	s.takeLog()
+	s.reconcile(t, s.extension(t))
+	if diff := cmp.Diff([]string{"delete " + dockerIO}, s.takeLog()); diff != "" {
+		t.Errorf("workload is gone: -want +got:\n%s", diff)
+	}
+	want := []string{"Secret registry-ghcr-io-config", "Service registry-ghcr-io 10.96.0.21", "StatefulSet registry-ghcr-io"}
+	if diff := cmp.Diff(want, s.inShoot(t)); diff != "" {
+		t.Errorf("objects: -want +got:\n%s", diff)
+	}
+}
+
+func TestAddressIsKept(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name string
+		// disturb happens between two reconciliations.
+		disturb func(t *testing.T, s *testShoot)
+		want    string
+	}{
+		{"nothing happened", func(*testing.T, *testShoot) {}, "10.96.0.20"},
+		{"Service replaced by one without address", func(t *testing.T, s *testShoot) {
+			s.deleteService(t)
+			s.createService(t, corev1.ClusterIPNone)
+		}, ""},
+		{"Service replaced", func(t *testing.T, s *testShoot) {
+			s.deleteService(t)
+			s.createService(t, "10.96.0.99")
+		}, "10.96.0.99"},
+		{"status lost, Service there", func(t *testing.T, s *testShoot) { s.loseStatus(t) }, "10.96.0.20"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s := newTestShoot(t)
+			s.reconcile(t, s.ask(t, "docker.io"))
+			tc.disturb(t, s)
+			err := s.actuator.Reconcile(t.Context(), logr.Discard(), s.extension(t))
+			if tc.want == "" {
+				if err == nil || !strings.HasPrefix(err.Error(), "waiting for the Service of the cache of docker.io to get an address: ") {
+					t.Errorf("got error %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := s.pinnedAddress(t, dockerIO); got != tc.want {
+				t.Errorf("pinned is %s, want %s", got, tc.want)
+			}
+			if got := s.status(t).Caches[0].Endpoint; got != "http://"+tc.want+":5000" {
+				t.Errorf("endpoint is %s, want the address %s", got, tc.want)
+			}
+		})
+	}
+}
+
+// A reconciliation just between the deletion of a Service and its return must not forget the address.
+func TestAddressIsKeptWhileTheServiceIsAway(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	s.reconcile(t, s.ask(t, "docker.io"))
+	s.deleteService(t)
+	if err := s.actuator.Reconcile(t.Context(), logr.Discard(), s.extension(t)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got error %v", err)
+	}
+	s.applyAgain(t, dockerIO)
+	s.reconcile(t, s.extension(t))
+	if got := s.status(t).Caches[0].ClusterIP; got != "10.96.0.20" {
+		t.Errorf("the address has become %s", got)
+	}
+}
+
+// A pinned address that somebody else has taken, or a resource manager that is down: the error must tell.
+func TestReconcileSaysWhatItWaitsFor(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	s.hold(dockerIO, true)
+	ex := s.ask(t, "docker.io")
+	err := s.actuator.Reconcile(t.Context(), logr.Discard(), ex)
+	want := "waiting for the Service of the cache of docker.io to get an address: context deadline exceeded; ManagedResource " + dockerIO + " was not seen by the resource manager yet"
+	if err == nil || err.Error() != want {
+		t.Errorf("got error %v, want %s", err, want)
+	}
+
+	resource := s.managedResource(t, dockerIO)
+	resource.Status.ObservedGeneration = resource.Generation
+	resource.Status.Conditions = []gardencorev1beta1.Condition{{
+		Type: resourcesv1alpha1.ResourcesApplied, Status: gardencorev1beta1.ConditionFalse, Reason: "ApplyFailed", Message: "provided IP is already allocated",
+	}}
+	if err := s.seed.Status().Update(t.Context(), resource); err != nil {
+		t.Fatal(err)
+	}
+	err = s.actuator.Reconcile(t.Context(), logr.Discard(), ex)
+	want = "waiting for the Service of the cache of docker.io to get an address: context deadline exceeded; ManagedResource " + dockerIO + ": ApplyFailed: provided IP is already allocated"
+	if err == nil || err.Error() != want {
+		t.Errorf("got error %v, want %s", err, want)
+	}
+}
+
+func TestDelete(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	s.reconcile(t, s.ask(t, "docker.io", "ghcr.io"))
+	ex := s.extension(t)
+	s.takeLog()
+
+	s.hold(workloads, true)
+	err := s.actuator.Delete(t.Context(), logr.Discard(), ex)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.HasPrefix(err.Error(), "waiting for ManagedResource "+shootNamespace+"/"+workloads+" to be gone: ") {
+		t.Errorf("workload hangs: got error %v", err)
+	}
+	if diff := cmp.Diff([]string{"delete " + workloads}, s.takeLog()); diff != "" {
+		t.Errorf("workload hangs: -want +got:\n%s", diff)
+	}
+
+	s.hold(workloads, false)
+	if err := s.actuator.Delete(t.Context(), logr.Discard(), ex); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"delete " + workloads, "delete " + dockerIO, "delete " + ghcrIO}, s.takeLog()); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if left := s.inShoot(t); len(left) > 0 {
+		t.Errorf("left in the Shoot: %v", left)
+	}
+	secrets := &corev1.SecretList{}
+	if err := s.seed.List(t.Context(), secrets); err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range secrets.Items {
+		if secret.Labels["resources.gardener.cloud/garbage-collectable-reference"] != "true" {
+			t.Errorf("Secret %s stays in the Seed for ever", secret.Name)
+		}
+	}
+	resources := &resourcesv1alpha1.ManagedResourceList{}
+	if err := s.seed.List(t.Context(), resources); err != nil {
+		t.Fatal(err)
+	}
+	if len(resources.Items) > 0 {
+		t.Errorf("%d ManagedResources left in the Seed", len(resources.Items))
+	}
+
+	if err := s.actuator.Delete(t.Context(), logr.Discard(), ex); err != nil {
+		t.Errorf("second time: %v", err)
+	}
+}
+
+func TestForceDeleteWaitsForNothing(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	s.reconcile(t, s.ask(t, "docker.io"))
+	s.takeLog()
+	s.hold(workloads, true)
+	s.hold(dockerIO, true)
+	if err := s.actuator.ForceDelete(t.Context(), logr.Discard(), s.extension(t)); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]string{"delete " + workloads, "delete " + dockerIO}, s.takeLog()); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestMigrateAndRestoreKeepTheCaches(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	s.reconcile(t, s.ask(t, "docker.io", "ghcr.io"))
+	objects := s.inShoot(t)
+	s.takeLog()
+
+	if err := s.actuator.Migrate(t.Context(), logr.Discard(), s.extension(t)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"let go " + workloads, "let go " + dockerIO, "let go " + ghcrIO}, withoutApplies(s.takeLog())); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if diff := cmp.Diff(objects, s.inShoot(t)); diff != "" {
+		t.Errorf("migrate has changed the Shoot: -want +got:\n%s", diff)
+	}
+
+	s.loseStatus(t)
+	if err := s.actuator.Restore(t.Context(), logr.Discard(), s.extension(t)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(objects, s.inShoot(t)); diff != "" {
+		t.Errorf("restore has changed the Shoot: -want +got:\n%s", diff)
+	}
+	if keep := s.managedResource(t, workloads).Spec.KeepObjects; keep == nil || *keep {
+		t.Error("the objects would survive the next deletion")
+	}
+}
+
+func TestDeleteFailsAtAnyWrite(t *testing.T) {
+	t.Parallel()
+	for failAt := 1; ; failAt++ {
+		s := newTestShoot(t)
+		s.reconcile(t, s.ask(t, "docker.io"))
+		ex := s.extension(t)
+		s.failAt = s.writes + failAt
+		err := s.actuator.Delete(t.Context(), logr.Discard(), ex)
+		if s.writes < s.failAt {
+			if failAt < 4 {
+				t.Errorf("only %d writes, this test does not test what it should", failAt-1)
+			}
+			return
+		}
+		if !errors.Is(err, errInjected) {
+			t.Errorf("write %d fails: got error %v", failAt, err)
+		}
+		if err := s.actuator.Delete(t.Context(), logr.Discard(), ex); err != nil {
+			t.Errorf("write %d has failed: %v", failAt, err)
+		}
+		if left := s.inShoot(t); len(left) > 0 {
+			t.Errorf("write %d has failed: left in the Shoot: %v", failAt, left)
+		}
+	}
+}
+
+func (s *testShoot) reconcile(t *testing.T, ex *extensionsv1alpha1.Extension) {
+	t.Helper()
+	if err := s.actuator.Reconcile(t.Context(), logr.Discard(), ex); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *testShoot) managedResource(t *testing.T, name string) *resourcesv1alpha1.ManagedResource {
+	t.Helper()
+	resource := &resourcesv1alpha1.ManagedResource{}
+	if err := s.seed.Get(t.Context(), client.ObjectKey{Namespace: shootNamespace, Name: name}, resource); err != nil {
+		t.Fatal(err)
+	}
+	return resource
+}
+
+// pinnedAddress is the address with which the resource manager would bring the Service back.
+func (s *testShoot) pinnedAddress(t *testing.T, name string) string {
+	t.Helper()
+	objects := s.objects(t, name)
+	if len(objects) != 1 {
+		t.Fatalf("%s holds %d objects, want a Service alone", name, len(objects))
+	}
+	return objects[0].(*corev1.Service).Spec.ClusterIP
+}
+
+func withoutApplies(log []string) []string {
+	return slices.DeleteFunc(log, func(entry string) bool { return strings.HasPrefix(entry, "apply ") })
+}

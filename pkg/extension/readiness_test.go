@@ -1,0 +1,165 @@
+package extension
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+)
+
+var request = reconcile.Request{NamespacedName: client.ObjectKey{Namespace: shootNamespace, Name: Type}}
+
+func TestReadinessFollowsThePods(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	s.reconcile(t, s.ask(t, "docker.io", "ghcr.io"))
+	r := &readiness{seed: s.seed, forShoot: s.client}
+
+	for _, step := range []struct {
+		name              string
+		dockerIO, ghcrIO  int32
+		want              map[string]metav1.ConditionStatus
+		wantRequeue       time.Duration
+		wantStatusWritten bool
+	}{
+		{"no pod yet", 0, 0, map[string]metav1.ConditionStatus{"docker.io": "False", "ghcr.io": "False"}, unreadyInterval, false},
+		{"the first", 1, 0, map[string]metav1.ConditionStatus{"docker.io": "True", "ghcr.io": "False"}, unreadyInterval, true},
+		{"both", 1, 1, map[string]metav1.ConditionStatus{"docker.io": "True", "ghcr.io": "True"}, 0, true},
+		{"still both", 1, 1, map[string]metav1.ConditionStatus{"docker.io": "True", "ghcr.io": "True"}, 0, false},
+		{"one lost", 1, 0, map[string]metav1.ConditionStatus{"docker.io": "True", "ghcr.io": "False"}, unreadyInterval, true},
+	} {
+		s.setReady(t, "docker.io", step.dockerIO)
+		s.setReady(t, "ghcr.io", step.ghcrIO)
+		before := s.writes
+		result, err := r.Reconcile(t.Context(), request)
+		if err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		if result.RequeueAfter != step.wantRequeue {
+			t.Errorf("%s: looks again after %s, want %s", step.name, result.RequeueAfter, step.wantRequeue)
+		}
+		if written := s.writes > before; written != step.wantStatusWritten {
+			t.Errorf("%s: status written: %t, want %t", step.name, written, step.wantStatusWritten)
+		}
+		got := map[string]metav1.ConditionStatus{}
+		for _, cache := range s.status(t).Caches {
+			got[cache.Upstream] = cache.Conditions[0].Status
+			if cache.Endpoint == "" || cache.RemoteURL == "" {
+				t.Errorf("%s: the rest of the status is lost: %v", step.name, cache)
+			}
+		}
+		if diff := cmp.Diff(step.want, got); diff != "" {
+			t.Errorf("%s: -want +got:\n%s", step.name, diff)
+		}
+	}
+
+	// The actuator sees the same and has nothing to write.
+	before := s.writes
+	s.reconcile(t, s.extension(t))
+	if s.writes != before {
+		t.Errorf("the actuator disagrees: %v", s.takeLog())
+	}
+}
+
+func TestReadinessHasNothingToReport(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name    string
+		prepare func(t *testing.T, s *testShoot)
+	}{
+		{"no Extension", func(*testing.T, *testShoot) {}},
+		{"not deployed yet", func(t *testing.T, s *testShoot) { s.ask(t, "docker.io") }},
+		{"Extension of another type", func(t *testing.T, s *testShoot) {
+			s.reconcile(t, s.ask(t, "docker.io"))
+			ex := s.extension(t)
+			ex.Spec.Type = "registry-mirror"
+			if err := s.seed.Update(t.Context(), ex); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"being deleted", func(t *testing.T, s *testShoot) {
+			s.reconcile(t, s.ask(t, "docker.io"))
+			ex := s.extension(t)
+			ex.Finalizers = []string{"extensions.gardener.cloud/registry-cache"}
+			if err := s.seed.Update(t.Context(), ex); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.seed.Delete(t.Context(), ex); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"hibernated", func(t *testing.T, s *testShoot) {
+			s.reconcile(t, s.ask(t, "docker.io"))
+			s.hibernate(t)
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s := newTestShoot(t)
+			tc.prepare(t, s)
+			before := s.writes
+			noShoot := func(context.Context, string) (client.Client, error) { return nil, errInjected }
+			result, err := (&readiness{seed: s.seed, forShoot: noShoot}).Reconcile(t.Context(), request)
+			if err != nil || result != (reconcile.Result{}) {
+				t.Errorf("got %v, %v", result, err)
+			}
+			if s.writes != before {
+				t.Errorf("%d writes", s.writes-before)
+			}
+		})
+	}
+}
+
+func TestReadinessDoesNotOverwriteTheActuator(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	s.reconcile(t, s.ask(t, "docker.io"))
+	s.setReady(t, "docker.io", 1)
+
+	// The actuator publishes ghcr.io just when the readiness has been looked up.
+	forShoot := func(ctx context.Context, namespace string) (client.Client, error) {
+		s.reconcile(t, s.ask(t, "docker.io", "ghcr.io"))
+		return s.client(ctx, namespace)
+	}
+	result, err := (&readiness{seed: s.seed, forShoot: forShoot}).Reconcile(t.Context(), request)
+	if err != nil || result.RequeueAfter == 0 {
+		t.Errorf("got %v, %v, want another attempt", result, err)
+	}
+	if got := len(s.status(t).Caches); got != 2 {
+		t.Errorf("%d caches are published, want 2", got)
+	}
+}
+
+func TestReadinessReportsErrors(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	s.reconcile(t, s.ask(t, "docker.io"))
+	noShoot := func(context.Context, string) (client.Client, error) { return nil, errInjected }
+	if _, err := (&readiness{seed: s.seed, forShoot: noShoot}).Reconcile(t.Context(), request); !errors.Is(err, errInjected) {
+		t.Errorf("no Shoot: got error %v", err)
+	}
+	s.setReady(t, "docker.io", 1)
+	s.failAt = s.writes + 1
+	if _, err := (&readiness{seed: s.seed, forShoot: s.client}).Reconcile(t.Context(), request); !errors.Is(err, errInjected) {
+		t.Errorf("status cannot be written: got error %v", err)
+	}
+}
+
+func (s *testShoot) hibernate(t *testing.T) {
+	t.Helper()
+	cluster := &extensionsv1alpha1.Cluster{}
+	if err := s.seed.Get(t.Context(), client.ObjectKey{Name: shootNamespace}, cluster); err != nil {
+		t.Fatal(err)
+	}
+	cluster.Spec.Shoot = runtime.RawExtension{Raw: []byte(`{"apiVersion":"core.gardener.cloud/v1beta1","kind":"Shoot","spec":{"hibernation":{"enabled":true}}}`)}
+	if err := s.seed.Update(t.Context(), cluster); err != nil {
+		t.Fatal(err)
+	}
+}
