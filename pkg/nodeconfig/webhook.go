@@ -32,8 +32,8 @@ const (
 var errNoStatus = errors.New("it has no providerStatus yet")
 
 // NewWebhook returns the mutating webhook that adds the node configuration to the OperatingSystemConfigs of all Shoots
-// with caches. The scheme of mgr must know extensions.gardener.cloud/v1alpha1; its client needs to get, list and watch
-// Extensions and Clusters.
+// with caches. The scheme of mgr must know extensions.gardener.cloud/v1alpha1, and mgr be allowed to get Extensions and
+// Clusters.
 //
 // The webhook fails open, against the default of the library for the Seed. With "Fail", a controller that is down for an
 // hour would stop the reconciliation of each Shoot with a cache for that hour. With "Ignore", the worst is that nodes of
@@ -45,7 +45,7 @@ func NewWebhook(mgr manager.Manager) (*extensionswebhook.Webhook, error) {
 		Target:            extensionswebhook.TargetSeed,
 		NamespaceSelector: extensionswebhook.BuildExtensionTypeNamespaceSelector(extensionType, nil),
 		Mutators: map[extensionswebhook.Mutator][]extensionswebhook.Type{
-			&mutator{client: mgr.GetClient()}: {{Obj: &extensionsv1alpha1.OperatingSystemConfig{}}},
+			&mutator{client: mgr.GetAPIReader()}: {{Obj: &extensionsv1alpha1.OperatingSystemConfig{}}},
 		},
 	})
 	if err != nil {
@@ -59,6 +59,8 @@ func NewWebhook(mgr manager.Manager) (*extensionswebhook.Webhook, error) {
 // asks for files and units one after the other, without the OperatingSystemConfig, so that the two could come from
 // different states of the Extension, and the registries of others could not be seen.
 type mutator struct {
+	// client does not read from a cache. gardenlet writes the OperatingSystemConfig as soon as it sees the Extension
+	// succeed, and a status that is some milliseconds old would stay on the nodes until the next reconciliation.
 	client client.Reader
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/gardener/gardener/pkg/apis/core/v1beta1"
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
 	"github.com/google/go-cmp/cmp"
+	admissionv1 "k8s.io/api/admission/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -17,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/registry-cache/extension/pkg/apis/registry"
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
@@ -26,7 +28,10 @@ const namespace = "shoot--local--local"
 
 func TestNewWebhook(t *testing.T) {
 	t.Parallel()
-	webhook, err := NewWebhook(fakeManager{client: newClient(t)})
+	webhook, err := NewWebhook(fakeManager{
+		client:    newClient(t, newCluster(t, nil), newExtensionWithStatus(nil)),
+		apiReader: newClient(t, newCluster(t, nil), newExtension(t, documentCaches())),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,6 +47,20 @@ func TestNewWebhook(t *testing.T) {
 	}
 	if webhook.Target != "seed" || webhook.Action != "mutating" || webhook.Path != "/webhooks/node-configuration" {
 		t.Errorf("got a %s webhook for the %s at %s", webhook.Action, webhook.Target, webhook.Path)
+	}
+
+	osc := newOSC()
+	osc.TypeMeta = metav1.TypeMeta{APIVersion: "extensions.gardener.cloud/v1alpha1", Kind: "OperatingSystemConfig"}
+	raw, err := json.Marshal(osc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response := webhook.Webhook.Handler.Handle(t.Context(), admission.Request{AdmissionRequest: admissionv1.AdmissionRequest{
+		Kind:   metav1.GroupVersionKind(extensionsv1alpha1.SchemeGroupVersion.WithKind("OperatingSystemConfig")),
+		Object: runtime.RawExtension{Raw: raw},
+	}})
+	if !response.Allowed || len(response.Patches) == 0 {
+		t.Errorf("the webhook answered allowed = %t with %d patches (%v); does it read from a cache?", response.Allowed, len(response.Patches), response.Result)
 	}
 }
 
@@ -248,11 +267,13 @@ func TestMutateRefusesOtherObjects(t *testing.T) {
 // fakeManager has what a webhook takes from a manager. Every other method panics.
 type fakeManager struct {
 	manager.Manager
-	client client.Client
+	client    client.Client
+	apiReader client.Reader
 }
 
-func (m fakeManager) GetClient() client.Client   { return m.client }
-func (m fakeManager) GetScheme() *runtime.Scheme { return m.client.Scheme() }
+func (m fakeManager) GetClient() client.Client    { return m.client }
+func (m fakeManager) GetAPIReader() client.Reader { return m.apiReader }
+func (m fakeManager) GetScheme() *runtime.Scheme  { return m.client.Scheme() }
 
 func mutate(t *testing.T, m *mutator, osc, old *extensionsv1alpha1.OperatingSystemConfig) {
 	t.Helper()
