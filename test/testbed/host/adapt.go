@@ -4,6 +4,7 @@ package host
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -16,6 +17,16 @@ const (
 	// run with 20000.
 	minOpenFiles = 4096
 )
+
+// wantedSysctls returns the kernel settings below which kind's nodes fail with "too many open files": every systemd,
+// kubelet, containerd and kube-proxy watches files, and the kernel's default of 128 watchers for all of root's processes
+// is used up by the second cluster (measured). The values are those of kind's list of known issues.
+func wantedSysctls() map[string]uint64 {
+	return map[string]uint64{
+		"fs/inotify/max_user_instances": 512,
+		"fs/inotify/max_user_watches":   524288,
+	}
+}
 
 // Facts is what Adapt decides on.
 type Facts struct {
@@ -42,6 +53,8 @@ type Facts struct {
 	MaxPID uint64
 	// KernelModules tells that /lib/modules exists; LoopDevices that /dev/loop-control does.
 	KernelModules, LoopDevices bool
+	// Sysctls are the values of wantedSysctls on this host.
+	Sysctls map[string]uint64
 	// OwnConfig is the value of CONTAINERS_CONF when the user has set it.
 	OwnConfig string
 }
@@ -56,6 +69,8 @@ type Adaptations struct {
 	ContainersConf string
 	// MakeModulesDir tells to make an empty /lib/modules, which kind mounts into every node.
 	MakeModulesDir bool
+	// Sysctls are kernel settings to raise until the next boot: paths below /proc/sys.
+	Sysctls map[string]uint64
 	// Notes are sentences for the user about what is adapted.
 	Notes []string
 }
@@ -100,6 +115,15 @@ func Adapt(f Facts) (Adaptations, error) {
 	}
 	if engine == Podman {
 		a.adaptPodman(f)
+	}
+	for _, name := range slices.Sorted(maps.Keys(wantedSysctls())) {
+		if has, want := f.Sysctls[name], wantedSysctls()[name]; has < want {
+			if a.Sysctls == nil {
+				a.Sysctls = map[string]uint64{}
+			}
+			a.Sysctls[name] = want
+			a.Notes = append(a.Notes, fmt.Sprintf("%s is %d on this host: raised to %d until the next boot", strings.ReplaceAll(name, "/", "."), has, want))
+		}
 	}
 	if !f.KernelModules {
 		a.MakeModulesDir = true

@@ -17,6 +17,7 @@ func plainHost() Facts {
 		OpenFiles:       1 << 20,
 		Processes:       96000,
 		MaxPID:          32768,
+		Sysctls:         wantedSysctls(),
 		KernelModules:   true,
 		LoopDevices:     true,
 	}
@@ -62,6 +63,14 @@ func TestAdapt(t *testing.T) {
 				Engine: Podman, Packages: []string{"mmdebstrap", "podman"},
 				ContainersConf: "[containers]\ndefault_ulimits = [\"nofile=20000:20000\", \"nproc=4000:4000\"]\n",
 				Notes:          []string{"no CAP_SYS_RESOURCE on this host: containers keep the host's limits (20000 open files)"},
+			},
+		},
+		"few watchers": {
+			change: func(f *Facts) { f.Sysctls["fs/inotify/max_user_instances"] = 128 },
+			want: Adaptations{
+				Engine: Podman, Packages: []string{"mmdebstrap", "podman"},
+				Sysctls: map[string]uint64{"fs/inotify/max_user_instances": 512},
+				Notes:   []string{"fs.inotify.max_user_instances is 128 on this host: raised to 512 until the next boot"},
 			},
 		},
 		"cgroup v1 and no modules": {

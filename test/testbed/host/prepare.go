@@ -17,8 +17,12 @@ import (
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
 
-// daemonWait bounds how long the docker daemon may take to answer.
-const daemonWait = 10 * time.Second
+const (
+	// daemonWait bounds how long the docker daemon may take to answer.
+	daemonWait = 10 * time.Second
+	// sysctls is where the kernel's settings are files.
+	sysctls = "/proc/sys"
+)
 
 // Prepare makes this host ready and returns its container engine: docker where its daemon answers, else rootful
 // podman. Missing Debian packages are installed, restrictions are detected and adapted to, and each such thing is
@@ -41,6 +45,11 @@ func Prepare(ctx context.Context, p *workspace.Progress) (*Engine, error) {
 	}
 	for _, note := range a.Notes {
 		p.Printf("%s", note)
+	}
+	for name, value := range a.Sysctls {
+		if err := os.WriteFile(filepath.Join(sysctls, name), []byte(strconv.FormatUint(value, 10)), 0o644); err != nil {
+			return nil, fmt.Errorf("raising a kernel setting that the nodes need: %w", err)
+		}
 	}
 	if a.MakeModulesDir {
 		if err := os.MkdirAll("/lib/modules", 0o755); err != nil {
@@ -94,6 +103,7 @@ func gather(ctx context.Context, packages packageManager) (Facts, error) {
 		AptGet:          haveProgram("apt-get") && haveProgram("dpkg-query"),
 		MissingPackages: map[string][]string{},
 		MissingPrograms: map[string][]string{},
+		Sysctls:         map[string]uint64{},
 		KernelModules:   exists("/lib/modules"),
 		LoopDevices:     exists("/dev/loop-control"),
 		CgroupV1:        !exists("/sys/fs/cgroup/cgroup.controllers"),
@@ -114,8 +124,13 @@ func gather(ctx context.Context, packages packageManager) (Facts, error) {
 		}
 	}
 	var err error
-	if f.MaxPID, err = readNumber("/proc/sys/kernel/pid_max"); err != nil {
+	if f.MaxPID, err = readSysctl("kernel/pid_max"); err != nil {
 		return f, err
+	}
+	for name := range wantedSysctls() {
+		if f.Sysctls[name], err = readSysctl(name); err != nil {
+			return f, err
+		}
 	}
 	if f.CapSysResource, err = hasCapability(unix.CAP_SYS_RESOURCE); err != nil {
 		return f, err
@@ -149,14 +164,14 @@ func exists(path string) bool {
 	return err == nil
 }
 
-func readNumber(path string) (uint64, error) {
-	content, err := os.ReadFile(path)
+func readSysctl(name string) (uint64, error) {
+	content, err := os.ReadFile(filepath.Join(sysctls, name))
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("reading a kernel setting: %w", err)
 	}
 	number, err := strconv.ParseUint(strings.TrimSpace(string(content)), 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("reading %s: %w", path, err)
+		return 0, fmt.Errorf("reading the kernel setting %s: %w", name, err)
 	}
 	return number, nil
 }

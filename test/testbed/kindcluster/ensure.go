@@ -174,7 +174,10 @@ func (c *Cluster) settle(ctx context.Context, p *workspace.Progress) error {
 		return fmt.Errorf("configuring DNS: %w", err)
 	}
 	// The engine rewrites the file when it starts a node.
-	return writeHosts(ctx, nodes, entries)
+	if err := writeHosts(ctx, nodes, entries); err != nil {
+		return err
+	}
+	return waitForServices(ctx, client, nodes)
 }
 
 func (c *Cluster) exportKubeconfig(ctx context.Context, p *workspace.Progress) error {

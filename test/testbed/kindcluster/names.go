@@ -23,6 +23,8 @@ const (
 	dnsNamespace = metav1.NamespaceSystem
 	// dnsName is the name of CoreDNS's Deployment and of its ConfigMap.
 	dnsName = "coredns"
+	// dnsService is the name that kubeadm gives the Service of the cluster's DNS.
+	dnsService = "kube-dns"
 	// corefileAnnotation on CoreDNS's pods has the hash of the configuration they started with. A change restarts
 	// them: CoreDNS's own reload takes up to two minutes, most of it the kubelet's delay.
 	corefileAnnotation = "registry-cache.testbed/corefile"

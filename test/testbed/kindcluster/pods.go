@@ -117,3 +117,29 @@ func connectPods(ctx context.Context, nodes []Node, joined []corev1.Node) error 
 		return err
 	})
 }
+
+// waitForServices waits until every node reaches the API server and CoreDNS by their Services: then kube-proxy works on
+// it, CoreDNS is ready, and the pod network leads to it. What the API tells of pods may be older than a restart.
+func waitForServices(ctx context.Context, client kubernetes.Interface, nodes []Node) error {
+	dns, err := client.CoreV1().Services(dnsNamespace).Get(ctx, dnsService, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	urls := []string{"https://" + apiService + "/readyz", "http://" + dns.Spec.ClusterIP + ":9153/metrics"}
+	return onEach(ctx, nodes, func(ctx context.Context, node Node) error {
+		err := poll.Until(ctx, pollInterval, settleTimeout, func(ctx context.Context) error {
+			_, err := node.get(ctx, urls...)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("reaching Services: %w", err)
+		}
+		return nil
+	})
+}
+
+// get requests the URLs from the node itself, one after the other, and returns the bodies.
+func (n Node) get(ctx context.Context, urls ...string) (string, error) {
+	out, err := n.Run(ctx, nil, append([]string{"curl", "--silent", "--show-error", "--fail", "--fail-early", "--insecure", "--max-time", "2"}, urls...)...)
+	return string(out), err
+}

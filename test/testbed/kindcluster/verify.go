@@ -129,7 +129,7 @@ func (p *checkPods) reachable(ctx context.Context, nodes []Node) error {
 	fromPods := p.fromPods(func(pod corev1.Pod) error { return p.reaches(ctx, pod, targets) })
 	targets = append(targets, target{what: "the API server's Service", url: "https://" + apiService + "/readyz", answers: []string{"ok"}})
 	fromNodes := inParallel(nodes, func(node Node) error {
-		return reaches(ctx, "node "+node.Name, targets, node.get)
+		return reaches(ctx, "node "+node.Name, targets, func(ctx context.Context, url string) (string, error) { return node.get(ctx, url) })
 	})
 	return errors.Join(fromPods, fromNodes)
 }
@@ -231,12 +231,6 @@ func orAnswered(err error) error {
 		return errors.New("an answer")
 	}
 	return err
-}
-
-// get requests the URL from the node itself.
-func (n Node) get(ctx context.Context, url string) (string, error) {
-	out, err := n.Run(ctx, nil, "curl", "--silent", "--show-error", "--fail", "--insecure", "--max-time", "2", url)
-	return string(out), err
 }
 
 func (p *checkPods) fromPods(check func(corev1.Pod) error) error { return inParallel(p.pods, check) }
