@@ -23,8 +23,12 @@ import (
 	"github.com/registry-cache/extension/test/testbed/poll"
 )
 
-// registryCache is the type of the extension whose status is part of the Result.
-const registryCache = "registry-cache"
+const (
+	// registryCache is the type of the extension whose status is part of the Result.
+	registryCache = "registry-cache"
+	// registryAPIVersion is written out: what the controller reports is checked against the design, not against itself.
+	registryAPIVersion = "registry.extensions.gardener.cloud/v1alpha3"
+)
 
 // wantedExtensions returns the Shoot's extensions by type. Gardener adds those that a landscape enables for all Shoots;
 // here are none.
@@ -60,17 +64,19 @@ func (o *operation) deployExtensions(ctx context.Context) error {
 // registry-cache.
 func (o *operation) waitForExtensions(ctx context.Context) (*v1alpha3.RegistryStatus, error) {
 	for _, extensionType := range slices.Sorted(maps.Keys(o.wantedExtensions())) {
-		extension := o.extension(extensionType)
+		key := client.ObjectKey{Namespace: o.namespace, Name: extensionType}
 		var failing time.Time
 		err := poll.Until(ctx, o.interval, extensionTimeout, func(ctx context.Context) error {
-			if err := o.client.Get(ctx, client.ObjectKeyFromObject(extension), extension); err != nil {
+			// A new object each time: decoding leaves fields as they are that the answer does not have.
+			extension := &extensionsv1alpha1.Extension{}
+			if err := o.client.Get(ctx, key, extension); err != nil {
 				return err
 			}
 			err := health.CheckExtensionObject(extension)
 			if err == nil || !hasFailed(extension) {
-				failing = time.Time{}
 				return err
 			}
+			// Between two attempts of the controller the Extension does not look failed.
 			if failing.IsZero() {
 				failing = time.Now()
 			}
@@ -81,7 +87,7 @@ func (o *operation) waitForExtensions(ctx context.Context) (*v1alpha3.RegistrySt
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("extension %s: %w", client.ObjectKeyFromObject(extension), err)
+			return nil, fmt.Errorf("extension %s: %w", key, err)
 		}
 	}
 	if _, ok := o.wantedExtensions()[registryCache]; !ok {
@@ -118,6 +124,7 @@ func isFinal(extension *extensionsv1alpha1.Extension) bool {
 	return slices.Contains(extension.Status.LastError.Codes, gardencorev1beta1.ErrorConfigurationProblem)
 }
 
+// lastError is nil if the controller reports none.
 func lastError(extension *extensionsv1alpha1.Extension) error {
 	if extension.Status.LastError == nil {
 		return nil
@@ -141,16 +148,13 @@ func decodeStatus(extension *extensionsv1alpha1.Extension) (*v1alpha3.RegistrySt
 	return status, nil
 }
 
-// registryAPIVersion is written out: what the controller reports is checked against the document, not its code.
-const registryAPIVersion = "registry.extensions.gardener.cloud/v1alpha3"
-
 // deleteExtensions deletes the Extensions whose type is not kept and waits until their controllers have cleaned up.
 func (o *operation) deleteExtensions(ctx context.Context, kept map[string]*runtime.RawExtension) error {
 	list := &extensionsv1alpha1.ExtensionList{}
 	if err := o.client.List(ctx, list, client.InNamespace(o.namespace)); err != nil {
 		return fmt.Errorf("listing Extensions in namespace %s: %w", o.namespace, err)
 	}
-	var stale []*extensionsv1alpha1.Extension
+	var stale []client.ObjectKey
 	for i := range list.Items {
 		extension := &list.Items[i]
 		if _, ok := kept[extension.Spec.Type]; ok {
@@ -159,17 +163,18 @@ func (o *operation) deleteExtensions(ctx context.Context, kept map[string]*runti
 		if err := extensions.DeleteExtensionObject(ctx, o.client, extension); err != nil {
 			return fmt.Errorf("deleting Extension %s: %w", client.ObjectKeyFromObject(extension), err)
 		}
-		stale = append(stale, extension)
+		stale = append(stale, client.ObjectKeyFromObject(extension))
 	}
-	for _, extension := range stale {
+	for _, key := range stale {
 		err := poll.Until(ctx, o.interval, extensionTimeout, func(ctx context.Context) error {
-			if err := o.client.Get(ctx, client.ObjectKeyFromObject(extension), extension); err != nil {
+			extension := &extensionsv1alpha1.Extension{}
+			if err := o.client.Get(ctx, key, extension); err != nil {
 				return client.IgnoreNotFound(err)
 			}
 			return errors.Join(errors.New("it still exists"), lastError(extension))
 		})
 		if err != nil {
-			return fmt.Errorf("waiting for the deletion of Extension %s: %w", client.ObjectKeyFromObject(extension), err)
+			return fmt.Errorf("waiting for the deletion of Extension %s: %w", key, err)
 		}
 	}
 	return nil

@@ -58,7 +58,8 @@ func (o *operation) deleteNamespace(ctx context.Context) error {
 		return fmt.Errorf("deleting namespace %s: %w", o.namespace, err)
 	}
 	err := poll.Until(ctx, o.interval, namespaceTimeout, func(ctx context.Context) error {
-		if err := o.client.Get(ctx, client.ObjectKeyFromObject(namespace), namespace); apierrors.IsNotFound(err) {
+		namespace := &corev1.Namespace{}
+		if err := o.client.Get(ctx, client.ObjectKey{Name: o.namespace}, namespace); apierrors.IsNotFound(err) {
 			return nil
 		} else if err != nil {
 			return err
