@@ -170,7 +170,7 @@ func ready(ctx context.Context, c client.Client) error {
 			return err
 		}
 		if !hasDriver(registered) {
-			return fmt.Errorf("the kubelet of node %s has not registered the driver", node.Name)
+			return fmt.Errorf("the kubelet of node %s has not registered the driver: its journal tells why", node.Name)
 		}
 	}
 	return nil
