@@ -17,13 +17,13 @@ type target struct {
 
 // parsePath reads a path from its end, because a repository may have components such as "blobs".
 func parsePath(path string) target {
-	rest, ok := strings.CutPrefix(path, "/v2")
-	if ok && (rest == "" || rest == "/") {
+	rest, versioned := strings.CutPrefix(path, "/v2")
+	if versioned && (rest == "" || rest == "/") {
 		return target{kind: kindPing}
 	}
-	rest, ok = strings.CutPrefix(rest, "/")
+	rest, separated := strings.CutPrefix(rest, "/")
 	last := strings.LastIndexByte(rest, '/')
-	if !ok || last < 0 {
+	if !versioned || !separated || last < 0 {
 		return target{kind: kindOther}
 	}
 	front, reference := rest[:last], rest[last+1:]

@@ -21,6 +21,11 @@ type Blob struct {
 	outcome func() Outcome
 }
 
+// NewBlob returns an answer whose outcome does not change.
+func NewBlob(content io.ReadSeekCloser, size int64, outcome Outcome) *Blob {
+	return &Blob{Content: content, Size: size, outcome: func() Outcome { return outcome }}
+}
+
 // Outcome says where the content came from. It can change while Content is read.
 func (b *Blob) Outcome() Outcome { return b.outcome() }
 
@@ -62,7 +67,7 @@ func (c *Cache) opened(repository string, d digest.Digest, f *os.File, err error
 	if err == nil {
 		var info os.FileInfo
 		if info, err = f.Stat(); err == nil {
-			return &Blob{Content: f, Size: info.Size(), outcome: func() Outcome { return Hit }}
+			return NewBlob(f, info.Size(), Hit)
 		}
 		err = errors.Join(err, f.Close())
 	}
@@ -75,6 +80,13 @@ func (c *Cache) opened(repository string, d digest.Digest, f *os.File, err error
 // storedBlob returns the blob if it is stored for the repository, or for another one and the upstream says that this
 // one has it too. It returns nil where it must be fetched.
 func (c *Cache) storedBlob(ctx context.Context, repository string, d digest.Digest) (*Blob, error) {
+	if b := c.linkedBlob(repository, d); b != nil {
+		return b, nil
+	}
+	if c.fetching(d) {
+		return nil, nil
+	}
+	// A fetch may have ended between the two looks.
 	if b := c.linkedBlob(repository, d); b != nil {
 		return b, nil
 	}

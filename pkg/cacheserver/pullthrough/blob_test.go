@@ -204,6 +204,8 @@ func TestFetchGivesUp(t *testing.T) {
 		{"refused from the start", 0, errBroken, 1, Unavailable},
 		{"no progress", 400, errBroken, 1 + maxStalls, Unavailable},
 		{"not found", 400, status(http.StatusNotFound), 1, NotFound},
+		{"refused", 400, status(http.StatusTooManyRequests), 1, RateLimited},
+		{"silent", 400, errSilent, 1, TimedOut},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -73,3 +73,10 @@ func isUnsupported(err error) bool {
 	failed, ok := errors.AsType[*upstream.Error](err)
 	return ok && failed.StatusCode == http.StatusMethodNotAllowed
 }
+
+// isBreak says that the connection to the upstream broke, so that asking again at once may help. That is not so where
+// the upstream was silent or refused.
+func isBreak(err error) bool {
+	failed, ok := errors.AsType[*upstream.Error](err)
+	return ok && failed.StatusCode == 0 && !failed.Timeout()
+}

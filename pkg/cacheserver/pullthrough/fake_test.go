@@ -152,6 +152,8 @@ func (u *fakeUpstream) Blob(ctx context.Context, repository string, d digest.Dig
 
 func status(code int) error { return &upstream.Error{Op: "request", StatusCode: code} }
 
+var errSilent = &upstream.Error{Op: "request", Err: os.ErrDeadlineExceeded}
+
 var errBroken = &upstream.Error{Op: "request", Err: io.ErrUnexpectedEOF}
 
 func whole(content []byte, offset int64) *upstream.Blob {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
 
@@ -25,14 +24,21 @@ var errStorage = errors.New("the volume cannot be written")
 
 // fetch is the download of one blob into the store. It belongs to the cache: it goes on when its readers leave.
 type fetch struct {
-	digest  digest.Digest
-	partial *store.Partial
+	digest digest.Digest
 
 	mu           sync.Mutex // guards what follows
+	file         content    // nil until there are bytes
+	stored       bool       // the blob was there when the fetch began
 	state        progress
 	changed      chan struct{} // closed and replaced with each change of state
 	repositories []string
 	references   int // open readers, and the download itself
+}
+
+// content is a file that may still grow.
+type content interface {
+	io.ReaderAt
+	io.Closer
 }
 
 // progress is what readers can see of a fetch.
@@ -85,23 +91,18 @@ func (c *Cache) join(repository string, d digest.Digest) (f *fetch, allowed bool
 	return f, true
 }
 
+// fetching says whether a fetch of the digest goes on.
+func (c *Cache) fetching(d digest.Digest) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fetches[d] != nil
+}
+
 // download fills, verifies and commits the blob.
 func (c *Cache) download(ctx context.Context, f *fetch, repository string) {
-	err := c.transfer(ctx, f, repository)
-	if err == nil {
-		err = f.partial.Verify()
-	}
-	f.update(func(p *progress) { p.verified, p.err = err == nil, err })
-	if err == nil {
-		// The readers have all they need by now; what fails from here on costs another fetch at most.
-		c.warnUnstored("blob", f.digest.String(), f.partial.Commit(f.allowed()))
-	} else if !errors.Is(err, errStorage) {
-		c.log.Warn("Cannot fetch blob", "repository", repository, "digest", f.digest, "error", err)
-	}
-	if f.partial != nil {
-		if err := f.partial.Discard(); err != nil {
-			c.log.Warn("Cannot remove an unfinished blob", "digest", f.digest, "error", err)
-		}
+	// Another fetch may have ended between the look into the store and the beginning of this one.
+	if !c.adopt(f, repository) {
+		c.fill(ctx, f, repository)
 	}
 	c.mu.Lock()
 	delete(c.fetches, f.digest)
@@ -110,21 +111,57 @@ func (c *Cache) download(ctx context.Context, f *fetch, repository string) {
 	c.release(f)
 }
 
-// transfer copies the blob from the upstream to the file, going on where the upstream broke off.
-func (c *Cache) transfer(ctx context.Context, f *fetch, repository string) error {
+// adopt serves the readers from the store if the blob is there.
+func (c *Cache) adopt(f *fetch, repository string) bool {
+	file, err := c.store.Blob(repository, f.digest)
+	if err != nil {
+		return false
+	}
+	info, err := file.Stat()
+	if err != nil {
+		c.log.Warn("Cannot read blob", "repository", repository, "digest", f.digest, "error", errors.Join(err, file.Close()))
+		return false
+	}
+	f.mu.Lock()
+	f.file, f.stored = file, true
+	f.mu.Unlock()
+	f.update(func(p *progress) { p.size, p.written, p.verified = info.Size(), info.Size(), true })
+	return true
+}
+
+// fill gets the blob from the upstream.
+func (c *Cache) fill(ctx context.Context, f *fetch, repository string) {
 	partial, err := c.store.Create(f.digest)
 	if err != nil {
 		c.warnUnstored("blob", f.digest.String(), err)
-		return errStorage
+		f.update(func(p *progress) { p.err = errStorage })
+		return
 	}
 	f.mu.Lock()
-	f.partial = partial
+	f.file = partial
 	f.mu.Unlock()
+	if err = c.transfer(ctx, f, partial, repository); err == nil {
+		err = partial.Verify()
+	}
+	f.update(func(p *progress) { p.verified, p.err = err == nil, err })
+	if err == nil {
+		// The readers have all they need by now; what fails from here on costs another fetch at most.
+		c.warnUnstored("blob", f.digest.String(), partial.Commit(f.allowed()))
+	} else if !errors.Is(err, errStorage) {
+		c.log.Warn("Cannot fetch blob", "repository", repository, "digest", f.digest, "error", err)
+	}
+	if err := partial.Discard(); err != nil {
+		c.log.Warn("Cannot remove an unfinished blob", "digest", f.digest, "error", err)
+	}
+}
+
+// transfer copies the blob from the upstream to the file, going on where the upstream broke off.
+func (c *Cache) transfer(ctx context.Context, f *fetch, partial io.Writer, repository string) error {
 	buffer := make([]byte, fetchBuffer)
 	for stalls := 0; ; {
 		before := f.progress().written
-		err := c.copyFrom(ctx, f, repository, buffer)
-		if err == nil || errors.Is(err, errStorage) || !isTemporary(err) {
+		err := c.copyFrom(ctx, f, partial, repository, buffer)
+		if err == nil || !isBreak(err) {
 			return err
 		}
 		switch after := f.progress().written; {
@@ -143,7 +180,7 @@ func (c *Cache) transfer(ctx context.Context, f *fetch, repository string) error
 }
 
 // copyFrom gets the blob from the first missing byte on.
-func (c *Cache) copyFrom(ctx context.Context, f *fetch, repository string, buffer []byte) (err error) {
+func (c *Cache) copyFrom(ctx context.Context, f *fetch, partial io.Writer, repository string, buffer []byte) (err error) {
 	blob, err := c.upstream.Blob(ctx, repository, f.digest, f.progress().written)
 	if err != nil {
 		return err
@@ -156,7 +193,7 @@ func (c *Cache) copyFrom(ctx context.Context, f *fetch, repository string, buffe
 	f.update(func(p *progress) { p.size = size })
 	for {
 		n, err := blob.Read(buffer)
-		if _, writeErr := f.partial.Write(buffer[:n]); writeErr != nil {
+		if _, writeErr := partial.Write(buffer[:n]); writeErr != nil {
 			c.warnUnstored("blob", f.digest.String(), writeErr)
 			return errStorage
 		}
@@ -204,6 +241,13 @@ func (f *fetch) update(change func(*progress)) {
 	f.changed = make(chan struct{})
 }
 
+// source returns where the bytes are, and whether the blob was stored before.
+func (f *fetch) source() (content, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.file, f.stored
+}
+
 // await returns when bytes behind offset are readable, or the fetch has ended, or ctx has.
 func (f *fetch) await(ctx context.Context, offset int64) (progress, error) {
 	for {
@@ -225,12 +269,12 @@ func (f *fetch) await(ctx context.Context, offset int64) (progress, error) {
 func (c *Cache) release(f *fetch) {
 	f.mu.Lock()
 	f.references--
-	last, partial := f.references == 0, f.partial
+	last, file := f.references == 0, f.file
 	f.mu.Unlock()
-	if !last || partial == nil {
+	if !last || file == nil {
 		return
 	}
-	if err := partial.Close(); err != nil {
+	if err := file.Close(); err != nil {
 		c.log.Warn("Cannot close a blob", "digest", f.digest, "error", err)
 	}
 }

@@ -49,6 +49,9 @@ func (r *reader) outcome() Outcome {
 	if r.passed {
 		return PassThrough
 	}
+	if _, stored := r.fetch.source(); stored {
+		return Hit
+	}
 	return Miss
 }
 
@@ -63,7 +66,8 @@ func (r *reader) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		if left := state.readable() - r.offset; left > 0 {
-			n, err := r.fetch.partial.ReadAt(p[:min(int64(len(p)), left)], r.offset)
+			file, _ := r.fetch.source()
+			n, err := file.ReadAt(p[:min(int64(len(p)), left)], r.offset)
 			r.offset += int64(n)
 			if errors.Is(err, io.EOF) {
 				err = fmt.Errorf("reading blob %s: %w", r.digest, io.ErrUnexpectedEOF)

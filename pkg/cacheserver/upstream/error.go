@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 )
@@ -45,7 +46,11 @@ func (e *Error) RateLimited() bool { return e.StatusCode == http.StatusTooManyRe
 
 // Timeout says that the upstream was silent for too long.
 func (e *Error) Timeout() bool {
-	return errors.Is(e.Err, errHeaderTimeout) || errors.Is(e.Err, errIdleTimeout) || e.StatusCode == http.StatusRequestTimeout
+	if errors.Is(e.Err, errHeaderTimeout) || errors.Is(e.Err, errIdleTimeout) || e.StatusCode == http.StatusRequestTimeout {
+		return true
+	}
+	slow, ok := errors.AsType[net.Error](e.Err)
+	return ok && slow.Timeout()
 }
 
 // Temporary says that the state of the upstream is the reason, rather than what was asked for: it was not reached,

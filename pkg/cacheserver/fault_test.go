@@ -1,0 +1,328 @@
+package cacheserver_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/registry-cache/extension/pkg/cacheserver"
+	"github.com/registry-cache/extension/pkg/cacheserver/config"
+	"github.com/registry-cache/extension/test/testbed/upstream"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// onBlobs applies a fault to requests for the content of blobs.
+func onBlobs(f func(w http.ResponseWriter, r *http.Request)) fault {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		f(w, r)
+		return true
+	}
+}
+
+// committed returns what is stored of the blobs.
+func committed(t *testing.T, root string) []string {
+	t.Helper()
+	var found []string
+	for _, file := range files(t, root) {
+		if strings.Contains(file, "/_layers/") || strings.HasPrefix(file, "docker/registry/v2/blobs/") {
+			found = append(found, file)
+		}
+	}
+	return found
+}
+
+func TestWrongBytesAreNeitherCompletedNorKept(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	digests, contents := layers(t, u.push(t, tag, 1))
+	c := start(t, u.config(t), cacheserver.Options{})
+	wrong := bytes.Clone(contents[0])
+	wrong[len(wrong)/2]++
+	for _, sized := range []bool{true, false} {
+		u.inject(onBlobs(func(w http.ResponseWriter, _ *http.Request) {
+			if sized {
+				w.Header().Set("Content-Length", itoa(len(wrong)))
+			}
+			w.Write(wrong)
+		}))
+		got := c.do(t, "GET", "blobs/"+digests[0])
+		if got.err == nil {
+			t.Errorf("sized %t: status %d and %d bytes look complete", sized, got.status, len(got.body))
+		}
+		c.settle(t)
+		if found := files(t, c.root); len(found) > 0 {
+			t.Errorf("sized %t: stored %v", sized, found)
+		}
+	}
+	u.inject(nil)
+	if got := c.do(t, "GET", "blobs/"+digests[0]); !bytes.Equal(got.body, contents[0]) || got.err != nil {
+		t.Errorf("healed upstream: %d, %d bytes, %v", got.status, len(got.body), got.err)
+	}
+}
+
+func TestUpstreamBreaksOff(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	digests, contents := layers(t, u.push(t, tag, 1))
+	c := start(t, u.config(t), cacheserver.Options{})
+	u.inject(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") || r.Header.Get("Range") != "" {
+			return false
+		}
+		w.Header().Set("Content-Length", itoa(len(contents[0])))
+		w.Write(contents[0][:len(contents[0])/2])
+		return true
+	})
+	got := c.do(t, "GET", "blobs/"+digests[0])
+	if !bytes.Equal(got.body, contents[0]) || got.err != nil {
+		t.Errorf("%d, %d of %d bytes, %v", got.status, len(got.body), len(contents[0]), got.err)
+	}
+	// The half that was there was not sent again.
+	var sent int64
+	for _, q := range u.Requests() {
+		sent += q.Bytes
+	}
+	if want := int64(len(contents[0]) - len(contents[0])/2); sent != want {
+		t.Errorf("the upstream sent %d bytes after the break, want %d", sent, want)
+	}
+}
+
+func TestSilentUpstream(t *testing.T) {
+	t.Parallel()
+	const limit = 100 * time.Millisecond
+	u := newOrigin(t, upstream.Options{})
+	image := u.push(t, tag, 1)
+	digests, contents := layers(t, image)
+	c := start(t, u.config(t), cacheserver.Options{HeaderTimeout: limit, IdleTimeout: limit})
+	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	u.inject(func(w http.ResponseWriter, r *http.Request) bool { hang(w, r); return true })
+	for _, path := range []string{"manifests/v1", "manifests/" + digestOf(t, image), "blobs/" + digests[0]} {
+		if got := c.do(t, "GET", path); got.status != http.StatusGatewayTimeout {
+			t.Errorf("%s: %d, want 504", path, got.status)
+		}
+	}
+	u.inject(onBlobs(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", itoa(len(contents[0])))
+		w.Write(contents[0][:1000])
+		http.NewResponseController(w).Flush()
+		hang(w, r)
+	}))
+	got := c.do(t, "GET", "blobs/"+digests[0])
+	if got.status != 200 || got.err == nil || !bytes.HasPrefix(contents[0], got.body) {
+		t.Errorf("silent in the middle: %d, %d bytes, %v, want a cut body", got.status, len(got.body), got.err)
+	}
+	c.settle(t)
+	if found := committed(t, c.root); len(found) > 0 {
+		t.Errorf("stored: %v", found)
+	}
+}
+
+func TestTagsWithoutUpstream(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	image := u.push(t, tag, 1)
+	cfg := u.config(t)
+	c := start(t, cfg, cacheserver.Options{})
+	if err := c.pull(t.Context(), tag); err != nil {
+		t.Fatal(err)
+	}
+	for _, status := range []int{429, 500, 503} {
+		u.inject(func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(status); return true })
+		wantStale(t, c, digestOf(t, image))
+		for _, path := range []string{"manifests/other", "manifests/sha256:" + strings.Repeat("0", 64), "blobs/sha256:" + strings.Repeat("0", 64)} {
+			if got := c.do(t, "GET", path); got.status < 500 {
+				t.Errorf("upstream answers %d, %s: %d, want 5xx", status, path, got.status)
+			}
+		}
+	}
+	u.front.Close()
+	wantStale(t, c, digestOf(t, image))
+	if err := c.pull(t.Context(), tag); err != nil {
+		t.Errorf("pull without upstream: %v", err)
+	}
+	if err := c.stop(); err != nil {
+		t.Fatal(err)
+	}
+	restarted := start(t, cfg, cacheserver.Options{})
+	wantStale(t, restarted, digestOf(t, image))
+	if err := restarted.pull(t.Context(), tag); err != nil {
+		t.Errorf("pull after a restart without upstream: %v", err)
+	}
+	if got := restarted.debug(t, "/readyz"); got.status != 200 {
+		t.Errorf("ready: %d, %s", got.status, got.body)
+	}
+}
+
+func wantStale(t *testing.T, c *cache, digest string) {
+	t.Helper()
+	for _, method := range []string{"HEAD", "GET"} {
+		got := c.do(t, method, "manifests/v1")
+		if got.status != 200 || got.header.Get("Docker-Content-Digest") != digest || got.header.Get("Warning") == "" {
+			t.Errorf("%s: %d, %v, want a warning and the digest", method, got.status, got.header)
+		}
+	}
+}
+
+func TestDeletedTag(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	u.push(t, tag, 1)
+	c := start(t, u.config(t), cacheserver.Options{})
+	if err := c.pull(t.Context(), tag); err != nil {
+		t.Fatal(err)
+	}
+	u.inject(func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(http.StatusNotFound); return true })
+	if got := c.do(t, "GET", "manifests/v1"); got.status != 404 {
+		t.Errorf("deleted upstream: %d", got.status)
+	}
+	u.front.Close()
+	if got := c.do(t, "GET", "manifests/v1"); got.status < 500 {
+		t.Errorf("deleted upstream, which is gone: %d", got.status)
+	}
+}
+
+// A volume of 1 MiB: the layers do not fit, manifests do.
+func TestFullVolume(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	image := u.push(t, tag, 1)
+	cfg := u.config(t)
+	if err := syscall.Mount("tmpfs", cfg.Storage.Root, "tmpfs", 0, "size=1m,mode=0755"); errors.Is(err, os.ErrPermission) {
+		t.Skip("mounting a small volume needs privileges")
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(cfg.Storage.Root, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	c := start(t, cfg, cacheserver.Options{})
+	for i := range 5 {
+		if err := c.pull(t.Context(), tag); err != nil {
+			t.Errorf("pull %d: %v", i, err)
+		}
+	}
+	if !strings.Contains(c.log.String(), "no space left on device") {
+		t.Error("the volume was never full")
+	}
+	if got := c.do(t, "HEAD", "manifests/"+digestOf(t, image)); got.status != 200 {
+		t.Errorf("manifest: %d", got.status)
+	}
+	c.settle(t)
+	for _, file := range files(t, c.root) {
+		if strings.HasPrefix(file, "registry-cache/") {
+			t.Errorf("%s is left behind", file)
+		}
+	}
+}
+
+// serveFile runs a server in a process of its own, which says its address.
+func serveFile(file string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	cfg, err := config.Load(file)
+	if err != nil {
+		return err
+	}
+	server, err := cacheserver.New(cfg, cacheserver.Options{Logger: slog.New(slog.NewJSONHandler(os.Stderr, nil))})
+	if err != nil {
+		return err
+	}
+	if _, err := io.WriteString(os.Stdout, server.Address()); err != nil {
+		return err
+	}
+	if err := os.Stdout.Close(); err != nil {
+		return err
+	}
+	return server.Run(ctx)
+}
+
+func TestKilledInTheMiddleOfAFetch(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	digests, contents := layers(t, u.push(t, tag, 1))
+	cfg := u.config(t)
+	document, err := cfg.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, document, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	u.inject(onBlobs(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", itoa(len(contents[0])))
+		w.Write(contents[0][:len(contents[0])/2])
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+
+	process := exec.CommandContext(t.Context(), os.Args[0])
+	process.Env = append(os.Environ(), serveVariable+"="+file)
+	var log bytes.Buffer
+	process.Stderr = &log
+	stdout, err := process.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	address, err := io.ReadAll(stdout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var transport http.Transport
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+string(address)+"/v2/"+repository+"/blobs/"+digests[0], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, &log)
+	}
+	defer resp.Body.Close()
+	if _, err := io.CopyN(io.Discard, resp.Body, int64(len(contents[0])/4)); err != nil {
+		t.Fatal(err)
+	}
+	if err := process.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	process.Wait() // it says that the process was killed
+	if _, err := io.Copy(io.Discard, resp.Body); err == nil {
+		t.Error("the body looks complete")
+	}
+	if found := committed(t, cfg.Storage.Root); len(found) > 0 {
+		t.Errorf("committed: %v", found)
+	}
+	if found := files(t, cfg.Storage.Root); len(found) != 1 {
+		t.Errorf("the kill should leave the unfinished file: %v", found)
+	}
+
+	u.inject(nil)
+	c := start(t, cfg, cacheserver.Options{})
+	if found := files(t, cfg.Storage.Root); len(found) > 0 {
+		t.Errorf("left after the next start: %v", found)
+	}
+	if got := c.do(t, "GET", "blobs/"+digests[0]); !bytes.Equal(got.body, contents[0]) || got.err != nil {
+		t.Errorf("after the next start: %d, %d bytes, %v", got.status, len(got.body), got.err)
+	}
+}
