@@ -16,6 +16,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
@@ -115,12 +116,13 @@ func (o *controllerOptions) run(ctx context.Context) error {
 		return err
 	}
 
-	mgr, err := manager.New(o.rest.Completed().Config, o.managerOptions())
+	options, err := o.managerOptions()
+	if err != nil {
+		return err
+	}
+	mgr, err := manager.New(o.rest.Completed().Config, options)
 	if err != nil {
 		return fmt.Errorf("creating the manager: %w", err)
-	}
-	if err := extensionscontroller.AddToScheme(mgr.GetScheme()); err != nil {
-		return fmt.Errorf("adding Gardener's types: %w", err)
 	}
 	if err := addChecks(mgr); err != nil {
 		return err
@@ -151,8 +153,13 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	return nil
 }
 
-func (o *controllerOptions) managerOptions() manager.Options {
+func (o *controllerOptions) managerOptions() (manager.Options, error) {
 	options := o.manager.Completed().Options()
+	// The client is made with the manager and looks up the types that are not cached at once.
+	options.Scheme = runtime.NewScheme()
+	if err := extensionscontroller.AddToScheme(options.Scheme); err != nil {
+		return options, fmt.Errorf("adding types to the scheme: %w", err)
+	}
 	options.Client.Cache = &client.CacheOptions{DisableFor: []client.Object{
 		// The actuator waits for the effects of what it has just written.
 		&resourcesv1alpha1.ManagedResource{},
@@ -162,7 +169,7 @@ func (o *controllerOptions) managerOptions() manager.Options {
 		&coordinationv1.Lease{},
 		&admissionregistrationv1.MutatingWebhookConfiguration{},
 	}}
-	return options
+	return options, nil
 }
 
 func addChecks(mgr manager.Manager) error {
