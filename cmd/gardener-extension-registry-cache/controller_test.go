@@ -6,10 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"path/filepath"
 	"testing"
 
-	"github.com/spf13/pflag"
 	"github.com/spf13/pflag"
 )
 
