@@ -106,24 +106,16 @@ func aptOutput(ctx context.Context, program string, args ...string) ([]byte, err
 	return out, nil
 }
 
-// aptSettings writes what this host's apt needs to reach its sources, proxies for example, to a file and returns its
-// name. It may hold credentials, so only its owner may read it.
-func aptSettings(ctx context.Context) (string, error) {
+// writeAptSettings writes what this host's apt needs to reach its sources, proxies for example, to a new file. It may
+// hold credentials, so only its owner may read it.
+func writeAptSettings(ctx context.Context, name string) error {
 	settings := []byte("Acquire::Retries \"3\";\n")
 	for _, tree := range []string{"Acquire::http", "Acquire::https", "Acquire::ForceIPv4", "Acquire::Check-Valid-Until", "Acquire::Check-Date"} {
 		of, err := aptOutput(ctx, "apt-config", "dump", "--no-empty", tree)
 		if err != nil {
-			return "", err
+			return err
 		}
 		settings = append(settings, of...)
 	}
-	f, err := os.CreateTemp("", "testbed-apt-*.conf")
-	if err != nil {
-		return "", err
-	}
-	_, err = f.Write(settings)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
-	}
-	return f.Name(), nil
+	return os.WriteFile(name, settings, 0o600)
 }

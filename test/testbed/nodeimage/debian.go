@@ -13,7 +13,6 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
-	"time"
 )
 
 // nodePackages are the Debian packages of the image that is built from source: those of kind's base image without the
@@ -32,60 +31,101 @@ func kubeProxyPackages() []string {
 	return []string{"conntrack", "ipset", "iptables", "kmod", "nftables"}
 }
 
-// cleanupTime is how long mmdebstrap may take to remove what it has made when it is cancelled.
-const cleanupTime = 30 * time.Second
-
 // rootFS returns the path of the archive with the root file system, made if it is not in the cache.
 func (b *builder) rootFS(ctx context.Context) (string, error) {
 	r, err := hostRelease()
 	if err != nil {
 		return "", err
 	}
-	in := inputs{{"recipe", recipe}, {"release", r.id + " " + r.codename}, {"architecture", runtime.GOARCH}, {"packages", strings.Join(nodePackages(), " ")}}
-	name := filepath.Join(b.cache, "rootfs", in.hash()+".tar")
-	if _, err := os.Stat(name); err == nil {
+	a := packageArchive{release: r, variant: "minbase", packages: nodePackages(), keep: func(out io.Writer, files io.Reader) error {
+		_, err := io.Copy(out, files)
+		return err
+	}}
+	if name := a.path(b.cache); exists(name) {
 		return name, nil
 	}
-	return name, b.progress.Step("making a root file system of "+r.id+" "+r.codename+" packages", func() error {
-		return replace(name, func(out io.Writer) error {
-			return mmdebstrap(ctx, "minbase", nodePackages(), func(archive io.Reader) error {
-				_, err := io.Copy(out, archive)
-				return err
-			})
-		})
+	var name string
+	err = b.progress.Step("making a root file system of "+r.id+" "+r.codename+" packages", func() (err error) {
+		name, err = a.ensure(ctx, b.cache)
+		return err
 	})
+	return name, err
 }
 
-// mmdebstrap passes the archive that mmdebstrap makes of the packages to use. The host's own sources and its settings
-// of apt for reaching them hold; the settings do not stay in the archive.
-func mmdebstrap(ctx context.Context, variant string, packages []string, use func(io.Reader) error) (err error) {
-	r, err := hostRelease()
+// packageArchive is a tar archive that mmdebstrap makes of packages.
+type packageArchive struct {
+	release release
+	// variant is mmdebstrap's: "minbase" is a root file system, "extract" has the files of the packages only.
+	variant  string
+	packages []string
+	// keep writes what is wanted of mmdebstrap's archive.
+	keep func(out io.Writer, files io.Reader) error
+}
+
+// path is where the archive is kept in the cache.
+func (a packageArchive) path(cache string) string {
+	in := inputs{
+		{"recipe", recipe}, {"release", a.release.id + " " + a.release.codename}, {"architecture", runtime.GOARCH},
+		{"variant", a.variant}, {"packages", strings.Join(a.packages, " ")},
+	}
+	return filepath.Join(cache, "packages", a.variant+"-"+in.hash()+".tar")
+}
+
+// ensure returns the archive's path in the cache after making it, if it is not there. One archive is made at a time.
+func (a packageArchive) ensure(ctx context.Context, cache string) (name string, err error) {
+	name = a.path(cache)
+	if exists(name) {
+		return name, nil
+	}
+	unlock, err := lock(ctx, filepath.Join(cache, "packages.lock"), func() {})
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	if exists(name) {
+		return name, nil
+	}
+	// The lock is held, so what is there is of an interrupted run.
+	scratch := filepath.Join(cache, "packages.scratch")
+	if err := errors.Join(os.RemoveAll(scratch), os.Mkdir(scratch, 0o755)); err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
+	return name, replace(name, func(out io.Writer) error { return a.make(ctx, scratch, out) })
+}
+
+// make runs mmdebstrap with the host's own sources and with its settings of apt for reaching them; the settings do not
+// stay in the archive. It works in scratch.
+func (a packageArchive) make(ctx context.Context, scratch string, out io.Writer) error {
+	sources, err := hostSources(ctx, a.release)
 	if err != nil {
 		return err
 	}
-	sources, err := hostSources(ctx, r)
-	if err != nil {
+	settings := filepath.Join(scratch, "apt.conf")
+	if err := writeAptSettings(ctx, settings); err != nil {
 		return err
 	}
-	settings, err := aptSettings(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.Remove(settings)) }()
+	// In namespaces of its own, nothing of it stays mounted and no program goes on, however it ends.
 	args := []string{
-		"--quiet", "--mode=root", "--variant=" + variant, "--include=" + strings.Join(packages, ","),
+		"--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",
+		"mmdebstrap", "--quiet", "--mode=root", "--variant=" + a.variant, "--include=" + strings.Join(a.packages, ","),
 		"--aptopt=" + settings, `--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"`,
+		// There is no use in a file system that survives a power failure before it is complete.
+		"--dpkgopt=force-unsafe-io",
 	}
 	for _, unread := range []string{"man", "doc", "info", "locale", "lintian", "bug"} {
 		args = append(args, "--dpkgopt=path-exclude=/usr/share/"+unread+"/*")
 	}
-	args = append(append(args, r.codename, "-"), sources...)
+	args = append(append(args, a.release.codename, "-"), sources...)
 
-	cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
+	cmd := exec.CommandContext(ctx, "unshare", args...)
 	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	// It unmounts and removes its folders when it is told to end.
-	cmd.Cancel, cmd.WaitDelay = func() error { return cmd.Process.Signal(syscall.SIGTERM) }, cleanupTime
+	cmd.Stderr, cmd.Env = &stderr, append(os.Environ(), "TMPDIR="+scratch, "LC_ALL=C")
+	// It must not go on in scratch when this process has been killed. The signal is that of the thread which has started
+	// the program.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -93,19 +133,27 @@ func mmdebstrap(ctx context.Context, variant string, packages []string, use func
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting mmdebstrap: %w", err)
 	}
-	archive := bufio.NewReaderSize(stdout, 1<<20)
-	useErr := use(archive)
-	if useErr == nil {
+	files := bufio.NewReaderSize(stdout, 1<<20)
+	keepErr := a.keep(out, files)
+	if keepErr == nil {
 		// A reader of the format stops before the padding at its end.
-		_, useErr = io.Copy(io.Discard, archive)
+		_, keepErr = io.Copy(io.Discard, files)
 	} else {
 		// mmdebstrap ends when nobody reads what it writes.
-		useErr = errors.Join(useErr, stdout.Close())
+		keepErr = errors.Join(keepErr, stdout.Close())
 	}
 	if err := cmd.Wait(); err != nil {
-		return errors.Join(fmt.Errorf("running mmdebstrap --variant=%s for %s: %w: %s", variant, strings.Join(packages, " "), err, lastLines(stderr.Bytes())), useErr)
+		if ctx.Err() != nil {
+			return fmt.Errorf("running mmdebstrap: %w", context.Cause(ctx))
+		}
+		return fmt.Errorf("running mmdebstrap for %s: %w: %s", strings.Join(a.packages, " "), err, lastLines(stderr.Bytes()))
 	}
-	return useErr
+	return keepErr
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
 }
 
 // lastLines is the end of a program's messages, for an error.

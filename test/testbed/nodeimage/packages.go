@@ -6,12 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
-	"path/filepath"
-	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/registry-cache/extension/test/testbed/workspace"
@@ -37,26 +33,14 @@ func ExtractPackages(ctx context.Context, tarPath string, packages ...string) er
 	if len(packages) == 0 {
 		return errors.New("extracting packages: name at least one")
 	}
-	in := inputs{{"recipe", recipe}, {"release", r.id + " " + r.codename}, {"architecture", runtime.GOARCH}, {"packages", strings.Join(packages, " ")}}
-	cached := filepath.Join(cache, "packages", in.hash()+".tar")
-	unlock, err := lock(ctx, filepath.Join(cache, "packages.lock"), func() {})
+	a := packageArchive{release: r, variant: "extract", packages: packages, keep: filterArchive}
+	cached, err := a.ensure(ctx, cache)
 	if err != nil {
-		return err
+		return fmt.Errorf("extracting packages: %w", err)
 	}
-	if _, err := os.Stat(cached); err != nil {
-		err := replace(cached, func(out io.Writer) error {
-			return mmdebstrap(ctx, "extract", packages, func(archive io.Reader) error { return filterArchive(out, archive) })
-		})
-		if err != nil {
-			return errors.Join(fmt.Errorf("extracting packages: %w", err), unlock())
-		}
-	}
-	if err := unlock(); err != nil {
-		return err
-	}
-	return withFile(cached, func(archive io.Reader) error {
+	return withFile(cached, func(files io.Reader) error {
 		return replace(tarPath, func(out io.Writer) error {
-			_, err := io.Copy(out, archive)
+			_, err := io.Copy(out, files)
 			return err
 		})
 	})
