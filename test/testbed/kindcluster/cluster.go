@@ -78,7 +78,8 @@ type Cluster struct {
 	engine     *host.Engine
 }
 
-// Open returns the existing cluster. It neither starts nor repairs anything.
+// Open returns the existing cluster. It neither starts nor repairs anything: a cluster with a stopped node or without a
+// kubeconfig is an error.
 func Open(ctx context.Context, e *host.Engine, o Options) (*Cluster, error) {
 	o, err := o.complete()
 	if err != nil {
@@ -91,6 +92,11 @@ func Open(ctx context.Context, e *host.Engine, o Options) (*Cluster, error) {
 	}
 	if len(containers) == 0 {
 		return nil, fmt.Errorf("there is no kind cluster %q", o.Name)
+	}
+	for _, container := range containers {
+		if !container.State.Running {
+			return nil, fmt.Errorf("node %s of cluster %q does not run", container.Name, o.Name)
+		}
 	}
 	if _, err := os.Stat(o.Kubeconfig); err != nil {
 		return nil, fmt.Errorf("cluster %q exists, but its kubeconfig does not: %w", o.Name, err)

@@ -44,6 +44,10 @@ func (c *Cluster) removeNodes(ctx context.Context) error {
 	}
 	if len(containers) > 0 {
 		command := []string{"rm", "--force", "--volumes"}
+		if c.engine.Name == host.Podman {
+			// docker kills at once; podman would wait for the nodes to shut down.
+			command = append(command, "--time=0")
+		}
 		for _, container := range containers {
 			command = append(command, container.Name)
 		}

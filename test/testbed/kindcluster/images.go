@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"strings"
 
@@ -111,7 +112,7 @@ func (n Node) hasImages(ctx context.Context, wanted map[string]v1.Hash) (bool, e
 }
 
 func haveImages(printed []byte, wanted map[string]v1.Hash) (bool, error) {
-	found := 0
+	missing := maps.Clone(wanted)
 	for decoder := json.NewDecoder(bytes.NewReader(printed)); ; {
 		var has struct {
 			Image string
@@ -121,12 +122,12 @@ func haveImages(printed []byte, wanted map[string]v1.Hash) (bool, error) {
 			}
 		}
 		if err := decoder.Decode(&has); errors.Is(err, io.EOF) {
-			return found == len(wanted), nil
+			return len(missing) == 0, nil
 		} else if err != nil {
 			return false, fmt.Errorf("reading image manifests: %w", err)
 		}
 		if has.Manifest.Config.Digest == wanted[has.Image].String() {
-			found++
+			delete(missing, has.Image)
 		}
 	}
 }

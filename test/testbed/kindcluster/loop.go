@@ -44,8 +44,8 @@ func (c *Cluster) loopDevices(ctx context.Context, volumes []string) ([]loopDevi
 			return nil, err
 		}
 		// The kernel tells the path as the node sees it.
-		inNode, found1 := strings.CutPrefix(strings.TrimSpace(string(content)), nodeVolumeMount)
-		if !found1 {
+		inNode, cut := strings.CutPrefix(strings.TrimSpace(string(content)), nodeVolumeMount)
+		if !cut {
 			continue
 		}
 		block := filepath.Base(filepath.Dir(filepath.Dir(attribute)))

@@ -102,8 +102,8 @@ func hostsBlock(entries map[string][]string) string {
 func ensureDNS(ctx context.Context, client kubernetes.Interface, edit func(corefile string) string) (map[string][]string, error) {
 	var corefile string
 	if err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
-		maps := client.CoreV1().ConfigMaps(dnsNamespace)
-		cm, err := maps.Get(ctx, dnsName, metav1.GetOptions{})
+		configMaps := client.CoreV1().ConfigMaps(dnsNamespace)
+		cm, err := configMaps.Get(ctx, dnsName, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
@@ -112,7 +112,7 @@ func ensureDNS(ctx context.Context, client kubernetes.Interface, edit func(coref
 			return nil
 		}
 		cm.Data["Corefile"] = corefile
-		_, err = maps.Update(ctx, cm, metav1.UpdateOptions{})
+		_, err = configMaps.Update(ctx, cm, metav1.UpdateOptions{})
 		return err
 	}); err != nil {
 		return nil, fmt.Errorf("updating ConfigMap %s: %w", dnsName, err)
