@@ -17,6 +17,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
@@ -95,6 +96,8 @@ func newControllerCommand() *cobra.Command {
 			if err := o.complete(); err != nil {
 				return err
 			}
+			log.SetLogger(o.manager.Completed().Logger)
+			klog.SetLogger(o.manager.Completed().Logger) // for leader election
 			return o.run(cmd.Context())
 		},
 	}
@@ -103,7 +106,6 @@ func newControllerCommand() *cobra.Command {
 }
 
 func (o *controllerOptions) run(ctx context.Context) error {
-	log.SetLogger(o.manager.Completed().Logger)
 	configuration := &configv1alpha1.ControllerConfiguration{}
 	if o.configFile != "" {
 		var err error

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/pflag"
 )
+
 // A kubeconfig of an API server that nobody runs: port 1 of this machine refuses connections.
 const kubeconfig = `
 apiVersion: v1
