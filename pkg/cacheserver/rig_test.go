@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -70,12 +71,14 @@ func newOrigin(t *testing.T, o upstream.Options) *origin {
 	}
 	u := &origin{Server: server, caFile: filepath.Join(t.TempDir(), "ca.crt")}
 	registry := server.Handler()
-	u.front = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	u.front = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if fault := u.fault.Load(); fault != nil && (*fault)(w, r) {
 			return
 		}
 		registry.ServeHTTP(w, r)
 	}))
+	u.front.Config.ErrorLog = log.New(io.Discard, "", 0) // clients leave on purpose
+	u.front.StartTLS()
 	t.Cleanup(u.front.Close)
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: u.front.Certificate().Raw})
 	if err := os.WriteFile(u.caFile, ca, 0o644); err != nil {

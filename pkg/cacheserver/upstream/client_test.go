@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -54,13 +55,14 @@ type registry struct {
 func serve(t *testing.T, handle http.HandlerFunc) *registry {
 	t.Helper()
 	r := &registry{}
-	r.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	r.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r.mu.Lock()
 		r.requests = append(r.requests, req.Method+" "+req.URL.Path)
 		r.mu.Unlock()
 		handle(w, req)
 	}))
-	r.Config.ErrorLog = nil
+	r.Config.ErrorLog = log.New(io.Discard, "", 0) // clients leave on purpose
+	r.StartTLS()
 	t.Cleanup(r.Close)
 	r.caFile = filepath.Join(t.TempDir(), "ca.crt")
 	r.writeCA(t, r.caFile)
@@ -292,6 +294,7 @@ func hanging(beginning string) http.HandlerFunc {
 			w.(http.Flusher).Flush()
 		}
 		<-r.Context().Done()
+		panic(http.ErrAbortHandler) // or the answer may overtake the end of the connection
 	}
 }
 
@@ -323,7 +326,7 @@ func TestSilentUpstream(t *testing.T) {
 	})
 	t.Run("body", func(t *testing.T) {
 		t.Parallel()
-		c := serve(t, hanging(layer)).client(t, upstream.Options{IdleTimeout: limit})
+		c := serve(t, hanging(layer)).client(t, upstream.Options{IdleTimeout: 10 * limit})
 		blob, err := c.Blob(t.Context(), repository, layerDigest, 0)
 		if err != nil {
 			t.Fatal(err)
