@@ -55,11 +55,16 @@ images: build ## Write the OCI images of both as archives into bin/images/ (VERS
 generate: ## Generate deepcopy functions.
 	$(TOOL) controller-gen object paths=./pkg/apis/...
 
-check: ## Formatting, vet, staticcheck, shellcheck, tidy modules, up-to-date generated files.
+check: shellcheck ## Formatting, vet, staticcheck, shellcheck, tidy modules, up-to-date generated files.
 	@.ci/check $(patsubst %/go.mod,%,$(MODULES))
 
-test: ## Unit and integration tests with the race detector; no cluster.
+test: shellcheck ## Unit and integration tests with the race detector; no cluster.
 	CGO_ENABLED=1 go test -race -timeout 15m $$(go list ./... | grep -v /test/e2e)
+
+.PHONY: shellcheck
+shellcheck:
+	@command -v shellcheck >/dev/null || { echo "installing the Debian package shellcheck"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends shellcheck >/dev/null; }
 
 e2e: ## User stories on the kind-based Shoot; makes what is missing (FOCUS=... and LABELS=... select).
 	go test ./test/e2e -count=1 -v -timeout 60m -args -ginkgo.v $(if $(FOCUS),-ginkgo.focus='$(FOCUS)') $(if $(LABELS),-ginkgo.label-filter='$(LABELS)')
