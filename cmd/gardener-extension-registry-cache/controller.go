@@ -16,9 +16,11 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	ctrlhealthz "sigs.k8s.io/controller-runtime/pkg/healthz"
@@ -161,6 +163,10 @@ func (o *controllerOptions) managerOptions() (manager.Options, error) {
 	options.Scheme = runtime.NewScheme()
 	if err := extensionscontroller.AddToScheme(options.Scheme); err != nil {
 		return options, fmt.Errorf("adding types to the scheme: %w", err)
+	}
+	// A Seed has dozens of ManagedResources for each Shoot.
+	options.Cache.ByObject = map[client.Object]cache.ByObject{
+		&resourcesv1alpha1.ManagedResource{}: {Label: labels.SelectorFromSet(extension.ManagedResourceLabels())},
 	}
 	options.Client.Cache = &client.CacheOptions{DisableFor: []client.Object{
 		// The actuator waits for the effects of what it has just written.

@@ -22,9 +22,14 @@ const (
 	workloadsResourceName = "extension-registry-cache"
 	// serviceResourcePrefix and the name of a Service make the name of that Service's ManagedResource.
 	serviceResourcePrefix = workloadsResourceName + "-service-"
-	// origin is the value of the label origin by which the ManagedResources of this extension are found again.
+	// origin is the value of the label by which the ManagedResources of the extension are told from all others.
 	origin = "registry-cache"
 )
+
+// ManagedResourceLabels are the labels of all ManagedResources of the extension, and of no others.
+func ManagedResourceLabels() map[string]string {
+	return map[string]string{managedresources.LabelKeyOrigin: origin}
+}
 
 func serviceResourceName(cache v1alpha3.RegistryCache) string {
 	return serviceResourcePrefix + v1alpha3.ObjectName(cache.Upstream)
@@ -68,7 +73,7 @@ func (a *Actuator) deploy(ctx context.Context, namespace, name string, objects [
 // managedResources lists the names of all ManagedResources of the extension in namespace.
 func (a *Actuator) managedResources(ctx context.Context, namespace string) (workloads, services []string, err error) {
 	list := &resourcesv1alpha1.ManagedResourceList{}
-	if err := a.seed.List(ctx, list, client.InNamespace(namespace), client.MatchingLabels{managedresources.LabelKeyOrigin: origin}); err != nil {
+	if err := a.seed.List(ctx, list, client.InNamespace(namespace), client.MatchingLabels(ManagedResourceLabels())); err != nil {
 		return nil, nil, fmt.Errorf("listing the ManagedResources in %s: %w", namespace, err)
 	}
 	for _, resource := range list.Items {
