@@ -75,12 +75,13 @@ type Adaptations struct {
 	Notes []string
 }
 
-// RequiredPackages returns the Debian packages that the testbed needs with the engine. netavark calls the iptables
-// program but does not depend on it, and podman only recommends netavark's name server; runc is needed on cgroup v1.
+// RequiredPackages returns the Debian packages that the testbed needs with the engine. netavark calls the program
+// iptables, newer ones nft, without depending on it, and only recommends its name server; podman takes crun on cgroup v2,
+// and is told to take runc on v1.
 func RequiredPackages(engine string) []string {
 	packages := []string{"ca-certificates", "mmdebstrap"}
 	if engine == Podman {
-		packages = append(packages, "aardvark-dns", "conmon", "iptables", "netavark", "podman", "runc")
+		packages = append(packages, "aardvark-dns", "conmon", "crun", "iptables", "netavark", "nftables", "podman", "runc")
 	}
 	slices.Sort(packages)
 	return packages
