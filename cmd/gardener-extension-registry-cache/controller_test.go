@@ -1,24 +1,31 @@
 package main
 
 import (
-	"errors"
-	"os"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/spf13/pflag"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// A kubeconfig of an API server that nobody runs: port 1 of this machine refuses connections.
-const kubeconfig = `
-apiVersion: v1
-kind: Config
-clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]
-contexts: [{name: c, context: {cluster: c}}]
-current-context: c
-`
+// discovery is what an API server tells about itself, as far as the program asks for it before it reads an object.
+var discovery = map[string]string{
+	"/api":    `{"kind":"APIVersions","versions":["v1"]}`,
+	"/api/v1": `{"kind":"APIResourceList","groupVersion":"v1","resources":[{"name":"secrets","kind":"Secret","namespaced":true}]}`,
+	"/apis": `{"kind":"APIGroupList","apiVersion":"v1","groups":[
+		{"name":"extensions.gardener.cloud","versions":[{"groupVersion":"extensions.gardener.cloud/v1alpha1","version":"v1alpha1"}]},
+		{"name":"resources.gardener.cloud","versions":[{"groupVersion":"resources.gardener.cloud/v1alpha1","version":"v1alpha1"}]}]}`,
+	"/apis/extensions.gardener.cloud/v1alpha1": `{"kind":"APIResourceList","groupVersion":"extensions.gardener.cloud/v1alpha1","resources":[
+		{"name":"operatingsystemconfigs","kind":"OperatingSystemConfig","namespaced":true}]}`,
+	"/apis/resources.gardener.cloud/v1alpha1": `{"kind":"APIResourceList","groupVersion":"resources.gardener.cloud/v1alpha1","resources":[
+		{"name":"managedresources","kind":"ManagedResource","namespaced":true}]}`,
+}
 
 func TestBadInvocations(t *testing.T) {
 	t.Parallel()
@@ -37,23 +44,38 @@ func TestBadInvocations(t *testing.T) {
 	}
 }
 
-// All that can be put together without an API server is put together, with the flags that the chart gives.
-func TestStartGetsAsFarAsTheAPIServer(t *testing.T) {
+// With the flags that the chart gives, the program starts up to the point where it reads the certificate of its webhook
+// server, which is the first object that it needs.
+func TestStart(t *testing.T) {
 	t.Parallel()
 	err := execute(t, "--leader-election-namespace=n", "--heartbeat-namespace=n", "--max-concurrent-reconciles=5",
 		"--ignore-operation-annotation=false", "--webhook-config-mode=service", "--webhook-config-namespace=n",
 		"--webhook-config-server-port=10250", "--webhook-config-service-port=443", "--webhook-config-cert-dir="+t.TempDir(),
 		"--metrics-bind-address=0", "--health-bind-address=127.0.0.1:0", "--gardener-version=v1.147.1", "--log-level=error", "--log-format=json")
-	if err == nil || !strings.HasPrefix(err.Error(), "adding webhooks: ") || !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Errorf("got error %v, want a refused connection", err)
+	if !apierrors.IsForbidden(err) || !strings.HasPrefix(err.Error(), "adding webhooks: ") || !strings.HasSuffix(err.Error(), "forbidden: /api/v1/namespaces/n/secrets") {
+		t.Errorf("got error %v, want that Secrets cannot be listed", err)
 	}
 }
 
-// execute runs the subcommand controller against an API server that is not there.
+// execute runs the subcommand controller against an API server that knows the types and forbids everything.
 func execute(t *testing.T, args ...string) error {
 	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if document, ok := discovery[r.URL.Path]; ok {
+			io.WriteString(w, document)
+			return
+		}
+		w.WriteHeader(http.StatusForbidden)
+		io.WriteString(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,"message":"forbidden: `+r.URL.Path+`"}`)
+	}))
+	t.Cleanup(server.Close)
+	kubeconfig := clientcmdapi.NewConfig()
+	kubeconfig.Clusters["c"] = &clientcmdapi.Cluster{Server: server.URL}
+	kubeconfig.Contexts["c"] = &clientcmdapi.Context{Cluster: "c"}
+	kubeconfig.CurrentContext = "c"
 	path := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(path, []byte(kubeconfig), 0o600); err != nil {
+	if err := clientcmd.WriteToFile(*kubeconfig, path); err != nil {
 		t.Fatal(err)
 	}
 	o := newControllerOptions()
