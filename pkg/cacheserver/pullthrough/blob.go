@@ -119,7 +119,7 @@ func (c *Cache) fetchBlob(ctx context.Context, repository string, d digest.Diges
 	if f == nil {
 		return nil, errClosed
 	}
-	r := &reader{ctx: ctx, cache: c, repository: repository, digest: d, fetch: f, size: -1}
+	r := &reader{ctx: ctx, cache: c, repository: repository, digest: d, fetch: f, size: -1, foreign: !allowed}
 	if !allowed {
 		var err error
 		if allowed, err = c.upstreamHas(ctx, repository, d); err != nil {

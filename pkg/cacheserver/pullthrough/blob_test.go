@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -426,6 +427,43 @@ func TestOtherRepositoriesAskTheUpstream(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestFailureForOneRepositoryIsNoneForAnother(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{})
+	content := layer(1000)
+	const other = "other/repository"
+	d := f.upstream.addBlob(other, content)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	f.upstream.change(func() {
+		f.upstream.fail = func(call string) error {
+			if call == "GET "+repository+"@"+d.String() {
+				close(asked)
+				<-answer
+			}
+			return nil
+		}
+	})
+	var first sync.WaitGroup
+	first.Go(func() {
+		if _, err := f.Blob(t.Context(), repository, d); !isNotFound(err) {
+			t.Errorf("repository without the blob: %v", err)
+		}
+	})
+	<-asked
+	var second sync.WaitGroup
+	second.Go(func() {
+		if got, _, err := f.read(t, other, d); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("repository with the blob: %d bytes, %v", len(got), err)
+		}
+	})
+	for f.upstream.count("HEAD "+other+"@"+d.String()) == 0 {
+		runtime.Gosched()
+	}
+	close(answer)
+	first.Wait()
+	second.Wait()
 }
 
 // Amazon's public registry answers 401 to HEAD of blobs that it sends in answer to GET.

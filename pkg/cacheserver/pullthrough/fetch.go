@@ -27,8 +27,7 @@ type fetch struct {
 	digest digest.Digest
 
 	mu           sync.Mutex // guards what follows
-	file         content    // nil until there are bytes
-	stored       bool       // the blob was there when the fetch began
+	file         content    // nil until there can be bytes
 	state        progress
 	changed      chan struct{} // closed and replaced with each change of state
 	repositories []string
@@ -49,6 +48,8 @@ type progress struct {
 	written int64
 	// verified says that all bytes are there and have the digest.
 	verified bool
+	// stored says that they were there before the fetch.
+	stored bool
 	// err ends a fetch that is not verified.
 	err error
 }
@@ -63,8 +64,7 @@ func (p progress) readable() int64 {
 }
 
 // join returns the fetch of the digest, beginning it for the repository unless it is there. It says whether the
-// repository may see it. The caller calls release. It returns nil when the blob cannot be stored now, or the cache is
-// closed.
+// repository may see it. The caller calls release. It returns nil when the cache is closed.
 func (c *Cache) join(repository string, d digest.Digest) (f *fetch, allowed bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -75,7 +75,9 @@ func (c *Cache) join(repository string, d digest.Digest) (f *fetch, allowed bool
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.references++
-		c.metrics.followers.Inc()
+		if !f.state.verified {
+			c.metrics.followers.Inc()
+		}
 		return f, slices.Contains(f.repositories, repository)
 	}
 	f = &fetch{
@@ -123,9 +125,11 @@ func (c *Cache) adopt(f *fetch, repository string) bool {
 		return false
 	}
 	f.mu.Lock()
-	f.file, f.stored = file, true
+	f.file = file
 	f.mu.Unlock()
-	f.update(func(p *progress) { p.size, p.written, p.verified = info.Size(), info.Size(), true })
+	f.update(func(p *progress) {
+		*p = progress{size: info.Size(), written: info.Size(), verified: true, stored: true}
+	})
 	return true
 }
 
@@ -241,11 +245,11 @@ func (f *fetch) update(change func(*progress)) {
 	f.changed = make(chan struct{})
 }
 
-// source returns where the bytes are, and whether the blob was stored before.
-func (f *fetch) source() (content, bool) {
+// source returns the file with the bytes that are readable.
+func (f *fetch) source() content {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.file, f.stored
+	return f.file
 }
 
 // await returns when bytes behind offset are readable, or the fetch has ended, or ctx has.

@@ -24,11 +24,15 @@ type reader struct {
 	size       int64
 	offset     int64
 	through    *throughReader // nil until bytes are passed through
-	passed     bool
+	foreign    bool           // another repository began the fetch, which may fail for that one alone
+	hit        bool           // nothing had to come from the upstream
+	passed     bool           // something was passed through
 }
 
 // open waits for the first bytes and learns the size.
 func (r *reader) open() error {
+	// What is verified may not be linked yet.
+	r.hit = r.fetch.progress().verified
 	state, err := r.fetch.await(r.ctx, 0)
 	switch {
 	case err != nil:
@@ -38,8 +42,9 @@ func (r *reader) open() error {
 		if state.verified {
 			r.size = state.written
 		}
+		r.hit = r.hit || state.stored
 		return nil
-	case errors.Is(state.err, errStorage):
+	case errors.Is(state.err, errStorage), r.foreign:
 		return r.passThrough()
 	}
 	return state.err
@@ -49,7 +54,7 @@ func (r *reader) outcome() Outcome {
 	if r.passed {
 		return PassThrough
 	}
-	if _, stored := r.fetch.source(); stored {
+	if r.hit {
 		return Hit
 	}
 	return Miss
@@ -66,8 +71,7 @@ func (r *reader) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		if left := state.readable() - r.offset; left > 0 {
-			file, _ := r.fetch.source()
-			n, err := file.ReadAt(p[:min(int64(len(p)), left)], r.offset)
+			n, err := r.fetch.source().ReadAt(p[:min(int64(len(p)), left)], r.offset)
 			r.offset += int64(n)
 			if errors.Is(err, io.EOF) {
 				err = fmt.Errorf("reading blob %s: %w", r.digest, io.ErrUnexpectedEOF)
