@@ -77,20 +77,16 @@ func (b *builder) ensure(ctx context.Context, o Options) (string, error) {
 	if o.Published == "" {
 		o.Published = Published
 	}
-	inputs, err := b.baseInputs(ctx)
-	if err != nil {
-		return "", err
+	fromPublished := nodeTag(o.Published, overlay)
+	if _, found := b.imageID(ctx, fromPublished); found && o.Override != Source {
+		return fromPublished, nil
 	}
-	base := repository + "node-base:" + inputs.hash()
-	fromPublished, fromSource := nodeTag(o.Published, overlay), nodeTag(base, overlay)
-	usable := []string{fromPublished, fromSource}
-	if o.Override == Source {
-		usable = usable[1:]
-	}
-	for _, ref := range usable {
-		if _, found := b.imageID(ctx, ref); found {
-			return ref, nil
-		}
+	// A host of another distribution can run the published image, but build none.
+	in, sourceErr := b.baseInputs(ctx)
+	base := repository + "node-base:" + in.hash()
+	fromSource := nodeTag(base, overlay)
+	if _, found := b.imageID(ctx, fromSource); found && sourceErr == nil {
+		return fromSource, nil
 	}
 	if o.Override != Source {
 		pulled, err := b.pullPublished(ctx, o.Published)
@@ -100,6 +96,9 @@ func (b *builder) ensure(ctx context.Context, o Options) (string, error) {
 		if pulled {
 			return fromPublished, b.addOverlay(ctx, o.Published, fromPublished, overlay)
 		}
+	}
+	if sourceErr != nil {
+		return "", sourceErr
 	}
 	if _, found := b.imageID(ctx, base); !found {
 		if err := b.buildBase(ctx, base); err != nil {
