@@ -41,8 +41,6 @@ type Options struct {
 	DrainTimeout time.Duration
 	// HeaderTimeout and IdleTimeout limit the upstream, see upstream.Options.
 	HeaderTimeout, IdleTimeout time.Duration
-	// Store has the options of the store.
-	Store store.Options
 }
 
 // Server is one cache. Several fit into one process if they have different storage roots.
@@ -73,6 +71,9 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 	if o.DrainTimeout == 0 {
 		o.DrainTimeout = defaultDrainTimeout
 	}
+	if cfg.GarbageCollection.TTL > 0 {
+		o.Logger.Warn("This version deletes nothing; when the volume is full, new content is passed through", "ttl", time.Duration(cfg.GarbageCollection.TTL).String())
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s := &Server{log: o.Logger, drainTimeout: o.DrainTimeout}
@@ -81,7 +82,7 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	blobs, err := store.Open(cfg.Storage.Root, o.Store)
+	blobs, err := store.Open(cfg.Storage.Root, store.Options{})
 	if err != nil {
 		return nil, err
 	}

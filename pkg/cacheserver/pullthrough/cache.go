@@ -144,6 +144,6 @@ func shared[T any](ctx context.Context, c *Cache, group *singleflight.Group, key
 func (c *Cache) warnUnstored(what, name string, err error) {
 	if err != nil && !errors.Is(err, errClosed) {
 		c.metrics.storageErrors.Inc()
-		c.log.Warn("Cannot store "+what, what, name, "error", err)
+		c.log.Warn("Cannot store object", "kind", what, "name", name, "error", err)
 	}
 }
