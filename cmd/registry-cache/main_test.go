@@ -1,0 +1,32 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestCommandErrors(t *testing.T) {
+	t.Parallel()
+	invalid := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(invalid, []byte("upstream: {host: docker.io}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"serve"}, "--config must name the configuration file"},
+		{[]string{"serve", "--config", "/nonexistent"}, "reading configuration: stat /nonexistent: no such file or directory"},
+		{[]string{"serve", "--config", invalid}, invalid + ": validating configuration: upstream.remoteURL: must be set"},
+		{[]string{"serve", "more"}, `unknown command "more"`},
+		{[]string{"other"}, `unknown command "other"`},
+	} {
+		cmd := command()
+		cmd.SetArgs(test.args)
+		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.HasPrefix(err.Error(), test.want) {
+			t.Errorf("%v: %v, want %s", test.args, err, test.want)
+		}
+	}
+}
