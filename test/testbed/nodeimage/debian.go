@@ -94,8 +94,8 @@ func (a packageArchive) ensure(ctx context.Context, cache string) (name string, 
 	return name, replace(name, func(out io.Writer) error { return a.make(ctx, scratch, out) })
 }
 
-// make runs mmdebstrap with the host's own sources and with its settings of apt for reaching them; the settings do not
-// stay in the archive. It works in scratch.
+// make runs mmdebstrap with the host's own sources and with its settings of apt for reaching them. Neither stays in the
+// archive: they may hold credentials. It works in scratch.
 func (a packageArchive) make(ctx context.Context, scratch string, out io.Writer) error {
 	sources, err := hostSources(ctx, a.release)
 	if err != nil {
@@ -109,7 +109,7 @@ func (a packageArchive) make(ctx context.Context, scratch string, out io.Writer)
 	args := []string{
 		"--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc",
 		"mmdebstrap", "--quiet", "--mode=root", "--variant=" + a.variant, "--include=" + strings.Join(a.packages, ","),
-		"--aptopt=" + settings, `--customize-hook=rm -f "$1/etc/apt/apt.conf.d/99mmdebstrap"`,
+		"--aptopt=" + settings, `--customize-hook=rm "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/apt/sources.list"`,
 		// There is no use in a file system that survives a power failure before it is complete.
 		"--dpkgopt=force-unsafe-io",
 	}

@@ -14,7 +14,7 @@ import (
 
 // recipe is the version of what this package does with its inputs. It is raised with every change of the code that
 // changes the image: the packages' files and the scripts are inputs of their own.
-const recipe = "1"
+const recipe = "2"
 
 // hashLength is the number of hexadecimal digits in tags and file names: enough to tell the inputs of one machine apart.
 const hashLength = 16
