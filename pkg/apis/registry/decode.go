@@ -1,7 +1,6 @@
 // Package registry decodes what a Shoot owner wrote about registry caches, and what the controller reported about them.
 //
-// Only this package and its callers' input know that there is more than one version of the API: everything else works
-// with v1alpha3.
+// Only this package knows that the API has more than one version: everything behind it works with v1alpha3.
 package registry
 
 import (

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	stdjson "encoding/json"
 	"reflect"
 	"strings"
 
@@ -23,7 +24,7 @@ func typeError(raw []byte, t reflect.Type, path *field.Path) *field.Error {
 	case t.Kind() == reflect.Pointer:
 		return typeError(raw, t.Elem(), path)
 	case t.Kind() == reflect.Struct && !isScalar(t):
-		var values map[string]rawJSON
+		var values map[string]stdjson.RawMessage
 		if json.UnmarshalCaseSensitivePreserveInts(raw, &values) != nil {
 			return invalid(raw, t, path)
 		}
@@ -43,7 +44,7 @@ func typeError(raw []byte, t reflect.Type, path *field.Path) *field.Error {
 		}
 		return nil
 	case t.Kind() == reflect.Slice:
-		var values []rawJSON
+		var values []stdjson.RawMessage
 		if json.UnmarshalCaseSensitivePreserveInts(raw, &values) != nil {
 			return invalid(raw, t, path)
 		}
@@ -57,14 +58,6 @@ func typeError(raw []byte, t reflect.Type, path *field.Path) *field.Error {
 	if json.UnmarshalCaseSensitivePreserveInts(raw, reflect.New(t).Interface()) != nil {
 		return invalid(raw, t, path)
 	}
-	return nil
-}
-
-// rawJSON keeps a value as it was written. It is encoding/json's RawMessage without the import of a second JSON package.
-type rawJSON []byte
-
-func (r *rawJSON) UnmarshalJSON(data []byte) error {
-	*r = append((*r)[:0], data...)
 	return nil
 }
 
