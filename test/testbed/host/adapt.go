@@ -40,8 +40,8 @@ type Facts struct {
 	PodmanInstalled, AptGet bool
 	// MissingPackages are those of RequiredPackages(engine) that are not installed, for either engine.
 	MissingPackages map[string][]string
-	// MissingPrograms are the programs of requiredPrograms(engine) that are not found, for either engine. It matters
-	// where there is no apt-get, that is where packages are not Debian's.
+	// MissingPrograms are the required programs that are not found, for either engine. It matters where there is no
+	// apt-get, that is where packages are not Debian's.
 	MissingPrograms map[string][]string
 	// CapSysResource tells that CAP_SYS_RESOURCE is in the bounding set: limits may be raised.
 	CapSysResource bool
@@ -87,11 +87,15 @@ func RequiredPackages(engine string) []string {
 	return packages
 }
 
-func requiredPrograms(engine string) []string {
-	if engine == Podman {
-		return []string{"iptables", "podman", "runc"}
+// requiredPrograms returns the programs that must be there where RequiredPackages cannot be installed.
+func requiredPrograms(engine string, cgroupV1 bool) []string {
+	switch {
+	case engine == Docker:
+		return []string{"docker"}
+	case cgroupV1:
+		return []string{"podman", "runc"}
 	}
-	return []string{"docker"}
+	return []string{"podman"}
 }
 
 // Adapt decides how to work on a host. Its error is one sentence for the user: the host cannot be used, and why.

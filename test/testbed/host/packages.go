@@ -55,6 +55,9 @@ func (m packageManager) missing(ctx context.Context, packages []string) ([]strin
 	}
 	// dpkg-query fails if it does not know one of the names, and still prints the others.
 	out, err := m.run(ctx, "dpkg-query", append([]string{"--show", "--showformat=${Package} ${db:Status-Status}\n"}, packages...)...)
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, fmt.Errorf("this host needs %s, and it is no Debian to install packages on: install them with its package manager", strings.Join(packages, ", "))
+	}
 	if _, failed := errors.AsType[*exec.ExitError](err); err != nil && !failed {
 		return nil, fmt.Errorf("asking which Debian packages are installed: %w", err)
 	}

@@ -3,6 +3,7 @@ package host
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -80,18 +81,18 @@ func newEngine(ctx context.Context, a Adaptations) (*Engine, error) {
 
 // writeFile replaces the file by rename: another run may be reading it.
 func writeFile(path, content string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".containers.conf-*")
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+"-*")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
-	if _, err := f.WriteString(content); err != nil {
-		return err
+	_, err = f.WriteString(content)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
 	}
-	if err := f.Close(); err != nil {
-		return err
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return os.Rename(f.Name(), path)
+	return nil
 }
 
 func gather(ctx context.Context, packages packageManager) (Facts, error) {
@@ -117,7 +118,7 @@ func gather(ctx context.Context, packages packageManager) (Facts, error) {
 			}
 			f.MissingPackages[engine] = missing
 		}
-		for _, program := range requiredPrograms(engine) {
+		for _, program := range requiredPrograms(engine, f.CgroupV1) {
 			if !haveProgram(program) {
 				f.MissingPrograms[engine] = append(f.MissingPrograms[engine], program)
 			}

@@ -6,6 +6,7 @@ package kindcluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -140,26 +141,22 @@ func (c *Cluster) client() (*kubernetes.Clientset, error) {
 	return kubernetes.NewForConfig(config)
 }
 
-// writeKubeconfig replaces the kubeconfig file, unless it has the content already.
-func (c *Cluster) writeKubeconfig(content string) (changed bool, err error) {
-	if old, err := os.ReadFile(c.kubeconfig); err == nil && string(old) == content {
-		return false, nil
-	}
+// writeKubeconfig replaces the kubeconfig file by rename, readable for its owner alone.
+func (c *Cluster) writeKubeconfig(content string) error {
 	dir := filepath.Dir(c.kubeconfig)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return false, err
+		return err
 	}
 	f, err := os.CreateTemp(dir, ".kubeconfig-*") // mode 0600
 	if err != nil {
-		return false, err
+		return err
 	}
-	defer os.Remove(f.Name())
-	if _, err := f.WriteString(content); err != nil {
-		f.Close()
-		return false, err
+	_, err = f.WriteString(content)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), c.kubeconfig)
 	}
-	if err := f.Close(); err != nil {
-		return false, err
+	if err != nil {
+		return errors.Join(fmt.Errorf("writing the kubeconfig: %w", err), os.Remove(f.Name()))
 	}
-	return true, os.Rename(f.Name(), c.kubeconfig)
+	return nil
 }

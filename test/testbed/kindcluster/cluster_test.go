@@ -97,6 +97,16 @@ func TestCluster(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+	step(t, "a cancelled check leaves the cluster alone", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if _, err := Ensure(ctx, engine, progress, options); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want %v", err, context.DeadlineExceeded)
+		}
+		if got := len(nodes(t)); got != 3 {
+			t.Errorf("%d nodes, want 3", got)
+		}
+	})
 	step(t, "images are loaded once", func(t *testing.T) { loadImages(t, cluster, nodes(t)) })
 	step(t, "host names and roots", func(t *testing.T) {
 		if err := cluster.SetHosts(ctx, map[string][]string{"10.89.255.1": {"registry.example.com"}}); err != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -15,9 +14,14 @@ import (
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
 
-// recordPath is a file in the control plane's node. It is written when the cluster is complete, so a cluster without
-// it was left by an interrupted run.
-const recordPath = "/kind/registry-cache-testbed.json"
+const (
+	// recordPath is a file in the control plane's node. It is written when all nodes have joined, so a cluster without
+	// it was left by an interrupted run.
+	recordPath = "/kind/registry-cache-testbed.json"
+	// settleTimeout bounds the wait for nodes to be ready after they were started, for DNS after it was configured, and
+	// for Services to be reached.
+	settleTimeout = 2 * time.Minute
+)
 
 // record is what a cluster was made with.
 type record struct {
@@ -129,7 +133,7 @@ func (c *Cluster) create(ctx context.Context, p *workspace.Progress, o Options) 
 			return err
 		}
 		provider := kindProvider(c.engine, p)
-		if err := c.runKind(ctx, func() error {
+		if err := c.untilCancelled(ctx, func() error {
 			return provider.Create(c.name,
 				kind.CreateWithV1Alpha4Config(kindConfig(o)),
 				kind.CreateWithNodeImage(o.NodeImage),
@@ -147,7 +151,7 @@ func (c *Cluster) create(ctx context.Context, p *workspace.Progress, o Options) 
 
 // settle brings everything but the nodes themselves into the wanted state.
 func (c *Cluster) settle(ctx context.Context, p *workspace.Progress) error {
-	if err := c.exportKubeconfig(ctx, p); err != nil {
+	if err := c.exportKubeconfig(p); err != nil {
 		return err
 	}
 	containers, err := c.containers(ctx)
@@ -180,16 +184,15 @@ func (c *Cluster) settle(ctx context.Context, p *workspace.Progress) error {
 	return waitForServices(ctx, client, nodes)
 }
 
-func (c *Cluster) exportKubeconfig(ctx context.Context, p *workspace.Progress) error {
+func (c *Cluster) exportKubeconfig(p *workspace.Progress) error {
 	var content string
-	if err := c.runKind(ctx, func() (err error) {
+	if err := c.withEnvironment(func() (err error) {
 		content, err = kindProvider(c.engine, p).KubeConfig(c.name, false)
 		return err
 	}); err != nil {
 		return fmt.Errorf("reading the kubeconfig from the control plane: %w", err)
 	}
-	_, err := c.writeKubeconfig(content)
-	return err
+	return c.writeKubeconfig(content)
 }
 
 func (c *Cluster) readRecord(ctx context.Context, controlPlane Node) (*record, error) {
@@ -199,12 +202,10 @@ func (c *Cluster) readRecord(ctx context.Context, controlPlane Node) (*record, e
 	}
 	r := new(record)
 	if err := json.Unmarshal(out, r); err != nil {
-		return nil, errors.Join(fmt.Errorf("reading %s of node %s: %w", recordPath, controlPlane.Name, err), errRemoveFirst)
+		return nil, fmt.Errorf(`reading %s of node %s: %w: remove the cluster ("make kind-down") and make it again`, recordPath, controlPlane.Name, err)
 	}
 	return r, nil
 }
-
-var errRemoveFirst = errors.New(`remove the cluster ("make kind-down") and make it again`)
 
 func (c *Cluster) writeRecord(ctx context.Context, r record) error {
 	content, err := json.Marshal(r)
@@ -217,6 +218,3 @@ func (c *Cluster) writeRecord(ctx context.Context, r record) error {
 	}
 	return nodes[0].WriteFile(ctx, recordPath, 0o644, append(content, '\n'))
 }
-
-// settleTimeout bounds the wait for nodes to be ready after they were started, and for DNS after it was configured.
-const settleTimeout = 2 * time.Minute

@@ -46,18 +46,22 @@ func kindProvider(e *host.Engine, p *workspace.Progress) *kind.Provider {
 	return kind.NewProvider(kind.ProviderWithLogger(kindLogger{p}), with)
 }
 
-// runKind calls kind, which runs the container engine in the environment of this process, with the environment that
-// the engine needs, and restores it. kind knows no context: when ctx ends, the nodes are removed, which makes kind fail
-// at its next command, and runKind returns after it.
-func (c *Cluster) runKind(ctx context.Context, call func() error) error {
+// withEnvironment calls kind, which runs the container engine in the environment of this process, with the environment
+// that the engine needs.
+func (c *Cluster) withEnvironment(call func() error) error {
 	restore, err := setEnvironment(c.engine.Env())
 	if err != nil {
 		return err
 	}
 	defer restore()
+	return call()
+}
 
+// untilCancelled calls kind to create the cluster. kind knows no context: when ctx ends, the nodes are removed, which
+// makes kind fail at its next command, and untilCancelled returns after it.
+func (c *Cluster) untilCancelled(ctx context.Context, create func() error) error {
 	done := make(chan error, 1)
-	go func() { done <- call() }()
+	go func() { done <- c.withEnvironment(create) }()
 	select {
 	case err := <-done:
 		return err
