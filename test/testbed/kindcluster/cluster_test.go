@@ -177,7 +177,7 @@ func TestCluster(t *testing.T) {
 	})
 	step(t, "a lost node has the cluster made anew", func(t *testing.T) {
 		engineRun(t, engine, "rm", "--force", "--volumes", testCluster+"-worker2")
-		ensure(t, options)
+		ensure(t, Options{Name: options.Name, Kubeconfig: options.Kubeconfig})
 		if got := len(nodes(t)); got != 3 {
 			t.Errorf("%d nodes, want 3", got)
 		}

@@ -2,6 +2,7 @@ package kindcluster
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -67,6 +68,16 @@ func decide(nodes int, made *record, o Options) (do action, reason string, err e
 	return keep, "", nil
 }
 
+// like returns the options with what is not given taken from a cluster that was there, if it has a record.
+func (o Options) like(made *record) Options {
+	if made != nil {
+		o.Workers = cmp.Or(o.Workers, made.Workers)
+		o.NodeImage = cmp.Or(o.NodeImage, made.NodeImage)
+		o.KubeProxyMode = cmp.Or(o.KubeProxyMode, made.KubeProxyMode)
+	}
+	return o
+}
+
 // Ensure makes the cluster, or finds it and repairs what is missing: stopped nodes, kubeconfig, pod routes, names. A
 // cluster that an interrupted run left incomplete, or that has lost a node, is made anew. Ensure is idempotent, and it
 // returns when all nodes are ready, pods reach pods on every node, and cluster names resolve.
@@ -101,6 +112,7 @@ func Ensure(ctx context.Context, e *host.Engine, p *workspace.Progress, o Option
 		return nil, err
 	}
 	if do == recreate {
+		o = o.like(made)
 		p.Printf("cluster %q is made anew: %s", c.name, reason)
 	}
 	if do == keep {

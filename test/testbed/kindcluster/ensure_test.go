@@ -46,6 +46,18 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+func TestClusterIsMadeAnewAsItWas(t *testing.T) {
+	t.Parallel()
+	made := &record{Workers: 3, NodeImage: "node:a", KubeProxyMode: "nftables"}
+	want := Options{Name: "c", Workers: 3, NodeImage: "node:b", KubeProxyMode: "nftables"}
+	if got := (Options{Name: "c", NodeImage: "node:b"}).like(made); got != want {
+		t.Errorf("options %+v, want %+v", got, want)
+	}
+	if got := want.like(nil); got != want {
+		t.Errorf("options %+v without a record, want %+v", got, want)
+	}
+}
+
 func TestOptionsAreChecked(t *testing.T) {
 	t.Parallel()
 	for _, o := range []Options{{Workers: -1}, {KubeProxyMode: "ipvs"}} {

@@ -43,7 +43,7 @@ const (
 //   - packets to a service address that nobody owns are not answered, neither to pods nor to nodes, and none of them is
 //     seen outside of a node.
 //
-// The error joins what is not so of the first of these that fails.
+// The error joins what is not so of the first of these that fails. Only one verification of a cluster may run at a time.
 func (c *Cluster) Verify(ctx context.Context, p *workspace.Progress) error {
 	return p.Step(fmt.Sprintf("verifying the network of the cluster %q", c.name), func() (err error) {
 		client, err := c.client()
