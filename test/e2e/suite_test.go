@@ -1,0 +1,74 @@
+// Package e2e holds the user stories, on a kind-based Shoot with real kubelets, containerd, kube-proxy, resource manager
+// and node agents. "make e2e" runs them; they make the testbed if it is not up, and leave it for the next run.
+//
+// The proof of where bytes came from is always the upstream's request log. A failed spec leaves what is needed to
+// understand it below artifacts/.
+package e2e
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/registry-cache/extension/test/testbed"
+	"github.com/registry-cache/extension/test/testbed/kindcluster"
+	"github.com/registry-cache/extension/test/testbed/workspace"
+)
+
+func TestE2E(t *testing.T) {
+	RegisterFailHandler(Fail)
+	SetDefaultEventuallyTimeout(2 * time.Minute)
+	SetDefaultEventuallyPollingInterval(250 * time.Millisecond)
+	RunSpecs(t, "registry-cache")
+}
+
+// setupTimeout covers a machine that has to build the node image first.
+const setupTimeout = 25 * time.Minute
+
+// tb is the testbed, kube a client for its only cluster, nodes are its nodes. All are set once, before any spec.
+var (
+	tb       *testbed.Testbed
+	kube     client.Client
+	nodes    []kindcluster.Node
+	progress = workspace.NewProgress(GinkgoWriter)
+)
+
+var _ = BeforeSuite(func(ctx context.Context) {
+	var err error
+	tb, err = testbed.Up(ctx, workspace.NewProgress(os.Stderr), testbed.Options{NodeImage: os.Getenv("NODE_IMAGE")})
+	Expect(err).NotTo(HaveOccurred())
+	config, err := tb.Cluster.RESTConfig()
+	Expect(err).NotTo(HaveOccurred())
+	kube, err = client.New(config, client.Options{Scheme: scheme()})
+	Expect(err).NotTo(HaveOccurred())
+	nodes, err = tb.Cluster.Nodes(ctx)
+	Expect(err).NotTo(HaveOccurred())
+	Expect(len(nodes)).To(BeNumerically(">=", 3), "the stories need a control plane and two workers")
+}, NodeTimeout(setupTimeout))
+
+// exampleShoot returns the manifest of the user's document.
+func exampleShoot() []byte {
+	GinkgoHelper()
+	root, err := workspace.Root()
+	Expect(err).NotTo(HaveOccurred())
+	manifest, err := os.ReadFile(filepath.Join(root, "example", "shoot.yaml"))
+	Expect(err).NotTo(HaveOccurred())
+	return manifest
+}
+
+// workers returns the nodes that are not the control plane.
+func workers() []kindcluster.Node {
+	var found []kindcluster.Node
+	for _, node := range nodes {
+		if node.Role == "worker" {
+			found = append(found, node)
+		}
+	}
+	return found
+}
