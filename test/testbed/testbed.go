@@ -75,8 +75,8 @@ func Up(ctx context.Context, progress *workspace.Progress, o Options) (*Testbed,
 }
 
 // Open returns the testbed that is running; an error that says "make kind-up" where there is none.
-func Open(ctx context.Context, progress *workspace.Progress) (*Testbed, error) {
-	engine, err := host.Prepare(ctx, progress)
+func Open(ctx context.Context) (*Testbed, error) {
+	engine, err := host.Find(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,10 @@ func Open(ctx context.Context, progress *workspace.Progress) (*Testbed, error) {
 
 // Down removes the cluster, the upstream and everything that belongs to them. What is expensive to build stays.
 func Down(ctx context.Context, progress *workspace.Progress) error {
-	engine, err := host.Prepare(ctx, progress)
+	engine, err := host.Find(ctx)
+	if errors.Is(err, host.ErrNoEngine) {
+		return workspace.Remove()
+	}
 	if err != nil {
 		return err
 	}
@@ -112,6 +115,9 @@ func Down(ctx context.Context, progress *workspace.Progress) error {
 	if err := kindcluster.Delete(ctx, engine, progress, options); err != nil {
 		return err
 	}
+	if err := volumes.CollectOrphans(ctx, progress); err != nil {
+		return err
+	}
 	return workspace.Remove()
 }
 
@@ -120,11 +126,11 @@ func Clean(ctx context.Context, progress *workspace.Progress) error {
 	if err := Down(ctx, progress); err != nil {
 		return err
 	}
-	engine, err := host.Prepare(ctx, progress)
-	if err != nil {
-		return err
+	engine, err := host.Find(ctx)
+	if err == nil {
+		err = nodeimage.Remove(ctx, engine)
 	}
-	if err := nodeimage.Remove(ctx, engine); err != nil {
+	if err != nil && !errors.Is(err, host.ErrNoEngine) {
 		return err
 	}
 	cache, err := workspace.CacheDir()

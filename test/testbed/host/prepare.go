@@ -60,6 +60,26 @@ func Prepare(ctx context.Context, p *workspace.Progress) (*Engine, error) {
 	return newEngine(ctx, a)
 }
 
+// ErrNoEngine says that no container engine is installed: nothing of a testbed can be there.
+var ErrNoEngine = errors.New("no container engine is installed")
+
+// Find returns the container engine that Prepare would return, and changes nothing on the host: for what only looks or
+// removes. It is ErrNoEngine where Prepare would have to install one.
+func Find(ctx context.Context) (*Engine, error) {
+	facts, err := gather(ctx, packageManager{run: runProgram})
+	if err != nil {
+		return nil, err
+	}
+	a, err := Adapt(facts)
+	if err != nil {
+		return nil, err
+	}
+	if a.Engine == Podman && !facts.PodmanInstalled {
+		return nil, ErrNoEngine
+	}
+	return newEngine(ctx, a)
+}
+
 func newEngine(ctx context.Context, a Adaptations) (*Engine, error) {
 	e := &Engine{Name: a.Engine, extra: []string{"KIND_EXPERIMENTAL_PROVIDER=" + a.Engine}}
 	if a.ContainersConf != "" {

@@ -16,7 +16,7 @@ func kubectlCommand() *cobra.Command {
 		Short:              "Run kubectl on the control-plane node",
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			tb, err := testbed.Open(cmd.Context(), progress())
+			tb, err := testbed.Open(cmd.Context())
 			if err != nil {
 				return err
 			}

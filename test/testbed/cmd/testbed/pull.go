@@ -24,7 +24,7 @@ func pullCommand() *cobra.Command {
 	name := cmd.Flags().String("node", "", "node that pulls; default: the first worker")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx := cmd.Context()
-		tb, err := testbed.Open(ctx, progress())
+		tb, err := testbed.Open(ctx)
 		if err != nil {
 			return err
 		}
@@ -63,7 +63,7 @@ func logCommand() *cobra.Command {
 		Short: "Show every request that the upstream registry has received",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			tb, err := testbed.Open(cmd.Context(), progress())
+			tb, err := testbed.Open(cmd.Context())
 			if err != nil {
 				return err
 			}

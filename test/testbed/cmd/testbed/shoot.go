@@ -33,7 +33,7 @@ func manifestCommand(use, short string, run func(ctx context.Context, tb *testbe
 		if err != nil {
 			return err
 		}
-		tb, err := testbed.Open(cmd.Context(), progress())
+		tb, err := testbed.Open(cmd.Context())
 		if err != nil {
 			return err
 		}
