@@ -16,7 +16,7 @@ export CGO_ENABLED := 0
 
 .PHONY: help
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ##@ Testbed
 
@@ -38,6 +38,7 @@ shoot-down: $(TESTBED) ## Remove the Shoot of example/shoot.yaml again.
 
 .PHONY: $(TESTBED)
 $(TESTBED):
+	@[ -e $@ ] || echo "building $@: some minutes the first time"
 	@go build -trimpath -buildvcs=false -o $@ ./test/testbed/cmd/testbed
 
 ##@ Product
@@ -68,6 +69,10 @@ shellcheck:
 
 e2e: ## User stories on the kind-based Shoot; makes what is missing (FOCUS=... and LABELS=... select).
 	go test ./test/e2e -count=1 -v -timeout 60m -args -ginkgo.v $(if $(FOCUS),-ginkgo.focus='$(FOCUS)') $(if $(LABELS),-ginkgo.label-filter='$(LABELS)')
+
+.PHONY: e2e-testbed
+e2e-testbed: ## What the testbed itself promises, on the cluster of kind-up: claims that fill and grow, agents that apply.
+	TESTBED_CLUSTER=registry-cache go test -count=1 -v -timeout 20m -run Cluster ./test/testbed/volumes ./test/testbed/shoot
 
 clean: kind-down ## Also remove the node image and everything else that was built.
 	$(TESTBED) clean

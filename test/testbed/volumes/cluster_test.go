@@ -31,7 +31,7 @@ import (
 
 const (
 	// clusterVariable names the environment variable with the name of the kind cluster that these tests use.
-	clusterVariable = "REGISTRY_CACHE_TESTBED_CLUSTER"
+	clusterVariable = "TESTBED_CLUSTER"
 
 	stepTimeout  = 2 * time.Minute
 	stepInterval = 300 * time.Millisecond
