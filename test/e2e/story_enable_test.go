@@ -165,7 +165,7 @@ var _ = Describe("A Shoot owner enables the caches of the document", Ordered, La
 			Expect(err).NotTo(HaveOccurred())
 			Expect(extensionError(ctx, result.Namespace)).To(BeEmpty())
 		},
-		Entry("an unknown field", replace("    - upstream: ghcr.io", "    - upstream: ghcr.io\n        sice: 1Gi"), "sice", SpecTimeout(3*time.Minute)),
+		Entry("an unknown field", replace("    - upstream: ghcr.io", "    - upstream: ghcr.io\n        sice: 1Gi"), "providerConfig.caches[1].sice", SpecTimeout(3*time.Minute)),
 		Entry("a scheme in the upstream", replace("upstream: ghcr.io", "upstream: https://ghcr.io"), "providerConfig.caches[1].upstream", SpecTimeout(3*time.Minute)),
 		Entry("a size of zero", replace("size: 100Gi", "size: 0"), "providerConfig.caches[0].size", SpecTimeout(3*time.Minute)),
 		Entry("no caches", noCaches, "providerConfig.caches", SpecTimeout(3*time.Minute)),
