@@ -47,6 +47,11 @@ func Parse(data []byte) (*v1alpha1.ControllerConfiguration, error) {
 	if configuration.APIVersion != v1alpha1.APIVersion || configuration.Kind != v1alpha1.Kind {
 		return nil, fmt.Errorf("it is %q %q, want apiVersion: %s, kind: %s", configuration.APIVersion, configuration.Kind, v1alpha1.APIVersion, v1alpha1.Kind)
 	}
+	if strings.TrimSpace(configuration.CABundle) == "" {
+		// The caches would not start with a bundle that has no certificate.
+		configuration.CABundle = ""
+		return &configuration, nil
+	}
 	if err := validateCABundle(configuration.CABundle); err != nil {
 		return nil, fmt.Errorf("caBundle: %w", err)
 	}
@@ -55,9 +60,6 @@ func Parse(data []byte) (*v1alpha1.ControllerConfiguration, error) {
 
 // validateCABundle refuses what a cache would silently ignore: everything that is no certificate.
 func validateCABundle(bundle string) error {
-	if strings.TrimSpace(bundle) == "" {
-		return nil
-	}
 	rest := []byte(bundle)
 	// Text between the blocks is allowed, and pem.Decode skips a block that it cannot read as if it were text: the
 	// first lines are counted to notice.

@@ -22,6 +22,7 @@ func TestParse(t *testing.T) {
 	root := certificate(t)
 	for _, tc := range []struct{ name, data, bundle, wantErr string }{
 		{"nothing set", header, "", ""},
+		{"blank bundle", header + withBundle(t, " \n"), "", ""},
 		{"one root", header + withBundle(t, root), root, ""},
 		{"two roots with text between", header + withBundle(t, root+"\n# the old one\n"+root), root + "\n# the old one\n" + root, ""},
 		{"empty file", "", "", `it is "" "", want apiVersion: config.registry.extensions.gardener.cloud/v1alpha1, kind: ControllerConfiguration`},

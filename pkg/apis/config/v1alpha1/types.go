@@ -16,6 +16,7 @@ type ControllerConfiguration struct {
 
 	// CABundle are roots in PEM, one certificate after the other, which every cache trusts for its upstream beside the
 	// public ones: for landscapes whose registries, or whose way to them, have a certificate authority of their own.
+	// Blank means none.
 	// +optional
 	CABundle string `json:"caBundle,omitempty"`
 }
