@@ -95,6 +95,8 @@ func TestDecodeErrors(t *testing.T) {
 		{"empty caches", v1alpha1Header + "caches: []", []string{`providerConfig.caches: Required value: at least one cache must be given, for example {upstream: docker.io}`}},
 		{"caches no list", v1alpha1Header + "caches: {upstream: docker.io}", []string{`providerConfig.caches: Invalid value: "{\"upstream\":\"docker.io\"}": must be a list`}},
 		{"cache no object", v1alpha1Header + "caches: [docker.io]", []string{`providerConfig.caches[0]: Invalid value: "docker.io": must be an object`}},
+		{"password in a cache that is no object", v1alpha1Header + "caches: ['https://user:secret@docker.io']", []string{`providerConfig.caches[0]: Invalid value: must be an object`}},
+		{"password in a list of upstreams", v1alpha1Header + "caches: [{upstream: ['user:secret@docker.io']}]", []string{`providerConfig.caches[0].upstream: Invalid value: must be a string`}},
 		{"cache null", v1alpha1Header + "caches: [null]", []string{`providerConfig.caches[0].upstream: Required value: must be host[:port], for example docker.io`}},
 		{"unknown field at the top", v1alpha1Header + "caches: [{upstream: a}]\nregistries: []", []string{`providerConfig.registries: Forbidden: unknown field; ` + fields}},
 		{"unknown fields below", v1alpha1Header + "caches:\n- upstream: a\n- upstream: b\n  Size: 1Gi\n  garbageCollection: {ttl: 1h}", []string{

@@ -79,6 +79,10 @@ func invalid(raw []byte, t reflect.Type, path *field.Path) *field.Error {
 	if json.UnmarshalCaseSensitivePreserveInts(raw, &scalar) != nil {
 		scalar = string(raw)
 	}
+	if strings.Contains(scalar, "@") {
+		// What stands before the @ may be a password.
+		return field.Invalid(path, field.OmitValueType{}, want)
+	}
 	return field.Invalid(path, shorten(scalar), want)
 }
 
