@@ -15,6 +15,10 @@ import (
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 )
 
+// maxUpstream is how long the name of a file may be in Linux. A longer upstream would keep gardener-node-agent from
+// applying anything at all on the nodes.
+const maxUpstream = 255
+
 // ValidateRegistryConfig checks a config in which the defaults are filled in. The paths of the errors start with
 // fldPath and name the fields of v1alpha3.
 func ValidateRegistryConfig(config *v1alpha3.RegistryConfig, fldPath *field.Path) field.ErrorList {
@@ -79,6 +83,8 @@ func validateUpstream(upstream string, path *field.Path) field.ErrorList {
 		return field.ErrorList{field.Invalid(path, upstream, withSuggestion(format+", without a path", rest))}
 	case strings.ToLower(upstream) != upstream:
 		return field.ErrorList{field.Invalid(path, upstream, withSuggestion(format+", in lower case", rest))}
+	case len(upstream) > maxUpstream:
+		return field.ErrorList{field.Invalid(path, upstream, fmt.Sprintf("must have at most %d characters, it is the name of a directory on the nodes", maxUpstream))}
 	case !isHostPort(upstream):
 		return field.ErrorList{field.Invalid(path, upstream, format+" or registry.example.com:5000")}
 	}

@@ -1,6 +1,7 @@
 package validation
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 func TestUpstream(t *testing.T) {
 	t.Parallel()
 	const format = "must be host[:port], for example docker.io"
+	longest := strings.Repeat(strings.Repeat("a", 49)+".", 4) + strings.Repeat("a", 50) + ":5000"
 	for _, tc := range []struct{ upstream, want string }{
 		{"docker.io", ""},
 		{"registry.example.com:5000", ""},
@@ -31,6 +33,8 @@ func TestUpstream(t *testing.T) {
 		{"docker.io:65536", `caches[0].upstream: Invalid value: "docker.io:65536": ` + format + ` or registry.example.com:5000`},
 		{"docker.io:0443", `caches[0].upstream: Invalid value: "docker.io:0443": ` + format + ` or registry.example.com:5000`},
 		{"docker.io:https", `caches[0].upstream: Invalid value: "docker.io:https": ` + format + ` or registry.example.com:5000`},
+		{longest, ""},
+		{longest + "0", `caches[0].upstream: Invalid value: "` + longest + `0": must have at most 255 characters, it is the name of a directory on the nodes`},
 		{"docker_io", `caches[0].upstream: Invalid value: "docker_io": ` + format + ` or registry.example.com:5000`},
 		{"[::1]:5000", `caches[0].upstream: Invalid value: "[::1]:5000": ` + format + ` or registry.example.com:5000`},
 	} {
