@@ -14,9 +14,11 @@ const (
 	CodeDenied          ErrorCode = "DENIED"
 	CodeUnsupported     ErrorCode = "UNSUPPORTED"
 	CodeTooManyRequests ErrorCode = "TOOMANYREQUESTS"
-	// CodeUnavailable and CodeUnknown are not in the specification; clients know them from the distribution project.
-	CodeUnavailable ErrorCode = "UNAVAILABLE"
-	CodeUnknown     ErrorCode = "UNKNOWN"
+	// The codes from here on are not in the specification; clients know them from the distribution project.
+	CodeUnavailable  ErrorCode = "UNAVAILABLE"
+	CodeUnknown      ErrorCode = "UNKNOWN"
+	CodeRangeInvalid ErrorCode = "RANGE_INVALID"
+	CodePageInvalid  ErrorCode = "PAGINATION_NUMBER_INVALID"
 )
 
 // Error is one entry of an error body.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -24,15 +25,14 @@ import (
 // defaultStallTimeout ends answers to clients that take less than writeChunk in this time, about 17 KiB/s.
 const defaultStallTimeout = time.Minute
 
-// staleWarning is the warning of RFC 7234, section 5.5.2.
-const staleWarning = `111 registry-cache "Revalidation Failed"`
-
 // Cache is what is served. *pullthrough.Cache is one; see there for the meaning of the methods.
 type Cache interface {
 	Manifest(ctx context.Context, repository string, ref oci.Reference) (*pullthrough.Manifest, error)
 	StatManifest(ctx context.Context, repository string, ref oci.Reference) (*pullthrough.Manifest, error)
 	Blob(ctx context.Context, repository string, d digest.Digest) (*pullthrough.Blob, error)
 	StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, pullthrough.Outcome, error)
+	Tags(ctx context.Context, repository string, query url.Values) (*pullthrough.TagPage, error)
+	Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*pullthrough.Referrers, error)
 }
 
 // Options are the optional parts of a Handler.
@@ -92,21 +92,26 @@ func (h *Handler) serve(w *recorder, r *http.Request, target target) {
 	switch target.kind {
 	case kindPing:
 		w.Header().Set("Content-Type", "application/json")
-		http.ServeContent(w, r, "", time.Time{}, strings.NewReader("{}"))
+		serveContent(w, r, strings.NewReader("{}"))
 		return
 	case kindOther:
-		w.fail(r, http.StatusMethodNotAllowed, oci.CodeUnsupported, errors.New("only manifests and blobs are served"))
+		w.fail(r, http.StatusMethodNotAllowed, oci.CodeUnsupported, errors.New("only manifests, blobs, tags and referrers are served"))
 		return
 	}
 	if err := oci.ValidateRepository(target.repository); err != nil {
 		w.fail(r, http.StatusBadRequest, oci.CodeNameInvalid, err)
 		return
 	}
-	if target.kind == kindManifest {
+	switch target.kind {
+	case kindManifest:
 		h.serveManifest(w, r, target)
-		return
+	case kindBlob:
+		h.serveBlob(w, r, target)
+	case kindTags:
+		h.serveTags(w, r, target)
+	case kindReferrers:
+		h.serveReferrers(w, r, target)
 	}
-	h.serveBlob(w, r, target)
 }
 
 func (h *Handler) serveManifest(w *recorder, r *http.Request, target target) {
@@ -128,17 +133,14 @@ func (h *Handler) serveManifest(w *recorder, r *http.Request, target target) {
 		w.failFor(r, oci.CodeManifestUnknown, err)
 		return
 	}
-	w.outcome = m.Outcome
-	if m.Outcome == pullthrough.Stale {
-		w.Header().Set("Warning", staleWarning)
-	}
+	w.tell(m.Outcome)
 	describe(w, m.Digest, m.MediaType)
 	if m.Content == nil {
 		w.Header().Set("Content-Length", strconv.FormatInt(m.Size, 10))
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(m.Content))
+	serveContent(w, r, bytes.NewReader(m.Content))
 }
 
 func (h *Handler) serveBlob(w *recorder, r *http.Request, target target) {
@@ -185,7 +187,7 @@ func (h *Handler) serveBlob(w *recorder, r *http.Request, target target) {
 		content = &watched{ReadSeeker: content, err: &w.err}
 	}
 	// After an error it returns with less than it has announced, and the server closes the connection.
-	http.ServeContent(w, r, "", time.Time{}, content)
+	serveContent(w, r, content)
 }
 
 func describe(w http.ResponseWriter, d digest.Digest, mediaType string) {

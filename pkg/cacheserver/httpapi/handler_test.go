@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,6 +42,8 @@ type fakeCache struct {
 	blob     func() *pullthrough.Blob
 	size     int64
 	outcome  pullthrough.Outcome
+	tags     *pullthrough.TagPage
+	refers   *pullthrough.Referrers
 	err      error
 }
 
@@ -65,6 +68,16 @@ func (c *fakeCache) Blob(_ context.Context, repository string, d digest.Digest) 
 func (c *fakeCache) StatBlob(_ context.Context, repository string, d digest.Digest) (int64, pullthrough.Outcome, error) {
 	c.asked = "stat blob " + repository + "@" + d.String()
 	return c.size, c.outcome, c.err
+}
+
+func (c *fakeCache) Tags(_ context.Context, repository string, query url.Values) (*pullthrough.TagPage, error) {
+	c.asked = "tags " + repository + "?" + query.Encode()
+	return c.tags, c.err
+}
+
+func (c *fakeCache) Referrers(_ context.Context, repository string, d digest.Digest, query url.Values) (*pullthrough.Referrers, error) {
+	c.asked = "referrers " + repository + "@" + d.String() + "?" + query.Encode()
+	return c.refers, c.err
 }
 
 // answer is what a client sees.
@@ -149,6 +162,17 @@ func TestAnswers(t *testing.T) {
 		delete(notModified, name)
 	}
 	blobPath := "/v2/library/alpine/blobs/" + layerDigest.String()
+	tagsHeaders := func(n int, pairs ...string) map[string]string {
+		return headers(append(pairs, "Content-Type", "application/json", "Content-Length", fmt.Sprint(n), "Accept-Ranges", "bytes")...)
+	}
+	refused := headers("Content-Type", "application/json", "Content-Range", "bytes */10")
+	refusal := `{"errors":[{"code":"RANGE_INVALID","message":"the range \"bytes=10-\" cannot be read, or lies outside of the content"}]}`
+	refused["Content-Length"] = fmt.Sprint(len(refusal))
+	const index = `{"schemaVersion":2,"manifests":[]}`
+	indexHeaders := func(pairs ...string) map[string]string {
+		return headers(append(pairs, "Content-Type", oci.MediaTypeIndex, "Content-Length", fmt.Sprint(len(index)), "Accept-Ranges", "bytes")...)
+	}
+	referrersPath := "/v2/a/referrers/" + manifestDigest.String()
 
 	for _, test := range []struct {
 		name, method, path string
@@ -169,6 +193,19 @@ func TestAnswers(t *testing.T) {
 		{"known manifest", "GET", "/v2/a/manifests/v1", []string{"If-None-Match", `"` + manifestDigest.String() + `"`}, fakeCache{manifest: stored}, "manifest a:v1", answer{304, notModified, ""}},
 		{"blob", "GET", blobPath + "?ns=DOCKER.IO", nil, fakeCache{blob: blobOf(memory{strings.NewReader(layer)}, 10)}, "blob library/alpine@" + layerDigest.String(), answer{200, blobHeaders, layer}},
 		{"range of blob", "GET", blobPath, []string{"Range", "bytes=2-4"}, fakeCache{blob: blobOf(memory{strings.NewReader(layer)}, 10)}, "blob library/alpine@" + layerDigest.String(), answer{206, ranged, "234"}},
+		{"range behind the blob", "GET", blobPath, []string{"Range", "bytes=10-"}, fakeCache{blob: blobOf(memory{strings.NewReader(layer)}, 10)}, "blob library/alpine@" + layerDigest.String(), answer{416, refused, refusal}},
+		{"tags", "GET", "/v2/a/b/tags/list?ns=docker.io", nil, fakeCache{tags: &pullthrough.TagPage{Tags: []string{"v1", "v2"}}}, "tags a/b?", answer{200, tagsHeaders(33), `{"name":"a/b","tags":["v1","v2"]}`}},
+		{"no tags", "GET", "/v2/a/tags/list?n=0", nil, fakeCache{tags: &pullthrough.TagPage{}}, "tags a?n=0", answer{200, tagsHeaders(22), `{"name":"a","tags":[]}`}},
+		{"page of tags", "GET", "/v2/a/tags/list?n=1&last=v1&ns=docker.io", nil,
+			fakeCache{tags: &pullthrough.TagPage{Tags: []string{"v2"}, Next: url.Values{"n": {"1"}, "last": {"v2"}, "ns": {"elsewhere"}}}}, "tags a?last=v1&n=1",
+			answer{200, tagsHeaders(26, "Link", `</v2/a/tags/list?last=v2&n=1&ns=docker.io>; rel="next"`), `{"name":"a","tags":["v2"]}`}},
+		{"stale tags, HEAD", "HEAD", "/v2/a/tags/list", nil, fakeCache{tags: &pullthrough.TagPage{Tags: []string{"v2"}, Outcome: pullthrough.Stale}}, "tags a?",
+			answer{200, tagsHeaders(26, "Warning", `111 registry-cache "Revalidation Failed"`), ""}},
+		{"referrers", "GET", referrersPath + "?artifactType=a%2Fb", nil,
+			fakeCache{refers: &pullthrough.Referrers{Index: []byte(index), FiltersApplied: "artifactType", Next: url.Values{"token": {"a/b"}}}}, "referrers a@" + manifestDigest.String() + "?artifactType=a%2Fb",
+			answer{200, indexHeaders("Oci-Filters-Applied", "artifactType", "Link", "<"+referrersPath+`?token=a%2Fb>; rel="next"`), index}},
+		{"stale referrers", "GET", referrersPath, nil, fakeCache{refers: &pullthrough.Referrers{Index: []byte(index), Outcome: pullthrough.Stale}}, "referrers a@" + manifestDigest.String() + "?",
+			answer{200, indexHeaders("Warning", `111 registry-cache "Revalidation Failed"`), index}},
 		{"HEAD of blob", "HEAD", blobPath, nil, fakeCache{size: 10, outcome: pullthrough.Miss}, "stat blob library/alpine@" + layerDigest.String(), answer{200, blobHeaders, ""}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -192,7 +229,11 @@ func TestErrors(t *testing.T) {
 	reason := func(r pullthrough.Reason) fakeCache {
 		return fakeCache{err: &pullthrough.Error{Reason: r, Err: errors.New("the cause")}}
 	}
-	const blobPath = "/v2/a/blobs/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	const (
+		empty         = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+		blobPath      = "/v2/a/blobs/" + empty
+		referrersPath = "/v2/a/referrers/" + empty
+	)
 	for _, test := range []struct {
 		name, method, path string
 		cache              fakeCache
@@ -204,13 +245,22 @@ func TestErrors(t *testing.T) {
 		{"push", "PUT", "/v2/a/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "this registry can only be pulled from"},
 		{"upload", "POST", "/v2/a/blobs/uploads/", fakeCache{}, 405, oci.CodeUnsupported, "this registry can only be pulled from"},
 		{"delete", "DELETE", blobPath, fakeCache{}, 405, oci.CodeUnsupported, "this registry can only be pulled from"},
-		{"catalog", "GET", "/v2/_catalog", fakeCache{}, 405, oci.CodeUnsupported, "only manifests and blobs are served"},
-		{"tags", "GET", "/v2/a/tags/list", fakeCache{}, 405, oci.CodeUnsupported, "only manifests and blobs are served"},
-		{"no API", "GET", "/", fakeCache{}, 405, oci.CodeUnsupported, "only manifests and blobs are served"},
-		{"version 1", "GET", "/v1/a/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "only manifests and blobs are served"},
-		{"version with suffix", "GET", "/v2x/a/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "only manifests and blobs are served"},
+		{"catalog", "GET", "/v2/_catalog", fakeCache{}, 405, oci.CodeUnsupported, "only manifests, blobs, tags and referrers are served"},
+		{"other than the list of tags", "GET", "/v2/a/tags/v1", fakeCache{}, 405, oci.CodeUnsupported, "only manifests, blobs, tags and referrers are served"},
+		{"tags of nothing", "GET", "/v2//tags/list", fakeCache{}, 400, oci.CodeNameInvalid, `invalid repository name "": use lower-case letters, digits and separators, such as library/alpine`},
+		{"negative number of tags", "GET", "/v2/a/tags/list?n=-1", fakeCache{}, 400, oci.CodePageInvalid, `n is "-1": give the number of tags that are wanted`},
+		{"tags without number", "GET", "/v2/a/tags/list?n=", fakeCache{}, 400, oci.CodePageInvalid, `n is "": give the number of tags that are wanted`},
+		{"huge number of tags", "GET", "/v2/a/tags/list?n=2147483648", fakeCache{}, 400, oci.CodePageInvalid, `n is "2147483648": give the number of tags that are wanted`},
+		{"tags of an unknown repository", "GET", "/v2/a/tags/list", reason(pullthrough.NotFound), 404, oci.CodeNameUnknown, "the cause"},
+		{"tags, rate limited", "GET", "/v2/a/tags/list", reason(pullthrough.RateLimited), 503, oci.CodeTooManyRequests, "the cause"},
+		{"referrers of a tag", "GET", "/v2/a/referrers/v1", fakeCache{}, 400, oci.CodeDigestInvalid, `invalid digest "v1": invalid checksum digest format`},
+		{"upstream without referrers", "GET", referrersPath, reason(pullthrough.NotFound), 404, oci.CodeUnsupported, "the cause"},
+		{"referrers, timed out", "GET", referrersPath, reason(pullthrough.TimedOut), 504, oci.CodeUnavailable, "the cause"},
+		{"no API", "GET", "/", fakeCache{}, 405, oci.CodeUnsupported, "only manifests, blobs, tags and referrers are served"},
+		{"version 1", "GET", "/v1/a/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "only manifests, blobs, tags and referrers are served"},
+		{"version with suffix", "GET", "/v2x/a/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "only manifests, blobs, tags and referrers are served"},
 		{"upper-case repository", "GET", "/v2/A/manifests/v1", fakeCache{}, 400, oci.CodeNameInvalid, `invalid repository name "A": use lower-case letters, digits and separators, such as library/alpine`},
-		{"no repository", "GET", "/v2/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "only manifests and blobs are served"},
+		{"no repository", "GET", "/v2/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "only manifests, blobs, tags and referrers are served"},
 		{"escape from the repository", "GET", "/v2/a/../../etc/manifests/v1", fakeCache{}, 400, oci.CodeNameInvalid, `invalid repository name "a/../../etc": use lower-case letters, digits and separators, such as library/alpine`},
 		{"escaped slashes", "GET", "/v2/a%2F..%2Fb/manifests/v1", fakeCache{}, 400, oci.CodeNameInvalid, `invalid repository name "a/../b": use lower-case letters, digits and separators, such as library/alpine`},
 		{"double slash", "GET", "/v2//a/manifests/v1", fakeCache{}, 400, oci.CodeNameInvalid, `invalid repository name "/a": use lower-case letters, digits and separators, such as library/alpine`},

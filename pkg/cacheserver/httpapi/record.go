@@ -21,7 +21,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "registry_cache_requests_total",
-			Help: "Requests by kind (manifest, blob, other) and outcome (hit, miss, stale, pass-through, error).",
+			Help: "Requests by kind (manifest, blob, tags, referrers, other) and outcome (hit, miss, stale, pass-through, error).",
 		}, []string{"kind", "outcome"}),
 		sent: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "registry_cache_client_bytes_total",

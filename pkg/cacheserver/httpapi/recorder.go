@@ -15,6 +15,9 @@ import (
 // writeChunk is what a client must take within the stall timeout, in bytes.
 const writeChunk = 1 << 20
 
+// staleWarning is the warning of RFC 7234, section 5.5.2.
+const staleWarning = `111 registry-cache "Revalidation Failed"`
+
 // recorder is a response writer that knows what was sent, and gives up on clients that take nothing.
 type recorder struct {
 	http.ResponseWriter
@@ -23,7 +26,7 @@ type recorder struct {
 
 	status  int
 	sent    int64
-	outcome pullthrough.Outcome // empty unless a manifest or blob was served
+	outcome pullthrough.Outcome // empty unless something of the cache was served
 	err     error               // why the answer is not, or not all of, what was asked for
 }
 
@@ -100,6 +103,14 @@ func (w *recorder) note(err error) error {
 		w.err = err
 	}
 	return err
+}
+
+// tell notes where the answer comes from. A client learns when that is not what the upstream would say.
+func (w *recorder) tell(outcome pullthrough.Outcome) {
+	w.outcome = outcome
+	if outcome == pullthrough.Stale {
+		w.Header().Set("Warning", staleWarning)
+	}
 }
 
 // failFor answers with the status for an error of the cache.

@@ -4,10 +4,12 @@ import "strings"
 
 // Kinds of requests, also as a label of metrics.
 const (
-	kindPing     = "ping"
-	kindManifest = "manifest"
-	kindBlob     = "blob"
-	kindOther    = "other"
+	kindPing      = "ping"
+	kindManifest  = "manifest"
+	kindBlob      = "blob"
+	kindTags      = "tags"
+	kindReferrers = "referrers"
+	kindOther     = "other"
 )
 
 // target is what a path names. Repository and reference are not validated.
@@ -32,6 +34,12 @@ func parsePath(path string) target {
 	}
 	if repository, ok := strings.CutSuffix(front, "/blobs"); ok {
 		return target{kindBlob, repository, reference}
+	}
+	if repository, ok := strings.CutSuffix(front, "/referrers"); ok {
+		return target{kindReferrers, repository, reference}
+	}
+	if repository, ok := strings.CutSuffix(front, "/tags"); ok && reference == "list" {
+		return target{kind: kindTags, repository: repository}
 	}
 	return target{kind: kindOther}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/url"
 	"sync"
 	"time"
 
@@ -24,6 +25,8 @@ type Upstream interface {
 	Manifest(ctx context.Context, repository string, ref oci.Reference) (*upstream.Manifest, error)
 	HeadBlob(ctx context.Context, repository string, d digest.Digest) (int64, error)
 	Blob(ctx context.Context, repository string, d digest.Digest, offset int64) (*upstream.Blob, error)
+	Tags(ctx context.Context, repository string, query url.Values) (*upstream.TagPage, error)
+	Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*upstream.Referrers, error)
 }
 
 // Outcome says where an answer came from.
@@ -31,11 +34,12 @@ type Outcome string
 
 // Outcomes.
 const (
-	// Hit: from the store. For a tag, the upstream was asked whether it still is what the store has.
+	// Hit: from the cache. For a tag or a list, the upstream was asked whether it still is what the cache has, at most
+	// Options.RevalidateAfter ago.
 	Hit Outcome = "hit"
 	// Miss: from the upstream, and kept.
 	Miss Outcome = "miss"
-	// Stale: a tag from the store, because the upstream could not say what it is now.
+	// Stale: a tag or a list as it was, because the upstream could not say what it is now.
 	Stale Outcome = "stale"
 	// PassThrough: from the upstream, without being kept.
 	PassThrough Outcome = "pass-through"
@@ -43,7 +47,7 @@ const (
 
 // Options are the optional parts of a Cache.
 type Options struct {
-	// RevalidateAfter is how long the upstream's answer about a tag is used. 0 asks for each request.
+	// RevalidateAfter is how long the upstream's answer about a tag, or a list, is used. 0 asks for each request.
 	RevalidateAfter time.Duration
 	// Logger gets what clients do not see, such as a volume that cannot be written. Default: discarded.
 	Logger *slog.Logger
@@ -60,8 +64,11 @@ type Cache struct {
 	log             *slog.Logger
 	metrics         *metrics
 	tags            *tagTable
+	tagPages        *listTable[TagPage]
+	referrers       *listTable[Referrers]
 	resolutions     singleflight.Group
 	manifests       singleflight.Group
+	lists           singleflight.Group
 
 	// lifetime ends with Close. What is shared by clients belongs to it instead of to the request that began it.
 	lifetime context.Context
@@ -85,6 +92,8 @@ func New(s *store.Store, u Upstream, o Options) *Cache {
 		log:             o.Logger,
 		metrics:         newMetrics(o.Registerer),
 		tags:            newTagTable(o.RevalidateAfter),
+		tagPages:        newListTable[TagPage](o.RevalidateAfter),
+		referrers:       newListTable[Referrers](o.RevalidateAfter),
 		fetches:         map[digest.Digest]*fetch{},
 	}
 	c.lifetime, c.end = context.WithCancelCause(context.Background())

@@ -74,6 +74,20 @@ func isUnsupported(err error) bool {
 	return ok && failed.StatusCode == http.StatusMethodNotAllowed
 }
 
+// lacksReferrers says that the upstream does not have the referrers API, by the status that registries without it are
+// known to answer with, or by something else than an index.
+func lacksReferrers(err error) bool {
+	failed, ok := errors.AsType[*upstream.Error](err)
+	if !ok {
+		return false
+	}
+	switch failed.StatusCode {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented:
+		return true
+	}
+	return errors.Is(err, upstream.ErrNoIndex)
+}
+
 // isBreak says that the connection to the upstream broke, so that asking again at once may help. That is not so where
 // the upstream was silent or refused.
 func isBreak(err error) bool {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,6 +34,8 @@ type fakeUpstream struct {
 	calls     []string
 	blobs     map[string][]byte // by repository@digest
 	manifests map[string][]byte // by repository:tag and repository@digest
+	referrers map[string][]byte // by repository@digest?query
+	tags      func(query url.Values) *upstream.TagPage
 	// fail is asked before each call; an error is the answer.
 	fail func(call string) error
 	// body returns what is sent of content from offset on; nil means all of it.
@@ -148,6 +151,24 @@ func (u *fakeUpstream) Blob(ctx context.Context, repository string, d digest.Dig
 		return body(ctx, content, offset), nil
 	}
 	return whole(content, offset), nil
+}
+
+func (u *fakeUpstream) Tags(_ context.Context, repository string, query url.Values) (*upstream.TagPage, error) {
+	if _, err := u.answer(map[string][]byte{repository: nil}, "TAGS", repository); err != nil {
+		return nil, err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.tags(query), nil
+}
+
+func (u *fakeUpstream) Referrers(_ context.Context, repository string, d digest.Digest, query url.Values) (*upstream.Referrers, error) {
+	name := repository + "@" + d.String()
+	content, err := u.answer(u.referrers, "REFERRERS", name+"?"+query.Encode())
+	if err != nil {
+		return nil, err
+	}
+	return &upstream.Referrers{Index: content}, nil
 }
 
 func status(code int) error { return &upstream.Error{Op: "request", StatusCode: code} }

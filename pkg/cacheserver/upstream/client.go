@@ -1,5 +1,5 @@
-// Package upstream is the client of the registry that is cached: manifests and blobs, authentication, and limits for
-// everything that can take time or space.
+// Package upstream is the client of the registry that is cached: manifests, blobs and lists, authentication, and
+// limits for everything that can take time or space.
 package upstream
 
 import (
@@ -123,7 +123,7 @@ type Blob struct {
 
 // HeadManifest resolves ref. Errors are *Error, or the context's.
 func (c *Client) HeadManifest(ctx context.Context, repository string, ref oci.Reference) (Descriptor, error) {
-	resp, err := c.do(ctx, request{http.MethodHead, repository, "manifests", ref.String(), 0})
+	resp, err := c.do(ctx, request{method: http.MethodHead, repository: repository, kind: "manifests", reference: ref.String()})
 	if err != nil {
 		return Descriptor{}, err
 	}
@@ -138,18 +138,15 @@ func (c *Client) HeadManifest(ctx context.Context, repository string, ref oci.Re
 // Manifest returns the manifest that ref names, of at most oci.MaxManifestSize bytes. The content is checked against
 // the digest of ref, or the one that the upstream sent for a tag. Errors are *Error, or the context's.
 func (c *Client) Manifest(ctx context.Context, repository string, ref oci.Reference) (*Manifest, error) {
-	req := request{http.MethodGet, repository, "manifests", ref.String(), 0}
+	req := request{method: http.MethodGet, repository: repository, kind: "manifests", reference: ref.String()}
 	resp, err := c.do(ctx, req)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	content, err := io.ReadAll(io.LimitReader(resp.Body, oci.MaxManifestSize+1))
+	content, err := readAll(resp.Body, req, oci.MaxManifestSize)
 	if err != nil {
 		return nil, err
-	}
-	if len(content) > oci.MaxManifestSize {
-		return nil, &Error{Op: req.String(), Err: fmt.Errorf("the manifest has more than %d bytes", oci.MaxManifestSize)}
 	}
 	want := ref.Digest
 	if want == "" {
@@ -167,7 +164,7 @@ func (c *Client) Manifest(ctx context.Context, repository string, ref oci.Refere
 // HeadBlob returns the size of a blob in bytes, -1 where the upstream does not tell. Errors are *Error, or the
 // context's.
 func (c *Client) HeadBlob(ctx context.Context, repository string, d digest.Digest) (int64, error) {
-	resp, err := c.do(ctx, request{http.MethodHead, repository, "blobs", d.String(), 0})
+	resp, err := c.do(ctx, request{method: http.MethodHead, repository: repository, kind: "blobs", reference: d.String()})
 	if err != nil {
 		return 0, err
 	}
@@ -178,7 +175,7 @@ func (c *Client) HeadBlob(ctx context.Context, repository string, d digest.Diges
 // Blob returns the blob from offset (in bytes) on. Its content is not checked. ctx must live as long as the body is
 // read; the caller closes the body. Errors are *Error, or the context's.
 func (c *Client) Blob(ctx context.Context, repository string, d digest.Digest, offset int64) (*Blob, error) {
-	req := request{http.MethodGet, repository, "blobs", d.String(), offset}
+	req := request{method: http.MethodGet, repository: repository, kind: "blobs", reference: d.String(), offset: offset}
 	resp, err := c.do(ctx, req)
 	if err != nil {
 		return nil, err
@@ -202,6 +199,8 @@ type request struct {
 	method, repository, kind, reference string
 	// offset is the first byte to get; 0 asks for the whole.
 	offset int64
+	// query is encoded. It stays out of errors.
+	query string
 }
 
 // String names the request in errors.
@@ -245,6 +244,7 @@ func (c *Client) authenticated(ctx context.Context, r request) (*http.Response, 
 			return nil, err
 		}
 		u := c.remote.JoinPath("v2", r.repository, r.kind, r.reference)
+		u.RawQuery = r.query
 		req, err := http.NewRequestWithContext(ctx, r.method, u.String(), nil)
 		if err != nil {
 			return nil, err
@@ -252,8 +252,11 @@ func (c *Client) authenticated(ctx context.Context, r request) (*http.Response, 
 		if authorization != "" {
 			req.Header.Set("Authorization", authorization)
 		}
-		if r.kind == "manifests" {
+		switch r.kind {
+		case "manifests":
 			req.Header.Set("Accept", strings.Join(oci.ManifestMediaTypes(), ", ")+", */*;q=0.5")
+		case "referrers":
+			req.Header.Set("Accept", oci.MediaTypeIndex)
 		}
 		if r.offset > 0 {
 			req.Header.Set("Range", fmt.Sprintf("bytes=%d-", r.offset))

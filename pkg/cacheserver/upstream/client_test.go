@@ -214,7 +214,7 @@ func TestManifestErrors(t *testing.T) {
 			io.WriteString(w, manifest+" ")
 		}, "GET library/alpine/manifests/v1: the content has the digest " + digest.FromString(manifest+" ").String() + " instead of " + manifestDigest.String()},
 		{"too large", byTag, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, oci.MaxManifestSize+1)) },
-			"GET library/alpine/manifests/v1: the manifest has more than 4194304 bytes"},
+			"GET library/alpine/manifests/v1: the answer has more than 4194304 bytes"},
 		{"cut", byTag, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "100")
 			io.WriteString(w, manifest)

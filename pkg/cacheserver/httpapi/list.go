@@ -1,0 +1,81 @@
+package httpapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/registry-cache/extension/pkg/oci"
+)
+
+func (h *Handler) serveTags(w *recorder, r *http.Request, target target) {
+	query := listQuery(r)
+	if n, given := query["n"]; given {
+		if _, err := strconv.ParseUint(n[0], 10, 31); err != nil {
+			w.fail(r, http.StatusBadRequest, oci.CodePageInvalid, fmt.Errorf("n is %q: give the number of tags that are wanted", n[0]))
+			return
+		}
+	}
+	page, err := h.cache.Tags(r.Context(), target.repository, query)
+	if err != nil {
+		w.failFor(r, oci.CodeNameUnknown, err)
+		return
+	}
+	w.tell(page.Outcome)
+	body, err := json.Marshal(struct {
+		Name string   `json:"name"`
+		Tags []string `json:"tags"`
+	}{target.repository, append([]string{}, page.Tags...)})
+	if err != nil {
+		w.fail(r, http.StatusInternalServerError, oci.CodeUnknown, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	linkNext(w, r, page.Next)
+	serveContent(w, r, bytes.NewReader(body))
+}
+
+func (h *Handler) serveReferrers(w *recorder, r *http.Request, target target) {
+	d, err := oci.ParseDigest(target.reference)
+	if err != nil {
+		w.fail(r, http.StatusBadRequest, oci.CodeDigestInvalid, err)
+		return
+	}
+	page, err := h.cache.Referrers(r.Context(), target.repository, d, listQuery(r))
+	if err != nil {
+		w.failFor(r, oci.CodeUnsupported, err)
+		return
+	}
+	w.tell(page.Outcome)
+	w.Header().Set("Content-Type", oci.MediaTypeIndex)
+	if page.FiltersApplied != "" {
+		w.Header().Set("OCI-Filters-Applied", page.FiltersApplied)
+	}
+	linkNext(w, r, page.Next)
+	serveContent(w, r, bytes.NewReader(page.Index))
+}
+
+// listQuery returns what is the upstream's of the query.
+func listQuery(r *http.Request) url.Values {
+	query := r.URL.Query()
+	query.Del("ns")
+	return query
+}
+
+// linkNext tells the address of the next page, relative to this server; a nil query says that there is none.
+func linkNext(w http.ResponseWriter, r *http.Request, query url.Values) {
+	if query == nil {
+		return
+	}
+	query = maps.Clone(query)
+	query.Del("ns")
+	if ns := r.URL.Query().Get("ns"); ns != "" {
+		query.Set("ns", ns)
+	}
+	next := url.URL{Path: r.URL.Path, RawQuery: query.Encode()}
+	w.Header().Set("Link", fmt.Sprintf(`<%s>; rel="next"`, next.String()))
+}

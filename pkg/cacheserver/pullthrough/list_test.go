@@ -1,0 +1,246 @@
+package pullthrough
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+)
+
+// Registries as they are, by what they make of n and last.
+var registries = map[string]func(all []string, query url.Values) *upstream.TagPage{
+	"by the specification": func(all []string, query url.Values) *upstream.TagPage {
+		return sendTags(after(all, query.Get("last"), false), query)
+	},
+	"beginning with last": func(all []string, query url.Values) *upstream.TagPage {
+		return sendTags(after(all, query.Get("last"), true), query)
+	},
+	"without pages": func(all []string, _ url.Values) *upstream.TagPage { return &upstream.TagPage{Tags: all} },
+	"starting over at the end": func(all []string, query url.Values) *upstream.TagPage {
+		if rest := after(all, query.Get("last"), false); len(rest) > 0 {
+			return &upstream.TagPage{Tags: rest}
+		}
+		return &upstream.TagPage{Tags: all}
+	},
+	"with tokens and pages of two": func(all []string, query url.Values) *upstream.TagPage {
+		first, _ := strconv.Atoi(query.Get("token"))
+		page := &upstream.TagPage{Tags: all[first:min(first+2, len(all))]}
+		if first+2 < len(all) {
+			page.Next = url.Values{"token": {strconv.Itoa(first + 2)}}
+			if n := query.Get("n"); n != "" {
+				page.Next.Set("n", n)
+			}
+		}
+		return page
+	},
+	"linking to itself": func(all []string, query url.Values) *upstream.TagPage {
+		return &upstream.TagPage{Tags: all, Next: query}
+	},
+}
+
+func after(all []string, last string, including bool) []string {
+	i := slices.Index(all, last)
+	if including && i >= 0 {
+		i--
+	}
+	return all[i+1:]
+}
+
+func sendTags(tags []string, query url.Values) *upstream.TagPage {
+	n, err := strconv.Atoi(query.Get("n"))
+	if err != nil || len(tags) <= n {
+		return &upstream.TagPage{Tags: tags}
+	}
+	page := &upstream.TagPage{Tags: tags[:n]}
+	if n > 0 {
+		page.Next = url.Values{"n": {strconv.Itoa(n)}, "last": {tags[n-1]}}
+	}
+	return page
+}
+
+func TestPagesOfTagsAreWhole(t *testing.T) {
+	t.Parallel()
+	all := []string{"b", "a", "v1.10", "v1.9", "B", "latest", "_"} // no registry's order
+	for name, registry := range registries {
+		for n := -1; n <= len(all)+1; n++ {
+			query := url.Values{}
+			if n >= 0 {
+				query.Set("n", strconv.Itoa(n))
+			}
+			var got []string
+			pages := 0
+			for next := query; next != nil; pages++ {
+				if pages > 2*len(all) {
+					t.Fatalf("%s, n %d: no end after %d pages, at %v", name, n, pages, next)
+				}
+				answer := registry(all, next)
+				page := paginate(answer.Tags, answer.Next, next)
+				if n >= 0 && len(page.Tags) > n {
+					t.Errorf("%s, n %d: %d tags", name, n, len(page.Tags))
+				}
+				got = append(got, page.Tags...)
+				next = page.Next
+			}
+			want := all
+			switch {
+			case n == 0:
+				want = nil
+			case n == 1 && name == "beginning with last":
+				want = all[:1] // there is no way past the first tag
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s, n %d: -want +got\n%s", name, n, diff)
+			}
+		}
+	}
+}
+
+func TestTagsAreAskedForOnce(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, time.Hour, store.Options{})
+	proceed := make(chan struct{})
+	f.upstream.tags = func(query url.Values) *upstream.TagPage { return &upstream.TagPage{Tags: []string{query.Get("n")}} }
+	f.upstream.fail = func(string) error { <-proceed; return nil }
+	var clients sync.WaitGroup
+	for range 10 {
+		clients.Go(func() {
+			if page, err := f.Tags(t.Context(), repository, nil); err != nil || len(page.Tags) != 1 {
+				t.Errorf("%+v, %v", page, err)
+			}
+		})
+	}
+	close(proceed)
+	clients.Wait()
+	page, err := f.Tags(t.Context(), repository, nil)
+	if err != nil || page.Outcome != Hit {
+		t.Errorf("%+v, %v", page, err)
+	}
+	f.wantCalls(t, "one query", "TAGS "+repository)
+	if page, err = f.Tags(t.Context(), repository, url.Values{"n": {"3"}}); err != nil || page.Tags[0] != "3" || page.Outcome != Miss {
+		t.Errorf("another query: %+v, %v", page, err)
+	}
+	if page, err = f.Tags(t.Context(), "other", nil); err != nil || page.Outcome != Miss {
+		t.Errorf("another repository: %+v, %v", page, err)
+	}
+}
+
+func TestListsWithoutUpstream(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{})
+	d := digest.FromString("subject")
+	name := repository + "@" + d.String()
+	f.upstream.referrers = map[string][]byte{name + "?": []byte("all"), name + "?artifactType=a": []byte("some")}
+	f.upstream.tags = func(url.Values) *upstream.TagPage { return &upstream.TagPage{Tags: []string{"v1"}} }
+	filtered := url.Values{"artifactType": {"a"}}
+	check := func(step string, want Outcome, reason Reason) {
+		t.Helper()
+		for query, content := range map[*url.Values]string{{}: "all", &filtered: "some"} {
+			got, err := f.Referrers(t.Context(), repository, d, *query)
+			checkList(t, step+", "+content, want, reason, err, func() (string, Outcome) { return string(got.Index), got.Outcome }, content)
+		}
+		tags, err := f.Tags(t.Context(), repository, nil)
+		checkList(t, step+", tags", want, reason, err, func() (string, Outcome) { return strings.Join(tags.Tags, " "), tags.Outcome }, "v1")
+	}
+	f.failWith(errSilent)
+	check("before the first answer", "", TimedOut)
+	f.failWith(nil)
+	check("first", Miss, 0)
+	for _, err := range []error{errSilent, errBroken, status(http.StatusTooManyRequests), status(http.StatusBadGateway)} {
+		f.failWith(err)
+		check(err.Error(), Stale, 0)
+	}
+	f.failWith(status(http.StatusForbidden))
+	check("refused", "", Denied)
+	f.failWith(errSilent)
+	check("silent after having refused", "", TimedOut)
+}
+
+func checkList(t *testing.T, step string, want Outcome, reason Reason, err error, got func() (string, Outcome), content string) {
+	t.Helper()
+	if want == "" {
+		if failed, ok := errors.AsType[*Error](err); !ok || failed.Reason != reason {
+			t.Errorf("%s: %v, want reason %d", step, err, reason)
+		}
+		return
+	}
+	if err != nil {
+		t.Errorf("%s: %v", step, err)
+		return
+	}
+	if list, outcome := got(); list != content || outcome != want {
+		t.Errorf("%s: %q, %s, want %q, %s", step, list, outcome, content, want)
+	}
+}
+
+func TestStaleListsAreNotAskedForAgain(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, time.Hour, store.Options{})
+	f.upstream.tags = func(url.Values) *upstream.TagPage { return &upstream.TagPage{Tags: []string{"v1"}} }
+	if _, err := f.Tags(t.Context(), repository, nil); err != nil {
+		t.Fatal(err)
+	}
+	f.tagPages.validFor = 0
+	f.failWith(errSilent)
+	if page, err := f.Tags(t.Context(), repository, nil); err != nil || page.Outcome != Stale {
+		t.Fatalf("%+v, %v", page, err)
+	}
+	f.tagPages.validFor = time.Hour
+	f.upstream.seen()
+	if page, err := f.Tags(t.Context(), repository, nil); err != nil || page.Outcome != Stale {
+		t.Errorf("%+v, %v", page, err)
+	}
+	f.wantCalls(t, "stale")
+}
+
+func TestUpstreamWithoutReferrers(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{})
+	for _, err := range []error{status(400), status(404), status(405), status(406), status(501), &upstream.Error{Op: "request", Err: upstream.ErrNoIndex}} {
+		f.failWith(err)
+		_, got := f.Referrers(t.Context(), repository, digest.FromString("subject"), nil)
+		if failed, ok := errors.AsType[*Error](got); !ok || failed.Reason != NotFound {
+			t.Errorf("%v: %v, want NotFound", err, got)
+		}
+	}
+}
+
+func TestListTableIsBounded(t *testing.T) {
+	t.Parallel()
+	table := newListTable[TagPage](time.Hour)
+	now := time.Now()
+	for i := range 100 {
+		table.put(fmt.Sprint(i), TagPage{}, 0, now.Add(time.Duration(i)))
+	}
+	if table.size < 100*listOverhead {
+		t.Errorf("%d bytes for 100 empty lists", table.size)
+	}
+	const large = maxListBytes / 4
+	for i := range 10 {
+		table.put(fmt.Sprint("large ", i), TagPage{}, large, now.Add(time.Hour+time.Duration(i)))
+		table.put(fmt.Sprint("large ", i), TagPage{}, large, now.Add(time.Hour+time.Duration(i)))
+	}
+	if len(table.entries) != 3 || table.size != 3*(large+listOverhead+len("large 9")) {
+		t.Errorf("%d lists with %d bytes", len(table.entries), table.size)
+	}
+	if _, _, ok := table.fresh("large 9"); !ok {
+		t.Error("the latest list is gone")
+	}
+	for i := range 10 {
+		table.remove(fmt.Sprint("large ", i))
+	}
+	if table.size != 0 || len(table.entries) != 0 {
+		t.Errorf("%d bytes in %d lists after all were removed", table.size, len(table.entries))
+	}
+}

@@ -1,0 +1,160 @@
+package upstream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/oci"
+)
+
+const (
+	// maxListSize bounds one page of tags or referrers, in bytes. An index of referrers is a manifest, and a page of
+	// tags has room for 30 000 of the longest.
+	maxListSize = oci.MaxManifestSize
+	// maxNextSize bounds the query that leads to the next page, in bytes, which the client sends back in its URL.
+	maxNextSize = 2 << 10
+)
+
+// ErrNoIndex is wrapped by the errors about an answer to a request for referrers that is no OCI index, which is what
+// registries without that API may send.
+var ErrNoIndex = errors.New("the answer is no OCI index")
+
+// TagPage is a part of the tags of a repository.
+type TagPage struct {
+	// Tags are in the upstream's order, and as many as it likes to send.
+	Tags []string
+	// Next is the query of the next page. It is nil where the upstream names none, which need not mean that this page
+	// is the last one.
+	Next url.Values
+}
+
+// Referrers is a part of the manifests that refer to another one.
+type Referrers struct {
+	// Index is an OCI index.
+	Index []byte
+	// FiltersApplied is the answer's header OCI-Filters-Applied.
+	FiltersApplied string
+	// Next is the query of the next page, nil where there is none.
+	Next url.Values
+}
+
+// Tags returns a page of the tags of a repository, of at most 4 MiB. The query has the parameters n and last of the
+// distribution specification, or what the page before gave as Next. Errors are *Error, or the context's.
+func (c *Client) Tags(ctx context.Context, repository string, query url.Values) (*TagPage, error) {
+	req := request{method: http.MethodGet, repository: repository, kind: "tags", reference: "list", query: query.Encode()}
+	content, header, err := c.list(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	var page struct {
+		Tags []string `json:"tags"`
+	}
+	if err := json.Unmarshal(content, &page); err != nil {
+		return nil, &Error{Op: req.String(), Err: fmt.Errorf("decoding tags: %w", err)}
+	}
+	next, err := nextPage(header)
+	if err != nil {
+		return nil, &Error{Op: req.String(), Err: err}
+	}
+	return &TagPage{Tags: page.Tags, Next: next}, nil
+}
+
+// Referrers returns a page of the manifests that refer to the one with the digest, of at most 4 MiB. The query has the
+// parameter artifactType of the distribution specification, or what the page before gave as Next. Errors are *Error,
+// which may wrap ErrNoIndex, or the context's.
+func (c *Client) Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*Referrers, error) {
+	req := request{method: http.MethodGet, repository: repository, kind: "referrers", reference: d.String(), query: query.Encode()}
+	content, header, err := c.list(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if mediaType, err := oci.ManifestMediaType(content); err != nil || mediaType != oci.MediaTypeIndex {
+		return nil, &Error{Op: req.String(), Err: ErrNoIndex}
+	}
+	next, err := nextPage(header)
+	if err != nil {
+		return nil, &Error{Op: req.String(), Err: err}
+	}
+	return &Referrers{Index: content, FiltersApplied: header.Get("OCI-Filters-Applied"), Next: next}, nil
+}
+
+func (c *Client) list(ctx context.Context, req request) ([]byte, http.Header, error) {
+	resp, err := c.do(ctx, req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	content, err := readAll(resp.Body, req, maxListSize)
+	return content, resp.Header, err
+}
+
+// readAll reads a body of at most limit bytes.
+func readAll(body io.Reader, req request, limit int64) ([]byte, error) {
+	content, err := io.ReadAll(io.LimitReader(body, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(content)) > limit {
+		return nil, &Error{Op: req.String(), Err: fmt.Errorf("the answer has more than %d bytes", limit)}
+	}
+	return content, nil
+}
+
+// nextPage returns the query of the link (RFC 8288) with the relation "next", nil without one. Host and path are not
+// looked at: what follows is asked for where this page was.
+func nextPage(header http.Header) (url.Values, error) {
+	for _, value := range header.Values("Link") {
+		for value != "" {
+			_, rest, opened := strings.Cut(value, "<")
+			target, rest, closed := strings.Cut(rest, ">")
+			if !opened || !closed {
+				break
+			}
+			parameters, more, _ := strings.Cut(rest, ",")
+			value = more
+			if !isNext(parameters) {
+				continue
+			}
+			u, err := url.Parse(target)
+			if err != nil {
+				return nil, errors.New("the link to the next page is no URL")
+			}
+			query, err := url.ParseQuery(u.RawQuery)
+			if err != nil {
+				return nil, errors.New("the link to the next page has a query that cannot be read")
+			}
+			if len(query.Encode()) > maxNextSize {
+				return nil, fmt.Errorf("the link to the next page has more than %d bytes", maxNextSize)
+			}
+			if len(query) == 0 {
+				return nil, nil
+			}
+			return query, nil
+		}
+	}
+	return nil, nil
+}
+
+// isNext reads the parameters of a link, `; rel="next"; title="..."`.
+func isNext(parameters string) bool {
+	for parameter := range strings.SplitSeq(parameters, ";") {
+		name, value, _ := strings.Cut(strings.TrimSpace(parameter), "=")
+		if !strings.EqualFold(strings.TrimSpace(name), "rel") {
+			continue
+		}
+		for relation := range strings.FieldsSeq(strings.Trim(strings.TrimSpace(value), `"`)) {
+			if strings.EqualFold(relation, "next") {
+				return true
+			}
+		}
+	}
+	return false
+}
