@@ -22,9 +22,14 @@ import (
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 )
 
-// unreadyInterval is how often the readiness of a Shoot's caches is looked at while one of them is not ready. While all
-// are, the resource manager notices when that changes.
-const unreadyInterval = 30 * time.Second
+const (
+	// unreadyInterval is how often the readiness of a Shoot's caches is looked at while one of them is not ready. While
+	// all are, the resource manager notices when that changes.
+	unreadyInterval = 30 * time.Second
+	// readinessTimeout bounds one look. Without it a Shoot whose API server accepts requests and does not answer them
+	// would take a worker away from all others.
+	readinessTimeout = 30 * time.Second
+)
 
 // readiness keeps the condition Ready of the caches in the provider status up to date. The actuator cannot: it is done
 // long before a new cache has its volume, and runs again only when gardenlet asks for it.
@@ -53,6 +58,8 @@ func addReadiness(mgr manager.Manager, forShoot ShootClient, options controller.
 // Reconcile looks at the caches that the Extension's provider status names. Before the actuator has published them, or
 // after it has been asked to remove them, there is nothing to report.
 func (r *readiness) Reconcile(ctx context.Context, request reconcile.Request) (reconcile.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, readinessTimeout)
+	defer cancel()
 	ex := &extensionsv1alpha1.Extension{}
 	if err := r.seed.Get(ctx, request.NamespacedName, ex); apierrors.IsNotFound(err) {
 		return reconcile.Result{}, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
@@ -150,6 +151,24 @@ func TestReadinessReportsErrors(t *testing.T) {
 	if _, err := (&readiness{seed: s.seed, forShoot: s.client}).Reconcile(t.Context(), request); !errors.Is(err, errInjected) {
 		t.Errorf("status cannot be written: got error %v", err)
 	}
+}
+
+// An API server that is reached and never answers would keep a worker for ever.
+func TestReadinessGivesUpOnASilentShoot(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestShoot(t)
+		s.reconcile(t, s.ask(t, "docker.io"))
+		silent := func(ctx context.Context, _ string) (client.Client, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		began := time.Now()
+		_, err := (&readiness{seed: s.seed, forShoot: silent}).Reconcile(t.Context(), request)
+		if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took > time.Minute {
+			t.Errorf("got error %v after %s", err, took)
+		}
+	})
 }
 
 func (s *testShoot) hibernate(t *testing.T) {
