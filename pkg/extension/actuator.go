@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	extensionscontroller "github.com/gardener/gardener/extensions/pkg/controller"
@@ -39,6 +40,9 @@ const (
 	// nodes that probe every 2 seconds with a limit of 1 second stop to use it. Without the Service their packets would
 	// vanish, and pulls would wait for a timeout.
 	withdrawAfter = 5 * time.Second
+	// addressTaken is how the API server refuses a Service whose clusterIP another one has (ErrAllocated in
+	// k8s.io/kubernetes/pkg/registry/core/service/ipallocator). The resource manager passes it on.
+	addressTaken = "provided IP is already allocated"
 )
 
 // ShootClient makes a client for the Shoot whose namespace in the Seed is given.
@@ -187,33 +191,40 @@ func (a *Actuator) deployServices(ctx context.Context, log logr.Logger, shoot cl
 
 	addresses := map[string]string{}
 	for _, cache := range config.Caches {
-		if err := a.waitForAddress(ctx, shoot, ex.Namespace, cache, addresses); err != nil {
+		address, pinned, err := a.waitForAddress(ctx, log, shoot, ex.Namespace, cache, pins[cache.Upstream])
+		if err != nil {
 			return nil, err
 		}
 		// A new Service: the address that the API server chose is pinned before anybody can delete the Service.
-		if address := addresses[cache.Upstream]; address != pins[cache.Upstream] {
+		if address != pinned {
 			if err := a.deployService(ctx, ex.Namespace, cache, address); err != nil {
 				return nil, err
 			}
 		}
+		addresses[cache.Upstream] = address
 	}
 	return addresses, nil
 }
 
-// waitForAddress waits until the Service of cache has an address and adds it to addresses.
-func (a *Actuator) waitForAddress(ctx context.Context, shoot client.Client, namespace string, cache v1alpha3.RegistryCache, addresses map[string]string) error {
-	name := serviceResourceName(cache)
-	return a.wait(ctx, fmt.Sprintf("the Service of the cache of %s to get an address", cache.Upstream), func(ctx context.Context) (string, error) {
-		address, err := serviceAddress(ctx, shoot, cache)
-		if err != nil {
+// waitForAddress waits until the Service of cache has an address. A pin that somebody else has taken meanwhile is let
+// go, because the Service would never come back with it. pinned is the pin that is left.
+func (a *Actuator) waitForAddress(ctx context.Context, log logr.Logger, shoot client.Client, namespace string, cache v1alpha3.RegistryCache, pin string) (address, pinned string, err error) {
+	pinned = pin
+	err = a.wait(ctx, fmt.Sprintf("the Service of the cache of %s to get an address", cache.Upstream), func(ctx context.Context) (reason string, err error) {
+		if address, err = serviceAddress(ctx, shoot, cache); err != nil || address != "" {
 			return "", err
 		}
-		if address == "" {
-			return a.describe(ctx, namespace, name)
+		if reason, err = a.describe(ctx, namespace, serviceResourceName(cache)); err != nil {
+			return "", err
 		}
-		addresses[cache.Upstream] = address
-		return "", nil
+		if pinned != "" && strings.Contains(reason, addressTaken) {
+			log.Info("The address of a cache belongs to another Service now, the cache gets a new one", "upstream", cache.Upstream, "address", pinned)
+			pinned = ""
+			err = a.deployService(ctx, namespace, cache, "")
+		}
+		return reason, err
 	})
+	return address, pinned, err
 }
 
 // removeServices removes the Services of the caches that config does not name. Their workloads are gone or going.

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	v1beta1helper "github.com/gardener/gardener/pkg/api/core/v1beta1/helper"
 	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
@@ -242,7 +244,51 @@ func TestAddressIsKeptWhileTheServiceIsAway(t *testing.T) {
 	}
 }
 
-// A pinned address that somebody else has taken, or a resource manager that is down: the error must tell.
+// Somebody else has taken the address while the Service was away. With the old one pinned, no reconciliation of the Shoot
+// would ever succeed.
+func TestTakenAddressIsGivenUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestShoot(t)
+		s.reconcile(t, s.ask(t, "docker.io", "ghcr.io"))
+		s.deleteService(t)
+		s.take("10.96.0.20")
+		s.applyAgain(t, dockerIO)
+		s.takeLog()
+
+		s.reconcile(t, s.extension(t))
+		want := []string{"apply " + dockerIO, "apply " + dockerIO, "status docker.io ghcr.io"}
+		if diff := cmp.Diff(want, s.takeLog()); diff != "" {
+			t.Errorf("let go, pinned again, published: -want +got:\n%s", diff)
+		}
+		if got := s.pinnedAddress(t, dockerIO); got != "10.96.0.22" {
+			t.Errorf("pinned is %q, want the new address 10.96.0.22", got)
+		}
+		if got := s.status(t).Caches; got[0].ClusterIP != "10.96.0.22" || got[1].ClusterIP != "10.96.0.21" {
+			t.Errorf("published are %s and %s, want 10.96.0.22 and 10.96.0.21", got[0].ClusterIP, got[1].ClusterIP)
+		}
+	})
+}
+
+// An address that was taken and is free again is pinned like any other.
+func TestTakenAddressComesBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestShoot(t)
+		s.reconcile(t, s.ask(t, "docker.io"))
+		s.deleteService(t)
+		s.take("10.96.0.20")
+		s.applyAgain(t, dockerIO)
+		s.takeLog()
+		s.nextAddress = 20
+		s.reconcile(t, s.extension(t))
+		if got := s.pinnedAddress(t, dockerIO); got != "10.96.0.20" {
+			t.Errorf("pinned is %q, want 10.96.0.20: a deleted Service would come back elsewhere", got)
+		}
+	})
+}
+
+// A resource manager that is down, or an address that cannot be had: the error must tell.
 func TestReconcileSaysWhatItWaitsFor(t *testing.T) {
 	t.Parallel()
 	s := newTestShoot(t)
@@ -314,6 +360,47 @@ func TestDelete(t *testing.T) {
 
 	if err := s.actuator.Delete(t.Context(), logr.Discard(), ex); err != nil {
 		t.Errorf("second time: %v", err)
+	}
+}
+
+// Nodes need the Service for as long as they may still use the cache: without endpoints it refuses connections, without
+// the Service packets would vanish.
+func TestServicesOutliveTheirEndpoints(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name      string
+		upstreams []string // that are still asked for
+		end       func(a *Actuator, ctx context.Context, log logr.Logger, ex *extensionsv1alpha1.Extension) error
+		wantLog   []string
+	}{
+		{"a cache removed", []string{"ghcr.io"}, (*Actuator).Reconcile, []string{"apply " + workloads, "status ghcr.io"}},
+		{"all removed", []string{"docker.io", "ghcr.io"}, (*Actuator).Delete, []string{"delete " + workloads}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := newTestShoot(t)
+				s.actuator.withdrawAfter = withdrawAfter
+				s.reconcile(t, s.ask(t, "docker.io", "ghcr.io"))
+				ex := s.ask(t, tc.upstreams...)
+				s.takeLog()
+
+				ctx, cancel := context.WithTimeout(t.Context(), withdrawAfter-time.Millisecond)
+				defer cancel()
+				if err := tc.end(s.actuator, ctx, logr.Discard(), ex); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("ended after less than %s with error %v", withdrawAfter, err)
+				}
+				if diff := cmp.Diff(tc.wantLog, s.takeLog()); diff != "" {
+					t.Errorf("within %s: -want +got:\n%s", withdrawAfter, diff)
+				}
+				if err := tc.end(s.actuator, t.Context(), logr.Discard(), s.extension(t)); err != nil {
+					t.Error(err)
+				}
+				if log := s.takeLog(); !slices.Contains(log, "delete "+dockerIO) {
+					t.Errorf("the Service is still there: %v", log)
+				}
+			})
+		})
 	}
 }
 

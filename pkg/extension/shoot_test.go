@@ -47,6 +47,8 @@ type testShoot struct {
 	log []string
 	// held are ManagedResources that the resource manager does not touch, neither to apply nor to delete them.
 	held map[string]bool
+	// taken are addresses that belong to Services of others.
+	taken map[string]bool
 	// applied are the objects of each ManagedResource in the Shoot.
 	applied map[string][]client.Object
 	// writes counts the writes to the Seed; failAt is the one that fails, 0 for none.
@@ -56,7 +58,7 @@ type testShoot struct {
 
 func newTestShoot(t *testing.T) *testShoot {
 	t.Helper()
-	s := &testShoot{held: map[string]bool{}, applied: map[string][]client.Object{}, nextAddress: 20}
+	s := &testShoot{held: map[string]bool{}, taken: map[string]bool{}, applied: map[string][]client.Object{}, nextAddress: 20}
 	// The default converters parse the schema of all of Kubernetes each time, for server-side apply.
 	noSchema := managedfields.NewDeducedTypeConverter()
 	s.shoot = fake.NewClientBuilder().WithScheme(kubernetes.ShootScheme).WithTypeConverters(noSchema).
@@ -137,11 +139,20 @@ func (s *testShoot) apply(ctx context.Context, c client.Client, resource *resour
 	if err != nil {
 		return err
 	}
+	setApplied := func(status gardencorev1beta1.ConditionStatus, reason, message string) error {
+		resource.Status.ObservedGeneration = resource.Generation
+		resource.Status.Conditions = []gardencorev1beta1.Condition{{
+			Type: resourcesv1alpha1.ResourcesApplied, Status: status, Reason: reason, Message: message,
+		}}
+		return c.Status().Update(ctx, resource)
+	}
 	for _, obj := range objects {
 		if service, ok := obj.(*corev1.Service); ok {
 			live := &corev1.Service{}
 			if err := s.shoot.Get(ctx, client.ObjectKeyFromObject(service), live); err == nil {
 				service.Spec.ClusterIP = live.Spec.ClusterIP
+			} else if s.taken[service.Spec.ClusterIP] {
+				return setApplied(gardencorev1beta1.ConditionFalse, "ApplyFailed", "provided IP is already allocated")
 			} else if service.Spec.ClusterIP == "" {
 				service.Spec.ClusterIP = fmt.Sprintf("10.96.0.%d", s.nextAddress)
 				s.nextAddress++
@@ -171,11 +182,7 @@ func (s *testShoot) apply(ctx context.Context, c client.Client, resource *resour
 		}
 	}
 	s.applied[resource.Name] = objects
-	resource.Status.ObservedGeneration = resource.Generation
-	resource.Status.Conditions = []gardencorev1beta1.Condition{{
-		Type: resourcesv1alpha1.ResourcesApplied, Status: gardencorev1beta1.ConditionTrue, Reason: "ApplySucceeded",
-	}}
-	return c.Status().Update(ctx, resource)
+	return setApplied(gardencorev1beta1.ConditionTrue, "ApplySucceeded", "")
 }
 
 func (s *testShoot) delete(ctx context.Context, c client.Client, resource *resourcesv1alpha1.ManagedResource) error {
@@ -232,6 +239,13 @@ func (s *testShoot) hold(name string, held bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held[name] = held
+}
+
+// take gives an address to a Service of somebody else.
+func (s *testShoot) take(address string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken[address] = true
 }
 
 // ask makes or changes the Extension so that it asks for caches of upstreams, and returns it as it is read back.
