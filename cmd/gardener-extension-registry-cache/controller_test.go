@@ -4,7 +4,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -54,6 +56,25 @@ func TestStart(t *testing.T) {
 		"--metrics-bind-address=0", "--health-bind-address=127.0.0.1:0", "--gardener-version=v1.147.1", "--log-level=error", "--log-format=json")
 	if !apierrors.IsForbidden(err) || !strings.HasPrefix(err.Error(), "adding webhooks: ") || !strings.HasSuffix(err.Error(), "forbidden: /api/v1/namespaces/n/secrets") {
 		t.Errorf("got error %v, want that Secrets cannot be listed", err)
+	}
+}
+
+// A flag that the program does not know would only show when the pod does not start.
+func TestChartGivesKnownFlags(t *testing.T) {
+	t.Parallel()
+	template, err := os.ReadFile("../../charts/gardener-extension-registry-cache/templates/deployment.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := newControllerCommand().Flags()
+	given := regexp.MustCompile(`(?m)^\s*- --([a-z-]+)`).FindAllSubmatch(template, -1)
+	if len(given) < 10 {
+		t.Errorf("found %d flags in the chart, this test does not test what it should", len(given))
+	}
+	for _, match := range given {
+		if flags.Lookup(string(match[1])) == nil {
+			t.Errorf("the chart gives --%s, which the program does not know", match[1])
+		}
 	}
 }
 
