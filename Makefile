@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 VERSION ?= dev
 WORKERS ?= 2
 # Folders with a go.mod of their own: what is heavy and only built, never imported.
-MODULES := . hack/tools $(wildcard hack/kind/*/go.mod)
+MODULES := . hack/tools hack/conformance $(wildcard hack/kind/*/go.mod)
 TOOL    := go tool -modfile=$(CURDIR)/hack/tools/go.mod
 TESTBED := bin/testbed
 
