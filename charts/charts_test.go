@@ -2,11 +2,16 @@
 package charts
 
 import (
+	"bytes"
+	"encoding/json"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
+	gardencorev1 "github.com/gardener/gardener/pkg/apis/core/v1"
+	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
 	"github.com/google/go-cmp/cmp"
 	"helm.sh/helm/v4/pkg/chart/common"
 	"helm.sh/helm/v4/pkg/chart/common/util"
@@ -20,6 +25,7 @@ import (
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/registry-cache/extension/pkg/apis/config"
 )
@@ -174,6 +180,73 @@ func TestPermissionsAreNarrow(t *testing.T) {
 			t.Errorf("Secrets of the whole Seed can be listed: %v", rule)
 		}
 	}
+}
+
+// What the example sets must be values that the chart has, and all that an operator of private registries needs.
+func TestExampleInstallsTheChart(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile("../example/controllerregistration.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documents := bytes.Split(data, []byte("\n---\n"))
+	if len(documents) != 2 {
+		t.Fatalf("%d documents, want a ControllerDeployment and a ControllerRegistration", len(documents))
+	}
+	var deployment gardencorev1.ControllerDeployment
+	var registration gardencorev1beta1.ControllerRegistration
+	for i, into := range []any{&deployment, &registration} {
+		if err := yaml.UnmarshalStrict(documents[i], into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := registration.Spec.Deployment.DeploymentRefs[0].Name; got != deployment.Name {
+		t.Errorf("the registration refers to %s, want %s", got, deployment.Name)
+	}
+	want := []gardencorev1beta1.ControllerResource{{Kind: "Extension", Type: "registry-cache"}}
+	if diff := cmp.Diff(want, registration.Spec.Resources); diff != "" {
+		t.Errorf("resources: -want +got:\n%s", diff)
+	}
+
+	var values map[string]any
+	if err := json.Unmarshal(deployment.Helm.Values.Raw, &values); err != nil {
+		t.Fatal(err)
+	}
+	chart, err := loader.LoadDir(extensionChart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range unknown(values, chart.Values) {
+		t.Errorf("the chart has no value %s", path)
+	}
+	if ref := *deployment.Helm.OCIRepository.Ref; !strings.HasSuffix(ref, "/"+chart.Metadata.Name+":"+chart.Metadata.Version) {
+		t.Errorf("the example installs %s, this is %s %s", ref, chart.Metadata.Name, chart.Metadata.Version)
+	}
+	objects := render(t, values)
+	for _, image := range []string{container(t, objects).Image, find[*corev1.ConfigMap](t, objects).Data["images.yaml"]} {
+		if !strings.Contains(image, "registry.example.com/") {
+			t.Errorf("an image comes from elsewhere: %s", image)
+		}
+	}
+}
+
+// unknown are the paths in values that defaults has not.
+func unknown(values, defaults map[string]any) []string {
+	var paths []string
+	for key, value := range values {
+		known, ok := defaults[key]
+		if !ok {
+			paths = append(paths, key)
+			continue
+		}
+		below, isMap := value.(map[string]any)
+		if knownBelow, ok := known.(map[string]any); ok && isMap {
+			for _, path := range unknown(below, knownBelow) {
+				paths = append(paths, key+"."+path)
+			}
+		}
+	}
+	return paths
 }
 
 // render renders the chart over its default values and decodes each object strictly.
