@@ -208,6 +208,7 @@ withdraw() {
       echo "$upstream: pulled from the upstream, this unit has stopped"
     elif [[ -e $directory/$temporary ]]; then
       rm -f -- "$directory/$temporary"
+      rmdir --ignore-fail-on-non-empty -- "$directory"
     fi
   done
 

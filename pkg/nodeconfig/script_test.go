@@ -253,7 +253,9 @@ func TestStopWithdrawsEverything(t *testing.T) {
 			failing.behaviour.Store(unavailable)
 			n.awaitContent(t, n.hostsTOML("quay.io"), failing.direct())
 			n.awaitContent(t, n.hostsTOML("docker.io"), healthy.through())
-			n.write(t, "etc/containerd/certs.d/docker.io/.hosts.toml.registry-cache", "half of a fi")
+			for _, upstream := range []string{"docker.io", "ghcr.io"} {
+				n.write(t, "etc/containerd/certs.d/"+upstream+"/.hosts.toml.registry-cache", "half of a fi")
+			}
 
 			end(n, t)
 			left, err := os.ReadDir(n.path("etc/containerd/certs.d"))
@@ -397,6 +399,18 @@ func TestProbeGoesAroundProxies(t *testing.T) {
 	}
 }
 
+func TestProbeIgnoresTheConfigurationOfTheUser(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	if err := os.WriteFile(filepath.Join(home, ".curlrc"), []byte("head\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c, n := newCache(t, "docker.io"), newNode(t, "HOME="+home, "CURL_HOME="+home)
+	n.configure(t, c.RegistryCacheStatus)
+	n.start(t)
+	n.awaitContent(t, n.hostsTOML("docker.io"), c.through())
+}
+
 func TestIPv6Endpoint(t *testing.T) {
 	t.Parallel()
 	if listener, err := net.Listen("tcp", "[::1]:0"); err != nil {
@@ -436,6 +450,19 @@ func TestUnwritableDirectory(t *testing.T) {
 		t.Errorf("%d lines about docker.io in the journal, want one:\n%s", got, n.journal.String())
 	}
 	n.awaitContent(t, n.path("etc/containerd/certs.d/docker.io"), "not a directory")
+}
+
+// With a full disk, say: an entry that cannot be replaced must go, because its cache has gone.
+func TestEntryThatCannotBeReplaced(t *testing.T) {
+	t.Parallel()
+	c, n := newCache(t, "docker.io"), newNode(t)
+	n.configure(t, c.RegistryCacheStatus)
+	n.start(t)
+	n.awaitContent(t, n.hostsTOML("docker.io"), c.through())
+	n.write(t, "etc/containerd/certs.d/docker.io/.hosts.toml.registry-cache/in-the-way", "")
+	c.behaviour.Store(unavailable)
+	n.awaitContent(t, n.hostsTOML("docker.io"), "")
+	n.awaitJournal(t, "docker.io: pulled from https://docker.io, hosts.toml cannot be written: ")
 }
 
 // gardener-node-agent writes one file after the other.
