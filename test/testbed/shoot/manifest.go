@@ -119,7 +119,7 @@ func complete(shoot *gardencorev1beta1.Shoot, f facts) error {
 	} else if spec.Kubernetes.Version != f.kubernetesVersion {
 		return field.Invalid(field.NewPath("spec", "kubernetes", "version"), spec.Kubernetes.Version, "the cluster runs "+f.kubernetesVersion+": write that or leave the field out")
 	}
-	if spec.CloudProfile == nil && spec.CloudProfileName == nil {
+	if spec.CloudProfile == nil {
 		spec.CloudProfile = &gardencorev1beta1.CloudProfileReference{Kind: v1beta1constants.CloudProfileReferenceKindCloudProfile, Name: local}
 	}
 	fill(&spec.Region, local)
