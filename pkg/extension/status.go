@@ -28,7 +28,7 @@ func publishedCaches(log logr.Logger, ex *extensionsv1alpha1.Extension) []v1alph
 	}
 	status, err := registry.DecodeStatus(ex.Status.ProviderStatus.Raw)
 	if err != nil {
-		// It is about to be replaced, and all of it but the history can be found out again.
+		// The actuator replaces it, and all of it but the history can be found out again.
 		log.Error(err, "Ignoring a provider status that cannot be read")
 		return nil
 	}
