@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 VERSION ?= dev
 WORKERS ?= 2
 # Folders with a go.mod of their own: what is heavy and only built, never imported.
-MODULES := . hack/tools hack/conformance $(wildcard hack/kind/*/go.mod)
+MODULES := . $(patsubst %/go.mod,%,$(wildcard hack/*/go.mod hack/kind/*/go.mod))
 TOOL    := go tool -modfile=$(CURDIR)/hack/tools/go.mod
 TESTBED := bin/testbed
 
@@ -57,7 +57,7 @@ generate: ## Generate deepcopy functions.
 	$(TOOL) controller-gen object paths=./pkg/apis/...
 
 check: shellcheck ## Formatting, vet, staticcheck, shellcheck, tidy modules, up-to-date generated files.
-	@.ci/check $(patsubst %/go.mod,%,$(MODULES))
+	@.ci/check $(MODULES)
 
 test: shellcheck ## Unit and integration tests with the race detector; no cluster.
 	CGO_ENABLED=1 go test -race -timeout 15m $$(go list ./... | grep -v /test/e2e)

@@ -93,8 +93,13 @@ func build(ctx context.Context, root string) (map[string]image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writing images: %w: %s", err, bytes.TrimSpace(stderr.Bytes()))
 	}
+	return parseImages(string(output))
+}
+
+// parseImages reads what "make images" prints: "repository:tag archive" on each line.
+func parseImages(output string) (map[string]image, error) {
 	images := map[string]image{}
-	for line := range strings.Lines(string(output)) {
+	for line := range strings.Lines(output) {
 		reference, archive, ok := strings.Cut(strings.TrimSpace(line), " ")
 		colon := strings.LastIndex(reference, ":")
 		if !ok || colon < 0 {

@@ -1,0 +1,59 @@
+package product
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"helm.sh/helm/v4/pkg/chart/common"
+	"helm.sh/helm/v4/pkg/chart/common/util"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	"helm.sh/helm/v4/pkg/engine"
+)
+
+// Values that the chart does not know are ignored by Helm; the testbed would run published images then.
+func TestTheChartTakesTheValues(t *testing.T) {
+	t.Parallel()
+	chart, err := loader.LoadDir(filepath.Join("..", "..", "..", "charts", Release))
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := values(map[string]image{
+		controllerImage: {repository: "example.com/controller", tag: "c1"},
+		cacheImage:      {repository: "example.com/cache", tag: "s1"},
+	}, []byte("-----BEGIN CERTIFICATE-----\nroots\n-----END CERTIFICATE-----\n"))
+	all, err := util.ToRenderValues(chart, given, common.ReleaseOptions{Name: Release, Namespace: Namespace}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := engine.Render(chart, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rendered strings.Builder
+	for _, content := range files {
+		rendered.WriteString(content)
+	}
+	for _, want := range []string{"example.com/controller:c1", "repository: example.com/cache", `tag: "s1"`, "BEGIN CERTIFICATE"} {
+		if !strings.Contains(rendered.String(), want) {
+			t.Errorf("the rendered chart does not contain %q", want)
+		}
+	}
+}
+
+func TestParseImages(t *testing.T) {
+	t.Parallel()
+	const good = "ghcr.io/registry-cache/gardener-extension-registry-cache:abc /tmp/a.tar\nghcr.io/registry-cache/registry-cache:def /tmp/b.tar\n"
+	images, err := parseImages(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := images[cacheImage], (image{"ghcr.io/registry-cache/registry-cache", "def", "/tmp/b.tar"}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	for _, bad := range []string{"", "no-tag /tmp/a.tar\n", "ghcr.io/registry-cache/registry-cache:def\n", "ghcr.io/registry-cache/registry-cache:def /tmp/b.tar\n"} {
+		if _, err := parseImages(bad); err == nil {
+			t.Errorf("no error for %q", bad)
+		}
+	}
+}
