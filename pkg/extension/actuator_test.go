@@ -315,6 +315,30 @@ func TestReconcileSaysWhatItWaitsFor(t *testing.T) {
 	}
 }
 
+// What the resource manager said about an earlier version must not count: a pin would be let go that nobody has refused.
+func TestAppliedMessage(t *testing.T) {
+	t.Parallel()
+	refused := []gardencorev1beta1.Condition{{
+		Type: resourcesv1alpha1.ResourcesApplied, Status: gardencorev1beta1.ConditionFalse, Reason: "ApplyFailed", Message: addressTaken,
+	}}
+	for _, tc := range []struct {
+		name       string
+		observed   int64
+		conditions []gardencorev1beta1.Condition
+		want       string
+	}{
+		{"new", 0, nil, "ManagedResource r was not seen by the resource manager yet"},
+		{"seen in an earlier version", 1, refused, "ManagedResource r was not seen by the resource manager yet"},
+		{"seen", 2, refused, "ManagedResource r: ApplyFailed: provided IP is already allocated"},
+	} {
+		resource := &resourcesv1alpha1.ManagedResource{ObjectMeta: metav1.ObjectMeta{Name: "r", Generation: 2}}
+		resource.Status.ObservedGeneration, resource.Status.Conditions = tc.observed, tc.conditions
+		if got := appliedMessage(resource); got != tc.want {
+			t.Errorf("%s: got %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}
+
 func TestDelete(t *testing.T) {
 	t.Parallel()
 	s := newTestShoot(t)
