@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/config"
+	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/httpapi"
 	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
@@ -53,6 +55,7 @@ type Server struct {
 	debugServer  *http.Server
 	cache        *pullthrough.Cache
 	upstream     *upstream.Client
+	store        *store.Store
 	draining     atomic.Bool
 }
 
@@ -71,9 +74,6 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 	if o.DrainTimeout == 0 {
 		o.DrainTimeout = defaultDrainTimeout
 	}
-	if cfg.GarbageCollection.TTL > 0 {
-		o.Logger.Warn("This version deletes nothing; when the volume is full, new content is passed through", "ttl", time.Duration(cfg.GarbageCollection.TTL).String())
-	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s := &Server{log: o.Logger, drainTimeout: o.DrainTimeout}
@@ -82,7 +82,15 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	blobs, err := store.Open(cfg.Storage.Root, store.Options{})
+	s.store, err = store.Open(cfg.Storage.Root, store.Options{
+		Policy: evict.Policy{
+			TTL:           time.Duration(cfg.GarbageCollection.TTL),
+			HighWatermark: cfg.Storage.HighWatermark,
+			LowWatermark:  cfg.Storage.LowWatermark,
+		},
+		Logger:     o.Logger,
+		Registerer: registry,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +106,7 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuring upstream %s: %w", cfg.Upstream.Host, err)
 	}
-	s.cache = pullthrough.New(blobs, s.upstream, pullthrough.Options{
+	s.cache = pullthrough.New(s.store, s.upstream, pullthrough.Options{
 		RevalidateAfter: time.Duration(cfg.Tags.RevalidateAfter),
 		Logger:          o.Logger,
 		Registerer:      registry,
@@ -109,7 +117,7 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 		if s.draining.Load() {
 			return errors.New("shutting down")
 		}
-		return blobs.Check()
+		return s.store.Check()
 	}))
 	if s.listener, err = net.Listen("tcp", cfg.Listen.Address); err != nil {
 		return nil, fmt.Errorf("listening for the registry API: %w", err)
@@ -140,6 +148,14 @@ func (s *Server) DebugAddress() string { return s.debug.Addr().String() }
 // Run serves until ctx ends, then lets answers that have begun end within the drain timeout, and closes everything.
 // It returns nil after an orderly end. It may be called once.
 func (s *Server) Run(ctx context.Context) error {
+	// What clients have used until the end is recorded, too.
+	maintenance, endMaintenance := context.WithCancel(context.WithoutCancel(ctx))
+	var maintained sync.WaitGroup
+	maintained.Go(func() { s.store.Maintain(maintenance) })
+	defer func() {
+		endMaintenance()
+		maintained.Wait()
+	}()
 	failed := make(chan error, 2)
 	go func() { failed <- s.api.Serve(s.listener) }()
 	go func() { failed <- s.debugServer.Serve(s.debug) }()

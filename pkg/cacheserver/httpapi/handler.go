@@ -10,9 +10,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -183,7 +183,7 @@ func (h *Handler) serveBlob(w *recorder, r *http.Request, target target) {
 		return
 	}
 	content := io.ReadSeeker(b.Content)
-	if _, stored := content.(*os.File); !stored {
+	if _, file := content.(syscall.Conn); !file {
 		content = &watched{ReadSeeker: content, err: &w.err}
 	}
 	// After an error it returns with less than it has announced, and the server closes the connection.

@@ -13,8 +13,8 @@ import (
 
 // Blob is an answer with a blob.
 type Blob struct {
-	// Content is an *os.File where the blob is stored. Where it is not, reads wait for the upstream and end with an
-	// error instead of io.EOF if not all of the right bytes came. The caller closes it.
+	// Content is a *store.Content, which is a file, where the blob is stored. Where it is not, reads wait for the
+	// upstream and end with an error instead of io.EOF if not all of the right bytes came. The caller closes it.
 	Content io.ReadSeekCloser
 	// Size is in bytes, -1 where the upstream does not tell; Content cannot be sought from its end then.
 	Size    int64
@@ -63,7 +63,7 @@ func (c *Cache) linkedBlob(repository string, d digest.Digest) *Blob {
 }
 
 // opened returns the file as an answer, or nil if it could not be opened.
-func (c *Cache) opened(repository string, d digest.Digest, f *os.File, err error) *Blob {
+func (c *Cache) opened(repository string, d digest.Digest, f *store.Content, err error) *Blob {
 	if err == nil {
 		var info os.FileInfo
 		if info, err = f.Stat(); err == nil {

@@ -14,10 +14,13 @@ const (
 	fileMode = 0o644
 	// maxLinkSize bounds what is read of a link, in bytes; a right one has 71.
 	maxLinkSize = 256
+	// publishAttempts bounds how often folders are made anew that go meanwhile.
+	publishAttempts = 5
 )
 
 // create returns a new file among the partial ones.
-func (s *Store) create(prefix string) (File, error) {
+func (s *Store) create(prefix string) (_ File, err error) {
+	defer func() { s.noticeFull(err) }()
 	dir := s.layout.partials()
 	f, err := s.createFile(dir, prefix)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -36,16 +39,18 @@ func (s *Store) writeFile(path string, content []byte) error {
 		return err
 	}
 	if _, err := f.Write(content); err != nil {
+		s.noticeFull(err)
 		return errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
-	if err := publish(f, path); err != nil {
+	if err := s.publish(f, path); err != nil {
 		return errors.Join(err, f.Close(), removeIfThere(f.Name()))
 	}
 	return f.Close()
 }
 
 // publish moves f to path and returns when a power failure can no longer undo it. f stays open.
-func publish(f File, path string) error {
+func (s *Store) publish(f File, path string) (err error) {
+	defer func() { s.noticeFull(err) }()
 	if err := os.Chmod(f.Name(), fileMode); err != nil {
 		return err
 	}
@@ -53,10 +58,16 @@ func publish(f File, path string) error {
 		return err
 	}
 	dir := filepath.Dir(path)
-	if err := mkdirAll(dir); err != nil {
-		return err
+	// What Maintain finds empty may go between two of the steps.
+	for range publishAttempts {
+		if err = mkdirAll(dir); err == nil {
+			err = os.Rename(f.Name(), path)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err != nil {
 		return err
 	}
 	return syncDir(dir)

@@ -4,11 +4,19 @@ import (
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 )
 
-// layout is a root folder and knows the paths below it. All but partials are those of distribution's
+// layout is a root folder and knows the paths below it. All but partials and uses are those of distribution's
 // registry/storage/paths.go.
 type layout string
+
+func (l layout) blobs() string { return filepath.Join(string(l), "docker/registry/v2/blobs/sha256") }
+
+func (l layout) repositories() string {
+	return filepath.Join(string(l), "docker/registry/v2/repositories")
+}
 
 func (l layout) data(d digest.Digest) string {
 	return filepath.Join(string(l), "docker/registry/v2/blobs", d.Algorithm().String(), d.Encoded()[:2], d.Encoded(), "data")
@@ -26,6 +34,14 @@ func (l layout) revisionLink(repository string, d digest.Digest) string {
 	return l.repository(repository, "_manifests/revisions", d.Algorithm().String(), d.Encoded(), "link")
 }
 
+// link returns the path of a link of the kind Layer or Revision.
+func (l layout) link(k evict.Link, d digest.Digest) string {
+	if k.Kind == evict.Revision {
+		return l.revisionLink(k.Repository, d)
+	}
+	return l.layerLink(k.Repository, d)
+}
+
 func (l layout) tag(repository, tag string) string {
 	return l.repository(repository, "_manifests/tags", tag)
 }
@@ -40,3 +56,6 @@ func (l layout) tagIndexLink(repository, tag string, d digest.Digest) string {
 
 // partials is the folder of unfinished files, on the volume so that they can be renamed.
 func (l layout) partials() string { return filepath.Join(string(l), "registry-cache/partial") }
+
+// uses is the file with the last use of each object.
+func (l layout) uses() string { return filepath.Join(string(l), "registry-cache/last-use") }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -22,10 +23,12 @@ type Partial struct {
 	committed bool
 }
 
-// Create starts the blob with the digest. The caller closes it.
+// Create starts the blob with the digest, which is not deleted before Close. The caller closes it.
 func (s *Store) Create(d digest.Digest) (*Partial, error) {
+	s.index.Hold(d, time.Now())
 	f, err := s.create(d.Encoded() + "-")
 	if err != nil {
+		s.release(d)
 		return nil, fmt.Errorf("creating blob %s: %w", d, err)
 	}
 	return &Partial{store: s, file: f, digest: d, hash: digest.SHA256.Digester()}, nil
@@ -35,6 +38,7 @@ func (s *Store) Create(d digest.Digest) (*Partial, error) {
 func (p *Partial) Write(b []byte) (int, error) {
 	n, err := p.file.Write(b)
 	if err != nil {
+		p.store.noticeFull(err)
 		return n, fmt.Errorf("writing blob %s: %w", p.digest, err)
 	}
 	return p.hash.Hash().Write(b)
@@ -57,7 +61,9 @@ func (p *Partial) Commit(repositories []string) error {
 	if !p.verified {
 		return fmt.Errorf("committing blob %s: it was not verified", p.digest)
 	}
-	if err := publish(p.file, p.store.layout.data(p.digest)); err != nil {
+	err := p.store.publish(p.file, p.store.layout.data(p.digest))
+	p.store.stored(p.digest)
+	if err != nil {
 		return fmt.Errorf("committing blob %s: %w", p.digest, err)
 	}
 	p.committed = true
@@ -79,7 +85,12 @@ func (p *Partial) Discard() error {
 
 // Close releases the file. Call Discard before, unless it was committed.
 func (p *Partial) Close() error {
-	if err := p.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+	err := p.file.Close()
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	p.store.release(p.digest)
+	if err != nil {
 		return fmt.Errorf("closing blob %s: %w", p.digest, err)
 	}
 	return nil

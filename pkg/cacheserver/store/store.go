@@ -11,11 +11,16 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -27,6 +32,16 @@ type Options struct {
 	// CreateFile makes a new file in dir whose name starts with prefix, for everything that is written. Default:
 	// os.CreateTemp. Tests let it fail.
 	CreateFile func(dir, prefix string) (File, error)
+	// RemoveFile removes a file that Maintain deletes. Default: os.Remove. Tests let it fail.
+	RemoveFile func(path string) error
+	// Policy says what Maintain deletes. The zero value deletes nothing.
+	Policy evict.Policy
+	// Volume measures the volume. Default: statfs of the root.
+	Volume func() (evict.Volume, error)
+	// Logger gets what Maintain does. Default: discarded.
+	Logger *slog.Logger
+	// Registerer gets the metrics. Default: none.
+	Registerer prometheus.Registerer
 }
 
 // File is a new file: written by one goroutine, read by many. *os.File is one.
@@ -42,15 +57,45 @@ type File interface {
 type Store struct {
 	layout     layout
 	createFile func(dir, prefix string) (File, error)
+	removeFile func(path string) error
+	policy     evict.Policy
+	volume     func() (evict.Volume, error)
+	log        *slog.Logger
+	metrics    *metrics
+	index      *evict.Index
+
+	// grown and full have one element at most: something was stored, a write found the volume full.
+	grown, full chan struct{}
+	tags        sync.Mutex // serialises changes of tags, which are several files each
 }
 
 // Open returns the store in the folder root, which is made if it is missing. It removes what an earlier process left
-// unfinished, so one process at a time may use a root.
+// unfinished, so one process at a time may use a root. Nothing is deleted later unless Maintain runs.
 func Open(root string, o Options) (*Store, error) {
-	s := &Store{layout: layout(root), createFile: o.CreateFile}
+	s := &Store{
+		layout:     layout(root),
+		createFile: o.CreateFile,
+		removeFile: o.RemoveFile,
+		policy:     o.Policy,
+		volume:     o.Volume,
+		log:        o.Logger,
+		index:      evict.NewIndex(),
+		grown:      make(chan struct{}, 1),
+		full:       make(chan struct{}, 1),
+	}
 	if s.createFile == nil {
 		s.createFile = func(dir, prefix string) (File, error) { return os.CreateTemp(dir, prefix) }
 	}
+	if s.removeFile == nil {
+		s.removeFile = os.Remove
+	}
+	if s.volume == nil {
+		s.volume = func() (evict.Volume, error) { return statVolume(root) }
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.metrics = newMetrics(o.Registerer, s)
 	if err := os.MkdirAll(root, dirMode); err != nil {
 		return nil, fmt.Errorf("opening store: %w", err)
 	}
@@ -76,25 +121,22 @@ func (s *Store) Check() error {
 }
 
 // Blob opens a blob that the repository has. The caller closes it. Errors wrap ErrNotFound where it does not.
-func (s *Store) Blob(repository string, d digest.Digest) (*os.File, error) {
-	if err := s.readLink(s.layout.layerLink(repository, d), d); err != nil {
-		return nil, fmt.Errorf("opening blob %s@%s: %w", repository, d, err)
-	}
-	f, err := s.open(d)
+func (s *Store) Blob(repository string, d digest.Digest) (*Content, error) {
+	c, err := s.hold(d, func() error { return s.readLink(s.layout.layerLink(repository, d), d) })
 	if err != nil {
 		return nil, fmt.Errorf("opening blob %s@%s: %w", repository, d, err)
 	}
-	return f, nil
+	return c, nil
 }
 
 // Content opens content that any repository has. The caller closes it, and must not show it to those who have not
 // proved that they may see it. Errors wrap ErrNotFound where no repository has it.
-func (s *Store) Content(d digest.Digest) (*os.File, error) {
-	f, err := s.open(d)
+func (s *Store) Content(d digest.Digest) (*Content, error) {
+	c, err := s.hold(d, func() error { return nil })
 	if err != nil {
 		return nil, fmt.Errorf("opening content %s: %w", d, err)
 	}
-	return f, nil
+	return c, nil
 }
 
 // Manifest returns a manifest that the repository has, after checking its digest. Errors wrap ErrNotFound where it
@@ -108,10 +150,7 @@ func (s *Store) Manifest(repository string, d digest.Digest) ([]byte, error) {
 }
 
 func (s *Store) manifest(repository string, d digest.Digest) ([]byte, error) {
-	if err := s.readLink(s.layout.revisionLink(repository, d), d); err != nil {
-		return nil, err
-	}
-	f, err := s.open(d)
+	f, err := s.hold(d, func() error { return s.readLink(s.layout.revisionLink(repository, d), d) })
 	if err != nil {
 		return nil, err
 	}
@@ -141,9 +180,14 @@ func (s *Store) Tag(repository, tag string) (digest.Digest, error) {
 
 // SetTag makes the tag name the digest. It writes nothing where it does already.
 func (s *Store) SetTag(repository, tag string, d digest.Digest) error {
+	s.index.Hold(d, time.Now())
+	defer s.release(d)
 	if current, err := s.Tag(repository, tag); err == nil && current == d {
 		return nil
 	}
+	s.index.Link(d, evict.Link{Kind: evict.Tag, Repository: repository, Tag: tag})
+	s.tags.Lock()
+	defer s.tags.Unlock()
 	for _, path := range []string{s.layout.tagIndexLink(repository, tag, d), s.layout.tagLink(repository, tag)} {
 		if err := s.writeFile(path, []byte(d)); err != nil {
 			return fmt.Errorf("setting tag %s:%s: %w", repository, tag, err)
@@ -154,6 +198,8 @@ func (s *Store) SetTag(repository, tag string, d digest.Digest) error {
 
 // RemoveTag forgets the tag; a missing one is no error.
 func (s *Store) RemoveTag(repository, tag string) error {
+	s.tags.Lock()
+	defer s.tags.Unlock()
 	if err := os.RemoveAll(s.layout.tag(repository, tag)); err != nil {
 		return fmt.Errorf("removing tag %s:%s: %w", repository, tag, err)
 	}
@@ -165,13 +211,17 @@ func (s *Store) PutManifest(repository string, d digest.Digest, content []byte) 
 	if digest.SHA256.FromBytes(content) != d {
 		return fmt.Errorf("storing manifest %s@%s: %w", repository, d, ErrDigestMismatch)
 	}
+	s.index.Hold(d, time.Now())
+	defer s.release(d)
 	// What is there may be broken, so it is compared rather than trusted.
 	if stored, err := readBounded(s.layout.data(d), oci.MaxManifestSize); err != nil || !bytes.Equal(stored, content) {
-		if err := s.writeFile(s.layout.data(d), content); err != nil {
+		err := s.writeFile(s.layout.data(d), content)
+		s.stored(d)
+		if err != nil {
 			return fmt.Errorf("storing manifest %s@%s: %w", repository, d, err)
 		}
 	}
-	if err := s.link(s.layout.revisionLink(repository, d), d); err != nil {
+	if err := s.link(evict.Link{Kind: evict.Revision, Repository: repository}, d); err != nil {
 		return fmt.Errorf("linking manifest %s@%s: %w", repository, d, err)
 	}
 	return nil
@@ -179,13 +229,19 @@ func (s *Store) PutManifest(repository string, d digest.Digest, content []byte) 
 
 // LinkBlob gives the repository a blob whose content is stored.
 func (s *Store) LinkBlob(repository string, d digest.Digest) error {
-	if err := s.link(s.layout.layerLink(repository, d), d); err != nil {
+	s.index.Hold(d, time.Now())
+	defer s.release(d)
+	if err := s.link(evict.Link{Kind: evict.Layer, Repository: repository}, d); err != nil {
 		return fmt.Errorf("linking blob %s@%s: %w", repository, d, err)
 	}
 	return nil
 }
 
-func (s *Store) link(path string, d digest.Digest) error {
+// link makes a link of the kind Layer or Revision. The caller holds the digest.
+func (s *Store) link(l evict.Link, d digest.Digest) error {
+	// Told before it is made, so that it goes with the content even if this fails half-way.
+	s.index.Link(d, l)
+	path := s.layout.link(l, d)
 	if s.readLink(path, d) == nil {
 		return nil
 	}
@@ -202,23 +258,4 @@ func (s *Store) readLink(path string, d digest.Digest) error {
 		return fmt.Errorf("%w: the link names something else", ErrNotFound)
 	}
 	return nil
-}
-
-// emptyDigest is the digest of no bytes.
-const emptyDigest = digest.Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
-
-func (s *Store) open(d digest.Digest) (*os.File, error) {
-	f, err := os.Open(s.layout.data(d))
-	if err != nil {
-		return nil, notFound(err)
-	}
-	info, err := f.Stat()
-	if err == nil && info.Size() == 0 && d != emptyDigest {
-		// What a power failure leaves of a file that was renamed without being flushed.
-		err = fmt.Errorf("%w: the file is empty", ErrNotFound)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }

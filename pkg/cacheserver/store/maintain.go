@@ -1,0 +1,196 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+)
+
+const (
+	// checkInterval is how late something can be deleted that has expired, and a larger volume be noticed.
+	checkInterval = 10 * time.Second
+	// saveInterval is how much of the last uses the end of the process can cost. It is small beside any useful TTL.
+	saveInterval = 5 * time.Minute
+	// settleTime is what a volume may need to show the space that was freed: XFS frees it in the background.
+	settleTime = time.Second
+	// walkRetryInterval is for volumes that cannot be read.
+	walkRetryInterval = time.Minute
+	// maxFailures ends an eviction on a volume that refuses all of it.
+	maxFailures = 10
+)
+
+// Maintain learns what is on the volume, then deletes by the policy what has expired or what the volume has no room
+// for, and records last uses. Everything else goes on meanwhile. It returns when ctx has ended and the last uses are
+// recorded. It may run once at a time.
+func (s *Store) Maintain(ctx context.Context) {
+	if !s.learn(ctx) {
+		return
+	}
+	check, save := time.NewTicker(checkInterval), time.NewTicker(saveInterval)
+	defer check.Stop()
+	defer save.Stop()
+	var limit int64
+	full := false
+	saved := s.saveUses(nil)
+	for {
+		volume, err := s.volume()
+		if err != nil {
+			s.log.Warn("Cannot measure the volume", "error", err)
+		}
+		if limit != 0 && limit != volume.Limit && err == nil {
+			s.log.Info("Volume has another size", "before", limit, "now", volume.Limit)
+		}
+		if err == nil {
+			limit = volume.Limit
+		}
+		if s.evict(ctx, s.policy.Excess(volume, full)) > 0 {
+			select {
+			case <-time.After(settleTime):
+			case <-ctx.Done():
+			}
+		}
+		full = false
+		select {
+		case <-check.C:
+		case <-s.grown:
+		case <-s.full:
+			full = true
+		case <-save.C:
+			saved = s.saveUses(saved)
+		case <-ctx.Done():
+			s.saveUses(saved)
+			return
+		}
+	}
+}
+
+// learn fills the index. It returns false when ctx ends before.
+func (s *Store) learn(ctx context.Context) bool {
+	for {
+		began := time.Now()
+		err := s.walk(ctx)
+		if err == nil {
+			s.index.Complete()
+			s.log.Info("Indexed the volume", "objects", len(s.index.Uses()), "duration", time.Since(began).String())
+			return true
+		}
+		if ctx.Err() == nil {
+			s.log.Warn("Cannot index the volume; nothing is deleted until that works", "error", err)
+		}
+		select {
+		case <-time.After(walkRetryInterval):
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// evict removes what has to go, and more until the bytes in excess are freed. It returns the freed bytes.
+func (s *Store) evict(ctx context.Context, excess int64) (freed int64) {
+	counts := map[evict.Reason]int{}
+	var kept []digest.Digest
+	for ctx.Err() == nil && len(kept) < maxFailures {
+		v, ok := s.index.Next(time.Now(), s.policy, freed < excess)
+		if !ok {
+			break
+		}
+		if err := s.remove(v); err != nil {
+			s.log.Warn("Cannot delete an object", "digest", v.Digest, "error", err)
+			s.index.Kept(v.Digest)
+			kept = append(kept, v.Digest)
+			continue
+		}
+		s.index.Removed(v.Digest)
+		freed += v.Size
+		counts[v.Reason]++
+		s.metrics.evictions.WithLabelValues(string(v.Reason)).Inc()
+		s.metrics.evictedBytes.WithLabelValues(string(v.Reason)).Add(float64(v.Size))
+		s.log.Debug("Deleted an object", "digest", v.Digest, "reason", v.Reason, "bytes", v.Size, "lastUse", v.LastUse)
+	}
+	for _, d := range kept {
+		s.index.Retry(d)
+	}
+	if len(counts) > 0 {
+		s.log.Info("Deleted objects", "bytes", freed, "unreferenced", counts[evict.Unreferenced],
+			"expired", counts[evict.Expired], "leastRecentlyUsed", counts[evict.LeastRecentlyUsed])
+	}
+	return freed
+}
+
+// remove deletes content and its links. Names go before what they name, so that wherever it is interrupted nothing
+// that is left promises what is gone; the next walk finds the rest.
+func (s *Store) remove(v evict.Victim) error {
+	links := slices.SortedFunc(slices.Values(v.Links), func(a, b evict.Link) int { return -cmp.Compare(a.Kind, b.Kind) })
+	for _, l := range links {
+		var err error
+		if l.Kind == evict.Tag {
+			err = s.removeTagOf(l, v.Digest)
+		} else {
+			err = s.removeUpTo(s.layout.link(l, v.Digest), s.layout.repositories())
+		}
+		if err != nil {
+			return fmt.Errorf("removing a link of repository %s: %w", l.Repository, err)
+		}
+	}
+	if err := s.removeUpTo(s.layout.data(v.Digest), s.layout.blobs()); err != nil {
+		return fmt.Errorf("removing content: %w", err)
+	}
+	return nil
+}
+
+// removeTagOf removes the tag if it names the digest, and otherwise the record that it has named it.
+func (s *Store) removeTagOf(l evict.Link, d digest.Digest) error {
+	s.tags.Lock()
+	defer s.tags.Unlock()
+	if current, err := s.Tag(l.Repository, l.Tag); err == nil && current == d {
+		return s.removeTag(l.Repository, l.Tag)
+	}
+	return s.removeUpTo(s.layout.tagIndexLink(l.Repository, l.Tag, d), s.layout.repositories())
+}
+
+// removeTag removes all of a tag. The caller holds the lock of the tags.
+func (s *Store) removeTag(repository, tag string) error {
+	// The name itself first: what is left without it is no tag.
+	if err := s.removeIfThere(s.layout.tagLink(repository, tag)); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(s.layout.tag(repository, tag)); err != nil {
+		return err
+	}
+	prune(filepath.Dir(s.layout.tag(repository, tag)), s.layout.repositories())
+	return nil
+}
+
+// removeUpTo removes a file that may be missing, and the folders around it that get empty, up to root.
+func (s *Store) removeUpTo(path, root string) error {
+	if err := s.removeIfThere(path); err != nil {
+		return err
+	}
+	prune(filepath.Dir(path), root)
+	return nil
+}
+
+func (s *Store) removeIfThere(path string) error {
+	if err := s.removeFile(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// prune removes empty folders from dir on up to root, which stays. A failure leaves an empty folder, which hurts nobody.
+func prune(dir, root string) {
+	for ; len(dir) > len(root); dir = filepath.Dir(dir) {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return
+		}
+	}
+}

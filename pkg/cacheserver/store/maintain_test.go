@@ -1,0 +1,487 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+)
+
+const usesFile = "registry-cache/last-use"
+
+// day is the unit of these tests, short because the checks between are real.
+const day = 5 * time.Minute
+
+var week = evict.Policy{TTL: 7 * day, HighWatermark: 90, LowWatermark: 80}
+
+// fakeVolume is as full as a test says, until something is deleted below its root.
+type fakeVolume struct {
+	root  string
+	limit atomic.Int64
+	extra atomic.Int64 // used by others
+}
+
+func (v *fakeVolume) measure() (evict.Volume, error) {
+	used := v.extra.Load()
+	paths, err := filepath.Glob(filepath.Join(v.root, "docker/registry/v2/blobs/sha256/*/*/data"))
+	for _, path := range paths {
+		info, statErr := os.Stat(path)
+		if statErr != nil {
+			return evict.Volume{}, statErr
+		}
+		used += info.Size()
+	}
+	return evict.Volume{Used: used, Limit: v.limit.Load()}, err
+}
+
+func newFakeVolume(root string, limit int64) *fakeVolume {
+	v := &fakeVolume{root: root}
+	v.limit.Store(limit)
+	return v
+}
+
+// maintain runs Maintain in a bubble of synctest until the function that it returns is called.
+func maintain(t *testing.T, s *Store) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Maintain(ctx)
+	}()
+	synctest.Wait()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// sized stores content of the size, linked in the repository, and returns its digest.
+func sized(t *testing.T, s *Store, seed, size int) digest.Digest {
+	t.Helper()
+	content := []byte(fmt.Sprintf("%*d", size, seed))
+	d := digest.FromBytes(content)
+	p, err := s.Create(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(p.Verify(), p.Commit([]string{repository}), p.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func has(t *testing.T, s *Store, d digest.Digest) bool {
+	t.Helper()
+	_, dataErr := os.Stat(s.layout.data(d))
+	_, linkErr := os.Stat(s.layout.layerLink(repository, d))
+	if (dataErr == nil) != (linkErr == nil) {
+		t.Errorf("%s: content %v, link %v", d, dataErr, linkErr)
+	}
+	return dataErr == nil
+}
+
+func use(t *testing.T, s *Store, d digest.Digest) {
+	t.Helper()
+	c, err := s.Blob(repository, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhatIsUsedStays(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		root := t.TempDir()
+		s := open(t, root, Options{Policy: week})
+		stop := maintain(t, s)
+		used, unused := sized(t, s, 1, 10), sized(t, s, 2, 10)
+		if err := s.PutManifest(repository, manifestDigest, []byte(manifest)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.SetTag(repository, "v1", manifestDigest); err != nil {
+			t.Fatal(err)
+		}
+		for range 6 {
+			time.Sleep(day)
+			use(t, s, used)
+		}
+		if !has(t, s, unused) {
+			t.Error("deleted before its time")
+		}
+		held, err := s.Blob(repository, unused)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * day)
+		if !has(t, s, used) {
+			t.Error("what was used 3 days ago was deleted")
+		}
+		if _, err := s.Tag(repository, "v1"); !errors.Is(err, ErrNotFound) {
+			t.Errorf("tag of a manifest that was not used: %v", err)
+		}
+		time.Sleep(30 * day)
+		if !has(t, s, unused) {
+			t.Error("deleted while it is read")
+		}
+		if has(t, s, used) {
+			t.Error("kept without use")
+		}
+		if err := held.Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(8 * day)
+		synctest.Wait()
+		stop()
+		if got := slices.Collect(maps.Keys(files(t, root))); len(got) > 1 || len(got) == 1 && got[0] != usesFile {
+			t.Errorf("left behind: %v", got)
+		}
+		for _, path := range []string{"blobs/sha256", "repositories"} {
+			if entries, err := os.ReadDir(filepath.Join(root, "docker/registry/v2", path)); err != nil || len(entries) > 0 {
+				t.Errorf("folders left below %s: %v, %v", path, entries, err)
+			}
+		}
+	})
+}
+
+func TestNothingIsDeletedWithoutTTL(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		root := t.TempDir()
+		write(t, root, "docker/registry/v2/repositories/library/alpine/_uploads/x/data", "half")
+		write(t, root, tagIndexLink, manifestDigest.String())
+		write(t, root, layerFile, layer)
+		write(t, root, revisionLink, manifestDigest.String())
+		before := files(t, root)
+		s := open(t, root, Options{Policy: evict.Policy{HighWatermark: 90, LowWatermark: 80}, Volume: newFakeVolume(root, 1).measure})
+		stop := maintain(t, s)
+		signal(s.full)
+		time.Sleep(30 * day)
+		synctest.Wait()
+		stop()
+		after := files(t, root)
+		delete(after, usesFile)
+		if diff := cmp.Diff(before, after); diff != "" {
+			t.Errorf("files: -before +after\n%s", diff)
+		}
+	})
+}
+
+func TestWatermarks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		root := t.TempDir()
+		v := newFakeVolume(root, 1000)
+		s := open(t, root, Options{Policy: week, Volume: v.measure})
+		defer maintain(t, s)()
+		var all []digest.Digest
+		for n := range 8 {
+			all = append(all, sized(t, s, n, 100))
+			time.Sleep(time.Minute)
+		}
+		use(t, s, all[0])
+		held, err := s.Blob(repository, all[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer held.Close()
+		stored := func() (n []int) {
+			for i, d := range all {
+				if has(t, s, d) {
+					n = append(n, i)
+				}
+			}
+			return n
+		}
+		if diff := cmp.Diff([]int{0, 1, 2, 3, 4, 5, 6, 7}, stored()); diff != "" {
+			t.Errorf("at 80 %%: -want +got\n%s", diff)
+		}
+		all = append(all, sized(t, s, 8, 100))
+		synctest.Wait() // it does not wait for the next check
+		if diff := cmp.Diff([]int{0, 1, 3, 4, 5, 6, 7, 8}, stored()); diff != "" {
+			t.Errorf("at 90 %%: -want +got\n%s", diff)
+		}
+		v.extra.Store(100)
+		time.Sleep(checkInterval + settleTime)
+		synctest.Wait()
+		if diff := cmp.Diff([]int{0, 1, 4, 5, 6, 7, 8}[:], stored()[:]); diff != "" {
+			t.Errorf("with 10 %% used by others: -want +got\n%s", diff)
+		}
+		// A larger volume has room for more.
+		v.limit.Store(2000)
+		time.Sleep(checkInterval)
+		for n := range 7 {
+			all = append(all, sized(t, s, 9+n, 100))
+		}
+		time.Sleep(checkInterval)
+		synctest.Wait()
+		if got := len(stored()); got != 14 {
+			t.Errorf("after growing: %d objects, want 14", got)
+		}
+	})
+}
+
+func TestFullVolumeIsFreedAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		root := t.TempDir()
+		v := newFakeVolume(root, 1000)
+		fail := false
+		s := open(t, root, Options{Policy: week, Volume: v.measure, CreateFile: func(dir, prefix string) (File, error) {
+			f, err := os.CreateTemp(dir, prefix)
+			if fail {
+				return &failingFile{File: f, room: 4}, err
+			}
+			return f, err
+		}})
+		defer maintain(t, s)()
+		oldest := sized(t, s, 1, 100)
+		time.Sleep(time.Second)
+		for n := range 7 {
+			sized(t, s, 2+n, 100)
+		}
+		v.extra.Store(99)
+		time.Sleep(checkInterval)
+		if !has(t, s, oldest) {
+			t.Fatal("deleted below the high watermark")
+		}
+		fail = true
+		if err := tryCommit(s, repository); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if has(t, s, oldest) {
+			t.Error("nothing was deleted when the volume was full")
+		}
+	})
+}
+
+func TestLastUsesSurvive(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name  string
+		spoil func(content string) string
+		used  bool // whether the use is still known
+	}{
+		{"whole", func(c string) string { return c }, true},
+		{"empty", func(string) string { return "" }, false},
+		{"noise", func(string) string { return strings.Repeat("\xff\x00", 100_000) }, false},
+		{"cut", func(c string) string { return c[:len(c)-3] }, false},
+		{"cut date", func(c string) string { return c[:len(c)-12] }, false},
+		{"noise around", func(c string) string { return strings.Repeat("x", 10_000) + "\n" + c + "sha256:00" }, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				root := t.TempDir()
+				s := open(t, root, Options{Policy: week})
+				stop := maintain(t, s)
+				d := sized(t, s, 1, 10)
+				first := time.Now()
+				time.Sleep(6 * day)
+				use(t, s, d)
+				time.Sleep(saveInterval)
+				synctest.Wait()
+				content := files(t, root)[usesFile]
+				stop()
+				write(t, root, usesFile, test.spoil(content))
+				// Looking at the files has changed the times of their use.
+				if err := os.Chtimes(s.layout.data(d), first, first); err != nil {
+					t.Fatal(err)
+				}
+
+				s = open(t, root, Options{Policy: week})
+				time.Sleep(3 * day)
+				stop = maintain(t, s)
+				stop()
+				if got := has(t, s, d); got != test.used {
+					t.Errorf("9 days after it was written and 3 after its use: still there %t, want %t", got, test.used)
+				}
+			})
+		})
+	}
+}
+
+func TestUseWritesNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		created := 0
+		s := open(t, t.TempDir(), Options{Policy: week, CreateFile: func(dir, prefix string) (File, error) {
+			created++
+			return os.CreateTemp(dir, prefix)
+		}})
+		d := sized(t, s, 1, 10)
+		defer maintain(t, s)()
+		before := created
+		for range 100 {
+			use(t, s, d)
+		}
+		if created != before {
+			t.Errorf("100 uses wrote %d files", created-before)
+		}
+		time.Sleep(2 * saveInterval)
+		if created != before {
+			t.Errorf("10 minutes without use wrote %d files", created-before)
+		}
+		use(t, s, d)
+		time.Sleep(2 * saveInterval)
+		synctest.Wait()
+		if created != before+1 {
+			t.Errorf("a use and 10 minutes wrote %d files", created-before)
+		}
+	})
+}
+
+// TestAdoption starts with what a stock registry leaves behind.
+func TestAdoption(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		root := t.TempDir()
+		good := map[string]string{
+			layerFile:              layer,
+			layerLink:              layerDigest.String(),
+			manifestFile:           manifest,
+			revisionLink:           manifestDigest.String(),
+			tagLink:                manifestDigest.String(),
+			tagIndexLink:           manifestDigest.String(),
+			"scheduler-state.json": "",
+		}
+		for path, content := range good {
+			write(t, root, path, content)
+		}
+		const other = "docker/registry/v2/repositories/a/b/c/"
+		gone := strings.Repeat("ab", 32)
+		for path, content := range map[string]string{
+			other + "_layers/sha256/" + gone + "/link":                            "sha256:" + gone,
+			other + "_manifests/revisions/sha256/" + gone + "/link":               "sha256:" + gone,
+			other + "_manifests/tags/v1/current/link":                             "sha256:" + gone,
+			other + "_manifests/tags/v1/index/sha256/" + gone + "/link":           "sha256:" + gone,
+			other + "_manifests/tags/v2/current/link":                             "",
+			other + "_uploads/8f9b1c/data":                                        "half",
+			other + "_uploads/8f9b1c/hashstates/sha256/4":                         "x",
+			"docker/registry/v2/repositories/library/alpine/_uploads/1/startedat": "2026-01-01T00:00:00Z",
+			strings.Replace(tagIndexLink, manifestHex, gone, 1):                   "sha256:" + gone,
+			"docker/registry/v2/blobs/sha256/ab/" + gone[:62] + "cd" + "/data":    "nobody has it",
+			"registry-cache/partial/" + gone + "-1":                               "half",
+		} {
+			write(t, root, path, content)
+		}
+		if err := os.MkdirAll(filepath.Join(root, "docker/registry/v2/blobs/sha256/ab", gone), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		s := open(t, root, Options{Policy: week})
+		stop := maintain(t, s)
+		if got := readBlob(t, s, repository); got != layer {
+			t.Errorf("blob: %q", got)
+		}
+		stop()
+		got := files(t, root)
+		delete(got, usesFile)
+		if diff := cmp.Diff(good, got); diff != "" {
+			t.Errorf("files: -want +got\n%s", diff)
+		}
+		for _, path := range []string{"docker/registry/v2/repositories/a", "docker/registry/v2/blobs/sha256/ab"} {
+			if _, err := os.Stat(filepath.Join(root, path)); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+	})
+}
+
+// TestInterruptedRemoval ends an eviction after each of its steps, as the end of the process or a failing volume would.
+func TestInterruptedRemoval(t *testing.T) {
+	t.Parallel()
+	for cut := 0; ; cut++ {
+		steps := 0
+		synctest.Test(t, func(t *testing.T) {
+			root := t.TempDir()
+			s := open(t, root, Options{Policy: week, RemoveFile: func(path string) error {
+				if steps++; steps > cut {
+					return syscall.EIO
+				}
+				return os.Remove(path)
+			}})
+			stop := maintain(t, s)
+			fill := func(s *Store) {
+				commit(t, s, repository, "other/repository")
+				if err := s.PutManifest(repository, manifestDigest, []byte(manifest)); err != nil {
+					t.Fatal(err)
+				}
+				for _, tag := range []string{"v1", "v2", "v3"} {
+					if err := s.SetTag(repository, tag, manifestDigest); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := s.SetTag(repository, "v3", layerDigest); err != nil {
+					t.Fatal(err)
+				}
+			}
+			fill(s)
+			whole := files(t, root)
+			time.Sleep(week.TTL + checkInterval)
+			synctest.Wait()
+			if steps <= cut {
+				stop()
+				return
+			}
+			left := files(t, root)
+			for path, content := range left {
+				if !strings.HasSuffix(path, "/link") || strings.Contains(path, "/index/") {
+					continue
+				}
+				d := digest.Digest(content)
+				if _, ok := left[strings.TrimPrefix(s.layout.data(d), root+"/")]; !ok {
+					t.Errorf("after %d steps %s names content that is gone", cut, path)
+				}
+				revision := strings.TrimPrefix(s.layout.revisionLink(repository, d), root+"/")
+				if _, ok := left[revision]; strings.Contains(path, "/tags/") && d == manifestDigest && !ok {
+					t.Errorf("after %d steps %s names a manifest that is gone", cut, path)
+				}
+			}
+			// The next process uses what is left, and leaves nothing that is of no use.
+			stop()
+			s = open(t, root, Options{Policy: week})
+			stop = maintain(t, s)
+			fill(s)
+			delete(whole, usesFile)
+			again := files(t, root)
+			delete(again, usesFile)
+			if diff := cmp.Diff(whole, again); diff != "" {
+				t.Errorf("filled again after %d steps: -want +got\n%s", cut, diff)
+			}
+			time.Sleep(week.TTL + 2*checkInterval)
+			stop()
+			for path := range files(t, root) {
+				if path != usesFile {
+					t.Errorf("after %d steps and another process: %s", cut, path)
+				}
+			}
+		})
+		if steps <= cut {
+			if cut < 8 {
+				t.Errorf("a removal has %d steps only", cut)
+			}
+			return
+		}
+	}
+}
