@@ -115,11 +115,11 @@ func (c *Cache) upstreamHas(ctx context.Context, repository string, d digest.Dig
 
 // fetchBlob returns the blob from a fetch, a new one or one that goes on.
 func (c *Cache) fetchBlob(ctx context.Context, repository string, d digest.Digest) (*Blob, error) {
-	f, allowed := c.join(repository, d)
+	f, allowed, hit := c.join(repository, d)
 	if f == nil {
 		return nil, errClosed
 	}
-	r := &reader{ctx: ctx, cache: c, repository: repository, digest: d, fetch: f, size: -1, foreign: !allowed}
+	r := &reader{ctx: ctx, cache: c, repository: repository, digest: d, fetch: f, size: -1, foreign: !allowed, hit: hit}
 	if !allowed {
 		var err error
 		if allowed, err = c.upstreamHas(ctx, repository, d); err != nil {

@@ -64,12 +64,13 @@ func (p progress) readable() int64 {
 }
 
 // join returns the fetch of the digest, beginning it for the repository unless it is there. It says whether the
-// repository may see it. The caller calls release. It returns nil when the cache is closed.
-func (c *Cache) join(repository string, d digest.Digest) (f *fetch, allowed bool) {
+// repository may see it, and whether nothing has to come from the upstream any more. The caller calls release. It
+// returns nil when the cache is closed.
+func (c *Cache) join(repository string, d digest.Digest) (f *fetch, allowed, hit bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, false
+		return nil, false, false
 	}
 	if f := c.fetches[d]; f != nil {
 		f.mu.Lock()
@@ -78,7 +79,7 @@ func (c *Cache) join(repository string, d digest.Digest) (f *fetch, allowed bool
 		if !f.state.verified {
 			c.metrics.followers.Inc()
 		}
-		return f, slices.Contains(f.repositories, repository)
+		return f, slices.Contains(f.repositories, repository), f.state.verified
 	}
 	f = &fetch{
 		digest:       d,
@@ -90,7 +91,7 @@ func (c *Cache) join(repository string, d digest.Digest) (f *fetch, allowed bool
 	c.fetches[d] = f
 	c.metrics.fetches.Inc()
 	c.work.Go(func() { c.download(c.lifetime, f, repository) })
-	return f, true
+	return f, true, false
 }
 
 // fetching says whether a fetch of the digest goes on.

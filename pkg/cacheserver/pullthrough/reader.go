@@ -31,8 +31,6 @@ type reader struct {
 
 // open waits for the first bytes and learns the size.
 func (r *reader) open() error {
-	// What is verified may not be linked yet.
-	r.hit = r.fetch.progress().verified
 	state, err := r.fetch.await(r.ctx, 0)
 	switch {
 	case err != nil:
