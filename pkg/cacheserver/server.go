@@ -2,6 +2,7 @@
 package cacheserver
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -30,7 +31,11 @@ const (
 	defaultDrainTimeout = 20 * time.Second
 	headerReadTimeout   = 10 * time.Second
 	idleTimeout         = 2 * time.Minute
-	maxHeaderBytes      = 64 << 10
+	// maxHeaderBytes has room for the headers of containerd, with a token for another registry among them.
+	maxHeaderBytes = 16 << 10
+	// defaultMaxConnections is what hundreds of nodes that pull at the same time need. Slow readers cost about 30 KiB
+	// each, 160 KiB with TLS.
+	defaultMaxConnections = 4096
 )
 
 // Options are the optional parts of a Server.
@@ -41,8 +46,12 @@ type Options struct {
 	Logger *slog.Logger
 	// DrainTimeout is how long answers that have begun may go on when the server ends. Default 20 s.
 	DrainTimeout time.Duration
-	// HeaderTimeout and IdleTimeout limit the upstream, see upstream.Options.
+	// MaxConnections is how many connections clients may have. Those beyond are closed at once. Default 4096.
+	MaxConnections int
+	// HeaderTimeout, IdleTimeout, MaxTransfers and QueueTimeout limit the upstream, see upstream.Options.
 	HeaderTimeout, IdleTimeout time.Duration
+	MaxTransfers               int
+	QueueTimeout               time.Duration
 }
 
 // Server is one cache. Several fit into one process if they have different storage roots.
@@ -100,6 +109,8 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 		UserAgent:      "registry-cache/" + o.Version,
 		HeaderTimeout:  o.HeaderTimeout,
 		IdleTimeout:    o.IdleTimeout,
+		MaxTransfers:   o.MaxTransfers,
+		QueueTimeout:   o.QueueTimeout,
 		Logger:         o.Logger,
 		Registerer:     registry,
 	})
@@ -113,6 +124,7 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 	})
 	api := httpapi.New(cfg.Upstream.Host, s.cache, httpapi.Options{Logger: o.Logger, Registerer: registry})
 	s.api = s.httpServer(api)
+	s.api.ConnState = newConnections(cmp.Or(o.MaxConnections, defaultMaxConnections), registry).track
 	s.debugServer = s.httpServer(debugHandler(registry, func() error {
 		if s.draining.Load() {
 			return errors.New("shutting down")

@@ -3,10 +3,12 @@ package config
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"time"
 
+	strictjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -115,10 +117,16 @@ func Default() Config {
 	}
 }
 
-// Parse decodes a document, sets defaults and validates. An unknown or repeated field is an error.
+// Parse decodes a document, sets defaults and validates. An unknown or repeated field is an error; upper and lower case
+// differ.
 func Parse(data []byte) (Config, error) {
 	cfg := Default()
-	if err := yaml.UnmarshalStrict(data, &cfg); err != nil {
+	document, err := yaml.YAMLToJSONStrict(data)
+	if err != nil {
+		return Config{}, fmt.Errorf("decoding configuration: %w", err)
+	}
+	unknown, err := strictjson.UnmarshalStrict(document, &cfg)
+	if err := errors.Join(append(unknown, err)...); err != nil {
 		return Config{}, fmt.Errorf("decoding configuration: %w", err)
 	}
 	if err := cfg.Validate(); err != nil {

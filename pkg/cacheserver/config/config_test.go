@@ -52,7 +52,9 @@ func TestParseKeepsZeros(t *testing.T) {
 func TestParseErrors(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ name, document, want string }{
-		{"unknown field", minimal + "garbageCollector: {}", `decoding configuration: error unmarshaling JSON: while decoding JSON: json: unknown field "garbageCollector"`},
+		{"unknown field", minimal + "garbageCollector: {}", `decoding configuration: unknown field "garbageCollector"`},
+		{"upper case", minimal + "Listen: {address: \":1\"}", `decoding configuration: unknown field "Listen"`},
+		{"upper case further down", minimal + "listen: {Address: \":1\"}", `decoding configuration: unknown field "listen.Address"`},
 		{"repeated field", minimal + "tags: {}\ntags: {}\n", `already set in map`},
 		{"duration without unit", minimal + "tags: {revalidateAfter: 10}", `duration 10: write a string with a unit, such as "168h"`},
 		{"duration in days", minimal + "tags: {revalidateAfter: 7d}", `duration "7d": write a number with a unit, such as "168h"`},

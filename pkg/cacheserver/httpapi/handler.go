@@ -22,8 +22,15 @@ import (
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
-// defaultStallTimeout ends answers to clients that take less than writeChunk in this time, about 17 KiB/s.
-const defaultStallTimeout = time.Minute
+const (
+	// defaultStallTimeout ends answers to clients that take less than writeChunk of a file, about 17 KiB/s, or 32 KiB
+	// of what comes from the upstream, in this time.
+	defaultStallTimeout = time.Minute
+	// maxURLSize is what a repository, a digest and a query of a list have room in, in bytes.
+	maxURLSize = 4 << 10
+	// bodyTimeout is for requests with a body, of which none is read.
+	bodyTimeout = 10 * time.Second
+)
 
 // Cache is what is served. *pullthrough.Cache is one; see there for the meaning of the methods.
 type Cache interface {
@@ -37,7 +44,7 @@ type Cache interface {
 
 // Options are the optional parts of a Handler.
 type Options struct {
-	// StallTimeout is how long a client may take for one chunk of 1 MiB. Default 1 min.
+	// StallTimeout is how long a client may take for 1 MiB of a file, or 32 KiB of anything else. Default 1 min.
 	StallTimeout time.Duration
 	// Logger gets a line for each request. Default: discarded.
 	Logger *slog.Logger
@@ -70,6 +77,10 @@ func New(host string, cache Cache, o Options) *Handler {
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec := newRecorder(w, h.stallTimeout)
+	if r.ContentLength != 0 {
+		// The server drains a small body before it answers.
+		rec.note(rec.limitReading(bodyTimeout))
+	}
 	target := parsePath(r.URL.Path)
 	start := time.Now()
 	// Deferred, because a body that must not look complete ends with a panic.
@@ -80,6 +91,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) serve(w *recorder, r *http.Request, target target) {
 	w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if len(r.RequestURI) > maxURLSize {
+		w.fail(r, http.StatusRequestURITooLong, oci.CodeUnsupported, fmt.Errorf("the URL has %d bytes, %d are allowed", len(r.RequestURI), maxURLSize))
+		return
+	}
 	if ns := r.URL.Query().Get("ns"); ns != "" && !strings.EqualFold(ns, h.host) {
 		w.fail(r, http.StatusNotFound, oci.CodeNameUnknown, fmt.Errorf("this is a cache of %s, not of %q", h.host, ns))
 		return

@@ -274,6 +274,8 @@ func TestErrors(t *testing.T) {
 		{"denied", "GET", "/v2/a/manifests/v1", reason(pullthrough.Denied), 403, oci.CodeDenied, "the cause"},
 		{"rate limited", "GET", "/v2/a/manifests/v1", reason(pullthrough.RateLimited), 503, oci.CodeTooManyRequests, "the cause"},
 		{"rate limited, HEAD", "HEAD", "/v2/a/manifests/v1", reason(pullthrough.RateLimited), 503, "", ""},
+		{"busy", "GET", "/v2/a/manifests/v1", reason(pullthrough.Busy), 503, oci.CodeUnavailable, "the cause"},
+		{"long URL", "GET", "/v2/a/tags/list?last=" + strings.Repeat("x", maxURLSize), fakeCache{}, 414, oci.CodeUnsupported, "the URL has 4117 bytes, 4096 are allowed"},
 		{"timed out", "GET", "/v2/a/manifests/v1", reason(pullthrough.TimedOut), 504, oci.CodeUnavailable, "the cause"},
 		{"unavailable", "GET", blobPath, reason(pullthrough.Unavailable), 502, oci.CodeUnavailable, "the cause"},
 		{"unexplained", "GET", "/v2/a/manifests/v1", fakeCache{err: errors.New("the cause")}, 502, oci.CodeUnavailable, "the cause"},

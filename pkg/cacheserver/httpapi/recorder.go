@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
@@ -65,6 +66,9 @@ func (w *recorder) ReadFrom(src io.Reader) (int64, error) {
 	if !limited {
 		limit = &io.LimitedReader{R: src, N: 1<<63 - 1}
 	}
+	if _, file := limit.R.(syscall.Conn); !file {
+		return io.Copy(streamer{w}, src)
+	}
 	var total int64
 	for limit.N > 0 {
 		if err := w.extend(); err != nil {
@@ -82,6 +86,17 @@ func (w *recorder) ReadFrom(src io.Reader) (int64, error) {
 	return total, nil
 }
 
+// streamer sends what it gets at once. A source can be slow, too, so each write gets time of its own.
+type streamer struct{ recorder *recorder }
+
+func (s streamer) Write(p []byte) (int, error) {
+	n, err := s.recorder.Write(p)
+	if err != nil {
+		return n, err
+	}
+	return n, s.recorder.note(supported(s.recorder.controller.Flush()))
+}
+
 func (w *recorder) begin() {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -90,7 +105,16 @@ func (w *recorder) begin() {
 
 // extend gives the client time for the next chunk.
 func (w *recorder) extend() error {
-	err := w.controller.SetWriteDeadline(time.Now().Add(w.stall))
+	return supported(w.controller.SetWriteDeadline(time.Now().Add(w.stall)))
+}
+
+// limitReading gives the client time for what it sends.
+func (w *recorder) limitReading(timeout time.Duration) error {
+	return supported(w.controller.SetReadDeadline(time.Now().Add(timeout)))
+}
+
+// supported drops the error of a response writer without deadlines, such as that of a test.
+func supported(err error) error {
 	if errors.Is(err, http.ErrNotSupported) {
 		return nil
 	}
@@ -127,6 +151,8 @@ func (w *recorder) failFor(r *http.Request, notFound oci.ErrorCode, err error) {
 		w.fail(r, http.StatusForbidden, oci.CodeDenied, err)
 	case pullthrough.RateLimited:
 		w.fail(r, http.StatusServiceUnavailable, oci.CodeTooManyRequests, err)
+	case pullthrough.Busy:
+		w.fail(r, http.StatusServiceUnavailable, oci.CodeUnavailable, err)
 	case pullthrough.TimedOut:
 		w.fail(r, http.StatusGatewayTimeout, oci.CodeUnavailable, err)
 	default:

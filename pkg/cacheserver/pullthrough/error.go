@@ -24,6 +24,8 @@ const (
 	RateLimited
 	// TimedOut: the upstream was silent for too long.
 	TimedOut
+	// Busy: too many requests to the upstream are under way.
+	Busy
 )
 
 // Error is a request that cannot be answered with content.
@@ -52,6 +54,8 @@ func explain(err error) error {
 		return &Error{Denied, err}
 	case failed.RateLimited():
 		return &Error{RateLimited, err}
+	case failed.Busy():
+		return &Error{Busy, err}
 	case failed.Timeout():
 		return &Error{TimedOut, err}
 	}
@@ -89,8 +93,8 @@ func lacksReferrers(err error) bool {
 }
 
 // isBreak says that the connection to the upstream broke, so that asking again at once may help. That is not so where
-// the upstream was silent or refused.
+// the upstream was busy or silent, or refused.
 func isBreak(err error) bool {
 	failed, ok := errors.AsType[*upstream.Error](err)
-	return ok && failed.StatusCode == 0 && !failed.Timeout()
+	return ok && failed.StatusCode == 0 && !failed.Timeout() && !failed.Busy()
 }

@@ -17,6 +17,7 @@ type body struct {
 	idle     time.Duration
 	op       string
 	received prometheus.Counter
+	release  func() // gives back the turn of the request
 }
 
 func (b *body) Read(p []byte) (int, error) {
@@ -33,5 +34,6 @@ func (b *body) Read(p []byte) (int, error) {
 func (b *body) Close() error {
 	err := b.ReadCloser.Close()
 	b.cancel(nil)
+	b.release()
 	return err
 }

@@ -3,6 +3,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -41,6 +43,10 @@ type Options struct {
 	HeaderTimeout time.Duration
 	// IdleTimeout is the time that one read of a body may wait for bytes. Default 10 s.
 	IdleTimeout time.Duration
+	// MaxTransfers and MaxRequests bound the blobs, and the other requests, that are under way at a time. Default 128
+	// each. Those beyond wait in the order in which they came, for at most QueueTimeout. Default 5 s.
+	MaxTransfers, MaxRequests int
+	QueueTimeout              time.Duration
 	// Logger gets what no caller sees, such as a CA file that cannot be read again. Default: discarded.
 	Logger *slog.Logger
 	// Registerer gets the metrics. Default: none.
@@ -56,6 +62,8 @@ type Client struct {
 	headerTimeout time.Duration
 	idleTimeout   time.Duration
 	metrics       *metrics
+	transfers     *queue
+	requests      *queue
 }
 
 // New returns a client of the registry at remoteURL (scheme, host and port). It makes no request. Close releases its
@@ -82,13 +90,17 @@ func New(remoteURL string, o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	metrics := newMetrics(o.Registerer)
+	queueTimeout := cmp.Or(o.QueueTimeout, defaultQueueTimeout)
 	c := &Client{
 		remote:        remote,
 		transport:     transport,
 		auth:          auth,
 		headerTimeout: o.HeaderTimeout,
 		idleTimeout:   o.IdleTimeout,
-		metrics:       newMetrics(o.Registerer),
+		metrics:       metrics,
+		transfers:     newQueue(cmp.Or(o.MaxTransfers, defaultMaxTransfers), queueTimeout, metrics),
+		requests:      newQueue(cmp.Or(o.MaxRequests, defaultMaxRequests), queueTimeout, metrics),
 	}
 	c.http = &http.Client{Transport: transport, CheckRedirect: c.checkRedirect}
 	return c, nil
@@ -211,6 +223,27 @@ func (r request) String() string {
 // do returns the answer if its status is 200, or 206 where an offset was asked for. Its body is limited by the idle
 // timeout.
 func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
+	turn := c.requests
+	if r.method == http.MethodGet && r.kind == "blobs" {
+		turn = c.transfers
+	}
+	if err := turn.acquire(ctx); err != nil {
+		return nil, classify(ctx, r.String(), err)
+	}
+	release := sync.OnceFunc(turn.release)
+	resp, err := c.send(ctx, r, release)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK && (resp.StatusCode != http.StatusPartialContent || r.offset == 0) {
+		return nil, errors.Join(&Error{Op: r.String(), StatusCode: resp.StatusCode}, discard(resp.Body))
+	}
+	return resp, nil
+}
+
+// send returns an answer of any status. Closing its body calls release.
+func (c *Client) send(ctx context.Context, r request, release func()) (*http.Response, error) {
 	start := time.Now()
 	limited, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(c.headerTimeout, func() { cancel(errHeaderTimeout) })
@@ -229,9 +262,14 @@ func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 		return nil, err
 	}
 	c.metrics.observe(start, resp.StatusCode)
-	resp.Body = &body{ReadCloser: resp.Body, ctx: limited, cancel: cancel, idle: c.idleTimeout, op: r.String(), received: c.metrics.received}
-	if resp.StatusCode != http.StatusOK && (resp.StatusCode != http.StatusPartialContent || r.offset == 0) {
-		return nil, errors.Join(&Error{Op: r.String(), StatusCode: resp.StatusCode}, discard(resp.Body))
+	resp.Body = &body{
+		ReadCloser: resp.Body,
+		ctx:        limited,
+		cancel:     cancel,
+		idle:       c.idleTimeout,
+		op:         r.String(),
+		received:   c.metrics.received,
+		release:    release,
 	}
 	return resp, nil
 }

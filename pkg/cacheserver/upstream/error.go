@@ -12,6 +12,7 @@ import (
 var (
 	errHeaderTimeout = errors.New("no answer within the time for headers")
 	errIdleTimeout   = errors.New("no bytes within the idle time")
+	errBusy          = errors.New("not sent, because too many requests to the upstream are under way")
 )
 
 // Error is a request that brought no content. Its text has no query strings and no credentials.
@@ -53,8 +54,11 @@ func (e *Error) Timeout() bool {
 	return ok && slow.Timeout()
 }
 
+// Busy says that the request was not sent, because too many others are under way.
+func (e *Error) Busy() bool { return errors.Is(e.Err, errBusy) }
+
 // Temporary says that the state of the upstream is the reason, rather than what was asked for: it was not reached,
-// was silent, asked for fewer requests or failed.
+// was busy or silent, asked for fewer requests or failed.
 func (e *Error) Temporary() bool {
 	return e.StatusCode == 0 || e.Timeout() || e.RateLimited() || e.StatusCode >= http.StatusInternalServerError
 }

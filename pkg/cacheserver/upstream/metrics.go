@@ -11,6 +11,8 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	latency  prometheus.Histogram
 	received prometheus.Counter
+	waiting  prometheus.Gauge
+	busy     prometheus.Counter
 }
 
 // newMetrics registers the metrics unless registerer is nil.
@@ -29,9 +31,17 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 			Name: "registry_cache_upstream_bytes_total",
 			Help: "Bytes of bodies received from the upstream.",
 		}),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "registry_cache_upstream_waiting_requests",
+			Help: "Requests to the upstream that wait because too many are under way.",
+		}),
+		busy: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "registry_cache_upstream_unsent_requests_total",
+			Help: "Requests to the upstream that were given up because too many were under way for too long.",
+		}),
 	}
 	if registerer != nil {
-		registerer.MustRegister(m.requests, m.latency, m.received)
+		registerer.MustRegister(m.requests, m.latency, m.received, m.waiting, m.busy)
 	}
 	return m
 }
