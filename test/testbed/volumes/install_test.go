@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -152,7 +153,12 @@ func TestReadyNamesWhatIsMissing(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			err := ready(t.Context(), fake.NewClientBuilder().WithObjects(append(tc.objects, nodes...)...).Build())
+			builder := fake.NewClientBuilder()
+			for _, object := range slices.Concat(tc.objects, nodes) {
+				// The client writes into what it is given, and the cases share objects.
+				builder.WithObjects(object.DeepCopyObject().(client.Object))
+			}
+			err := ready(t.Context(), builder.Build())
 			if (tc.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("ready: %v, want %q", err, tc.want)
 			}
