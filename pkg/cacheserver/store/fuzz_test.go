@@ -28,7 +28,9 @@ func FuzzLink(f *testing.F) {
 		}
 		blob, err := s.Blob(repository, layerDigest)
 		if err == nil {
-			err = blob.Close()
+			if err := blob.Close(); err != nil {
+				t.Error(err)
+			}
 			if content != "sha256:"+layerHex {
 				t.Errorf("the link %q gave the blob", content)
 			}
