@@ -46,8 +46,12 @@ func demo(ctx context.Context, tb *testbed.Testbed, progress *workspace.Progress
 	if err := shoot.Delete(ctx, tb.Cluster, progress, manifest); err != nil {
 		return err
 	}
-	if _, err := shoot.Apply(ctx, tb.Cluster, progress, manifest); err != nil {
+	result, err := shoot.Apply(ctx, tb.Cluster, progress, manifest)
+	if err != nil {
 		return err
+	}
+	if result.Status == nil {
+		return errors.New("the Shoot of example/shoot.yaml has no caches")
 	}
 	nodes, err := pullers(ctx, tb)
 	if err != nil {
@@ -55,8 +59,13 @@ func demo(ctx context.Context, tb *testbed.Testbed, progress *workspace.Progress
 	}
 	var outcomes []pull.Outcome
 	for _, node := range nodes {
-		if err := progress.Step("Waiting until the node "+node.Name+" uses the cache of docker.io", func() error {
-			return pull.WaitForMirror(ctx, node, "docker.io")
+		if err := progress.Step("Waiting until the node "+node.Name+" uses the caches", func() error {
+			for _, cache := range result.Status.Caches {
+				if err := pull.WaitForMirror(ctx, node, cache.Upstream); err != nil {
+					return err
+				}
+			}
+			return nil
 		}); err != nil {
 			return err
 		}
