@@ -77,6 +77,9 @@ func Up(ctx context.Context, progress *workspace.Progress, o Options) (*Testbed,
 // Open returns the testbed that is running; an error that says "make kind-up" where there is none.
 func Open(ctx context.Context) (*Testbed, error) {
 	engine, err := host.Find(ctx)
+	if errors.Is(err, host.ErrNoEngine) {
+		return nil, errors.Join(err, errors.New(`"make kind-up" installs one and makes the cluster`))
+	}
 	if err != nil {
 		return nil, err
 	}
