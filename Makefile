@@ -74,6 +74,10 @@ e2e: ## User stories on the kind-based Shoot; makes what is missing (FOCUS=... a
 e2e-testbed: ## What the testbed itself promises, on the cluster of kind-up: claims that fill and grow, agents that apply.
 	TESTBED_CLUSTER=registry-cache go test -count=1 -v -timeout 20m -run Cluster ./test/testbed/volumes ./test/testbed/shoot
 
+.PHONY: bench
+bench: ## The cache server beside the stock registry and no cache (RUN=... selects scenarios, ROUNDS=5, QUICK=1).
+	go run ./test/bench $(if $(RUN),-run '$(RUN)') $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(QUICK),-quick)
+
 clean: kind-down ## Also remove the node image and everything else that was built.
 	$(TESTBED) clean
 	rm -rf bin

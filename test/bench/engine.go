@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"text/template"
+	"time"
+)
+
+// Engines. Direct is no cache at all.
+const (
+	direct = "direct"
+	stock  = "stock"
+	ours   = "ours"
+)
+
+// caches are the engines that are compared.
+var caches = []string{stock, ours}
+
+type engineOptions struct {
+	// Root is the volume; empty means a new one, which goes with the engine.
+	Root string
+	// TLS serves https.
+	TLS bool
+	// RevalidateAfter is for ours; stock asks for each request. Default 10 s.
+	RevalidateAfter time.Duration
+}
+
+// engine is a running cache.
+type engine struct {
+	*process
+	name     string
+	url      string
+	debugURL string
+	ca       string // a PEM file, empty without TLS
+	logFile  string
+	started  time.Time // just before the process was
+	dir      string    // goes with it
+}
+
+// The configuration that the public extension gives to the stock registry.
+var stockConfig = template.Must(template.New("stock").Parse(`version: 0.1
+log: {fields: {service: registry}}
+storage:
+  delete: {enabled: true}
+  filesystem: {rootdirectory: {{.Root}}}
+  tag: {concurrencylimit: 5}
+http:
+  addr: {{.Address}}
+  debug: {addr: "{{.Debug}}", prometheus: {enabled: true, path: /metrics}}
+  draintimeout: 25s
+{{- if .CertFile}}
+  tls: {certificate: {{.CertFile}}, key: {{.KeyFile}}}
+{{- end}}
+  headers: {X-Content-Type-Options: [nosniff]}
+health: {storagedriver: {enabled: true, interval: 10s, threshold: 3}}
+proxy: {remoteurl: {{.RemoteURL}}, ttl: 168h0m0s}
+`))
+
+var oursConfig = template.Must(template.New("ours").Parse(`
+upstream: {host: docker.io, remoteURL: {{.RemoteURL}}, caFile: {{.CAFile}}}
+listen: {address: "{{.Address}}"{{if .CertFile}}, tls: {certFile: {{.CertFile}}, keyFile: {{.KeyFile}}}{{end}}}
+debug: {address: "{{.Debug}}"}
+storage: {root: {{.Root}}, highWatermark: 99, lowWatermark: 98}
+tags: {revalidateAfter: {{.RevalidateAfter}}}
+`))
+
+// engine starts a cache of the origin and returns when it answers. The caller calls close.
+func (b *bench) engine(ctx context.Context, name string, o engineOptions) (*engine, error) {
+	dir, err := os.MkdirTemp(b.dir, name+"-")
+	if err != nil {
+		return nil, err
+	}
+	ports, err := freePorts(2)
+	if err != nil {
+		return nil, err
+	}
+	e := &engine{name: name, url: "http://" + ports[0], debugURL: "http://" + ports[1], logFile: dir + ".log", dir: dir}
+	values := map[string]any{
+		"RemoteURL": b.origin.url, "CAFile": b.origin.ca, "Address": ports[0], "Debug": ports[1],
+		"Root": o.Root, "RevalidateAfter": cmp.Or(o.RevalidateAfter, 10*time.Second), "CertFile": "", "KeyFile": "",
+	}
+	if o.Root == "" {
+		values["Root"] = filepath.Join(dir, "root")
+	}
+	if o.TLS {
+		certFile, keyFile, err := writeCertificate(dir)
+		if err != nil {
+			return nil, err
+		}
+		values["CertFile"], values["KeyFile"], e.ca, e.url = certFile, keyFile, certFile, "https://"+ports[0]
+	}
+	options := processOptions{CPUs: serverCPU, LogFile: e.logFile}
+	configFile := filepath.Join(dir, "config.yaml")
+	config := oursConfig
+	switch name {
+	case stock:
+		config = stockConfig
+		options.Program, options.Args = b.programs["stock"], []string{"serve", configFile}
+		options.Env = []string{"SSL_CERT_FILE=" + b.origin.ca, "OTEL_TRACES_EXPORTER=none"}
+	default:
+		options.Program, options.Args = b.programs["registry-cache"], []string{"serve", "--config", configFile}
+	}
+	var content bytes.Buffer
+	if err := config.Execute(&content, values); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(configFile, content.Bytes(), 0o600); err != nil {
+		return nil, err
+	}
+	e.started = time.Now()
+	if e.process, err = startProcess(ctx, options); err != nil {
+		return nil, err
+	}
+	c, err := newClient(e.url, e.ca)
+	if err != nil {
+		return nil, errors.Join(err, e.close())
+	}
+	defer c.close()
+	if err := poll(ctx, startTimeout, func() error { return c.ping(ctx) }); err != nil {
+		return nil, errors.Join(fmt.Errorf("starting %s (%s): %w", name, e.logFile, err), e.close())
+	}
+	return e, nil
+}
+
+// close ends the engine and removes what it stored, unless the volume was given.
+func (e *engine) close() error {
+	var err error
+	if e.process != nil {
+		err = e.stop()
+	}
+	return errors.Join(err, os.RemoveAll(e.dir))
+}
+
+// writeCertificate makes a certificate for 127.0.0.1 that is its own authority.
+func writeCertificate(dir string) (certFile, keyFile string, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", "", err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bench"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return "", "", err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return "", "", err
+	}
+	certFile, keyFile = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	return certFile, keyFile, errors.Join(
+		os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate}), 0o644),
+		os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
+}

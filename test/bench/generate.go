@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/registry-cache/extension/test/testbed/gobuild"
+	"github.com/registry-cache/extension/test/testbed/images"
+	"github.com/registry-cache/extension/test/testbed/upstream"
+)
+
+// bench is what all scenarios share: the programs, the upstream and the results.
+type bench struct {
+	dir      string // of this run
+	programs map[string]string
+	rounds   int
+	quick    bool
+	origin   *origin
+	results  results
+	seed     uint64 // of the last generated image, so that no two share a blob
+}
+
+// generate builds the programs and starts the upstream. The caller calls close.
+func generate(ctx context.Context, output string, rounds int, quick bool) (*bench, error) {
+	output, err := filepath.Abs(output)
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{
+		dir:      filepath.Join(output, time.Now().UTC().Format("20060102T150405Z")),
+		programs: map[string]string{},
+		rounds:   rounds,
+		quick:    quick,
+	}
+	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+		return nil, err
+	}
+	for _, p := range []struct{ name, dir, path string }{
+		{"registry-cache", ".", "./cmd/registry-cache"},
+		{"stock", filepath.Join("hack", "distribution"), "tool"},
+		{"upstream", ".", "./test/testbed/cmd/upstream"},
+	} {
+		fmt.Println("building", p.name)
+		b.programs[p.name] = filepath.Join(output, "programs", p.name)
+		if err := os.MkdirAll(filepath.Dir(b.programs[p.name]), 0o755); err != nil {
+			return nil, err
+		}
+		if err := gobuild.Build(ctx, gobuild.Options{Dir: p.dir, Packages: []string{p.path}, Output: b.programs[p.name]}); err != nil {
+			return nil, err
+		}
+	}
+	if b.results.Host, err = describeHost(ctx); err != nil {
+		return nil, err
+	}
+	b.results.Rounds, b.results.Quick = rounds, quick
+	if b.origin, err = startOrigin(ctx, b.programs["upstream"], filepath.Join(b.dir, "upstream")); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// close ends what generate started. The content of the upstream goes, the results stay.
+func (b *bench) close() error {
+	return errors.Join(b.origin.stop(), os.RemoveAll(filepath.Join(b.dir, "upstream")), os.RemoveAll(filepath.Join(b.dir, "volume")))
+}
+
+// origin is the upstream registry in a process of its own.
+type origin struct {
+	*process
+	admin *upstream.Client
+	url   string
+	ca    string // a PEM file
+}
+
+func startOrigin(ctx context.Context, program, dir string) (*origin, error) {
+	ports, err := freePorts(2)
+	if err != nil {
+		return nil, err
+	}
+	o := &origin{
+		url:   "https://" + ports[0],
+		ca:    filepath.Join(dir, "ca", "ca.crt"),
+		admin: upstream.NewClient("http://" + ports[1]),
+	}
+	o.process, err = startProcess(ctx, processOptions{
+		Program: program,
+		Args:    []string{"-data-dir", filepath.Join(dir, "data"), "-ca-dir", filepath.Dir(o.ca), "-listen", ports[0], "-admin", ports[1]},
+		CPUs:    otherCPUs,
+		LogFile: dir + ".log",
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := poll(ctx, startTimeout, func() error { return o.admin.Healthy(ctx) }); err != nil {
+		return nil, errors.Join(fmt.Errorf("starting the upstream: %w", err), o.stop())
+	}
+	return o, nil
+}
+
+// image is one that the upstream offers.
+type image struct {
+	repository, tag, digest string
+	blobs                   []blob // the config, then the layers
+}
+
+type blob struct {
+	digest string
+	size   int64
+}
+
+// bytes returns the size of all blobs.
+func (i image) bytes() (sum int64) {
+	for _, b := range i.blobs {
+		sum += b.size
+	}
+	return sum
+}
+
+// push makes the upstream offer a new image with layers of these sizes, in bytes.
+func (b *bench) push(ctx context.Context, layers ...int64) (image, error) {
+	b.seed++
+	i := image{repository: fmt.Sprintf("library/image-%d", b.seed), tag: "v1"}
+	var err error
+	i.digest, err = b.origin.admin.Generate(ctx, "docker.io/"+i.repository+":"+i.tag, images.Spec{Seed: b.seed, LayerSizes: layers})
+	if err != nil {
+		return image{}, err
+	}
+	c, err := newClient(b.origin.url, b.origin.ca)
+	if err != nil {
+		return image{}, err
+	}
+	defer c.close()
+	i.blobs, err = c.manifest(ctx, i.repository, i.digest)
+	return i, err
+}
+
+// repeated returns n times size.
+func repeated(n int, size int64) []int64 {
+	sizes := make([]int64, n)
+	for i := range sizes {
+		sizes[i] = size
+	}
+	return sizes
+}

@@ -1,0 +1,271 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// volume is the content of a cache, in the layout of the stock registry, without any server's own files.
+type volume struct {
+	root  string
+	image image // a small one that is stored, too
+}
+
+// blobsOfRepository is how many blobs each repository of a generated volume has.
+const blobsOfRepository = 50
+
+// makeVolume writes n small blobs that were last used at some time, and one image of now.
+func (b *bench) makeVolume(ctx context.Context, n int, lastUse time.Time) (volume, error) {
+	v := volume{root: filepath.Join(b.dir, "volume")}
+	if err := os.RemoveAll(v.root); err != nil {
+		return v, err
+	}
+	for k := range n {
+		if err := context.Cause(ctx); err != nil {
+			return v, err
+		}
+		repository := fmt.Sprintf("library/filler-%d", k/blobsOfRepository)
+		if _, err := v.put(repository, "_layers", []byte(fmt.Sprintf("blob %d", k)), lastUse); err != nil {
+			return v, err
+		}
+	}
+	v.image = image{repository: "library/stored", tag: "v1"}
+	config, err := v.put(v.image.repository, "_layers", []byte("{}"), time.Now())
+	if err != nil {
+		return v, err
+	}
+	manifest := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",`+
+		`"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":2},"layers":[]}`, config)
+	v.image.digest, err = v.put(v.image.repository, "_manifests/revisions", []byte(manifest), time.Now())
+	return v, err
+}
+
+// put writes content and the link of a repository to it.
+func (v volume) put(repository, kind string, content []byte, lastUse time.Time) (digest string, err error) {
+	sum := sha256.Sum256(content)
+	encoded := hex.EncodeToString(sum[:])
+	digest = "sha256:" + encoded
+	top := filepath.Join(v.root, "docker", "registry", "v2")
+	for path, content := range map[string][]byte{
+		filepath.Join(top, "blobs", "sha256", encoded[:2], encoded, "data"):             content,
+		filepath.Join(top, "repositories", repository, kind, "sha256", encoded, "link"): []byte(digest),
+	} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return "", err
+		}
+		if err := os.WriteFile(path, content, 0o644); err != nil {
+			return "", err
+		}
+		if err := os.Chtimes(path, lastUse, lastUse); err != nil {
+			return "", err
+		}
+	}
+	return digest, nil
+}
+
+// startOnFullVolume measures the time from the start of the process to the first answer from the volume, and, for ours,
+// until its index is complete. The kernel may have the volume's directories in memory.
+func startOnFullVolume(ctx context.Context, b *bench) error {
+	n := 100_000
+	if b.quick {
+		n = 2000
+	}
+	for range b.rounds {
+		for _, name := range caches {
+			// Each starts on what nobody has seen before.
+			v, err := b.makeVolume(ctx, n, time.Now().Add(-24*time.Hour))
+			if err != nil {
+				return err
+			}
+			if err := b.startOn(ctx, name, v, fmt.Sprintf("start/blobs=%d", n)); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (b *bench) startOn(ctx context.Context, name string, v volume, series string) (err error) {
+	e, err := b.engine(ctx, name, engineOptions{Root: v.root})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, e.close()) }()
+	c, err := newClient(e.url, e.ca)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	if _, err := c.manifest(ctx, v.image.repository, v.image.digest); err != nil {
+		return err
+	}
+	b.results.add(series, name, "first-200-s", time.Since(e.started).Seconds())
+	if name == stock {
+		return nil // it has no index
+	}
+	return poll(ctx, time.Minute, func() error {
+		at, err := e.logged("Indexed the volume")
+		if err == nil {
+			b.results.add(series, name, "indexed-s", at.Sub(e.started).Seconds())
+		}
+		return err
+	})
+}
+
+// logged returns when the engine logged the message first, or an error if it has not yet.
+func (e *engine) logged(message string) (time.Time, error) {
+	f, err := os.Open(e.logFile)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		var line struct {
+			Time    time.Time `json:"time"`
+			Message string    `json:"msg"`
+		}
+		// A line may just be being written.
+		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Message == message {
+			return line.Time, nil
+		}
+	}
+	return time.Time{}, errors.Join(fmt.Errorf("not logged: %s", message), lines.Err())
+}
+
+// evictWhileServing compares the latency of requests for a stored manifest while the rest of the volume expires with
+// that afterwards. Stock deletes by timers of its own state, which are no batch, and is left out.
+func evictWhileServing(ctx context.Context, b *bench) error {
+	n := 50_000
+	if b.quick {
+		n = 2000
+	}
+	for range b.rounds {
+		v, err := b.makeVolume(ctx, n, time.Now().Add(-30*24*time.Hour))
+		if err != nil {
+			return err
+		}
+		if err := b.evict(ctx, v, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) evict(ctx context.Context, v volume, n int) (err error) {
+	e, err := b.engine(ctx, ours, engineOptions{Root: v.root})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, e.close()) }()
+	series := fmt.Sprintf("evict/blobs=%d", n)
+	began := time.Now()
+	busy, err := e.paced(ctx, v.image, func(ctx context.Context) error {
+		return poll(ctx, 5*time.Minute, func() error {
+			evicted, err := e.metric(ctx, "registry_cache_evictions_total")
+			if err == nil && evicted < float64(n) {
+				err = fmt.Errorf("%.0f of %d blobs were deleted", evicted, n)
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return err
+	}
+	took := time.Since(began)
+	idle, err := e.paced(ctx, v.image, func(ctx context.Context) error {
+		select {
+		case <-time.After(took):
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	b.results.add(series, ours, "evicting-s", took.Seconds())
+	b.results.add(series, ours, "p99-evicting-s", percentile(busy, 99))
+	b.results.add(series, ours, "p99-idle-s", percentile(idle, 99))
+	return nil
+}
+
+// paced makes requests at an even pace until the work is done, and returns how long each took, in seconds.
+func (e *engine) paced(ctx context.Context, i image, work func(context.Context) error) ([]float64, error) {
+	const clients, pause = 4, 5 * time.Millisecond
+	done := make(chan struct{})
+	times := make([][]float64, clients)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(done)
+		return work(ctx)
+	})
+	for n := range clients {
+		g.Go(func() error {
+			c, err := newClient(e.url, e.ca)
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			tick := time.NewTicker(pause)
+			defer tick.Stop()
+			for {
+				select {
+				case <-tick.C:
+				case <-done:
+					return nil
+				}
+				began := time.Now()
+				if _, err := c.manifest(ctx, i.repository, i.digest); err != nil {
+					return err
+				}
+				times[n] = append(times[n], time.Since(began).Seconds())
+			}
+		})
+	}
+	err := g.Wait()
+	var all []float64
+	for _, t := range times {
+		all = append(all, t...)
+	}
+	return all, err
+}
+
+// metric returns the sum of a metric of ours over its labels.
+func (e *engine) metric(ctx context.Context, name string) (sum float64, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.debugURL+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) != 2 || fields[0] != name && !strings.HasPrefix(fields[0], name+"{") {
+			continue
+		}
+		value, err := strconv.ParseFloat(fields[1], 64)
+		if err != nil {
+			return 0, err
+		}
+		sum += value
+	}
+	return sum, lines.Err()
+}

@@ -1,0 +1,324 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	mebibyte = 1 << 20
+	gibibyte = 1 << 30
+)
+
+// eachCache runs f on a new engine of each kind in turn, once each round.
+func (b *bench) eachCache(ctx context.Context, o engineOptions, f func(round int, e *engine) error) error {
+	for round := range b.rounds {
+		for _, name := range caches {
+			e, err := b.engine(ctx, name, o)
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(f(round, e), e.close()); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// warm pulls the image through the engine until all of it is stored, as far as requests can tell.
+func (e *engine) warm(ctx context.Context, i image) error {
+	c, err := newClient(e.url, e.ca)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	return c.pull(ctx, i)
+}
+
+// during returns what the engine used while f ran.
+func (e *engine) during(f func() error) (usage, error) {
+	before, err := e.usage()
+	if err != nil {
+		return usage{}, err
+	}
+	if err := f(); err != nil {
+		return usage{}, err
+	}
+	after, err := e.usage()
+	after.cpuSeconds -= before.cpuSeconds
+	after.written -= before.written
+	return after, err
+}
+
+// warmManifest counts the requests for a stored manifest, by its digest, that a second of CPU is good for.
+func warmManifest(ctx context.Context, b *bench) error {
+	i, err := b.push(ctx, 1000)
+	if err != nil {
+		return err
+	}
+	clients, duration := 16, 5*time.Second
+	if b.quick {
+		duration = time.Second
+	}
+	return b.eachCache(ctx, engineOptions{}, func(_ int, e *engine) error {
+		if err := e.warm(ctx, i); err != nil {
+			return err
+		}
+		var requests atomic.Int64
+		used, err := e.during(func() error {
+			return e.load(ctx, clients, duration, func(ctx context.Context, c *client) error {
+				requests.Add(1)
+				_, err := c.manifest(ctx, i.repository, i.digest)
+				return err
+			})
+		})
+		b.results.add("manifest/warm", e.name, "req/cpu-s", float64(requests.Load())/used.cpuSeconds)
+		return err
+	})
+}
+
+// load lets clients call f again and again for the duration.
+func (e *engine) load(ctx context.Context, clients int, duration time.Duration, f func(context.Context, *client) error) error {
+	end := time.Now().Add(duration)
+	g, ctx := errgroup.WithContext(ctx)
+	for range clients {
+		g.Go(func() error {
+			c, err := newClient(e.url, e.ca)
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			for time.Now().Before(end) {
+				if err := f(ctx, c); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// warmBlob measures what a GiB of a stored blob costs.
+func warmBlob(ctx context.Context, b *bench) error {
+	i, err := b.push(ctx, 64*mebibyte)
+	if err != nil {
+		return err
+	}
+	layer := i.blobs[len(i.blobs)-1]
+	clients, each := 4, 16
+	if b.quick {
+		each = 2
+	}
+	for _, tls := range []bool{false, true} {
+		name := "blob/warm/" + scheme(tls)
+		err := b.eachCache(ctx, engineOptions{TLS: tls}, func(_ int, e *engine) error {
+			if err := e.warm(ctx, i); err != nil {
+				return err
+			}
+			began := time.Now()
+			used, err := e.during(func() error {
+				g, ctx := errgroup.WithContext(ctx)
+				for range clients {
+					g.Go(func() error {
+						c, err := newClient(e.url, e.ca)
+						if err != nil {
+							return err
+						}
+						defer c.close()
+						for range each {
+							if err := c.fetch(ctx, i.repository, layer, false); err != nil {
+								return err
+							}
+						}
+						return nil
+					})
+				}
+				return g.Wait()
+			})
+			if err != nil {
+				return err
+			}
+			gib := float64(layer.size) * float64(clients*each) / gibibyte
+			b.results.add(name, e.name, "cpu-s/GiB", used.cpuSeconds/gib)
+			b.results.add(name, e.name, "GiB/s", gib/time.Since(began).Seconds())
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func scheme(tls bool) string {
+	if tls {
+		return "https"
+	}
+	return "http"
+}
+
+// slowReaders measures the memory that clients cost which take their time.
+func slowReaders(ctx context.Context, b *bench) error {
+	i, err := b.push(ctx, 64*mebibyte)
+	if err != nil {
+		return err
+	}
+	layer := i.blobs[len(i.blobs)-1]
+	readers := 1000
+	if b.quick {
+		readers = 100
+	}
+	for _, tls := range []bool{false, true} {
+		name := fmt.Sprintf("readers/%d/%s", readers, scheme(tls))
+		err := b.eachCache(ctx, engineOptions{TLS: tls}, func(round int, e *engine) error {
+			if round > 0 {
+				return nil // a peak does not spread
+			}
+			if err := e.warm(ctx, i); err != nil {
+				return err
+			}
+			if err := e.resetPeak(); err != nil {
+				return err
+			}
+			if err := e.readSlowly(ctx, readers, i.repository, layer); err != nil {
+				return err
+			}
+			used, err := e.usage()
+			b.results.add(name, e.name, "B", float64(used.peakRSS))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readSlowly lets that many clients read from one blob at the same time, 16 KiB of it every 200 ms, for some seconds
+// after the last one has begun.
+func (e *engine) readSlowly(ctx context.Context, readers int, repository string, layer blob) error {
+	const reads = 25
+	g, ctx := errgroup.WithContext(ctx)
+	begun := make(chan struct{}, readers)
+	all := make(chan struct{})
+	for range readers {
+		g.Go(func() error {
+			c, err := newSlowClient(e.url, e.ca)
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			resp, err := c.do(ctx, http.MethodGet, "/v2/"+repository+"/blobs/"+layer.digest)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			begun <- struct{}{}
+			select {
+			case <-all:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			tick := time.NewTicker(200 * time.Millisecond)
+			defer tick.Stop()
+			for range reads {
+				if _, err := io.CopyN(io.Discard, resp.Body, 16<<10); err != nil {
+					return err
+				}
+				select {
+				case <-tick.C:
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		defer close(all)
+		for range readers {
+			select {
+			case <-begun:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// warmTag looks at what HEAD of a tag costs the upstream and the volume when the tag does not change.
+func warmTag(ctx context.Context, b *bench) error {
+	i, err := b.push(ctx, 1000)
+	if err != nil {
+		return err
+	}
+	return b.eachCache(ctx, engineOptions{RevalidateAfter: time.Minute}, func(_ int, e *engine) error {
+		if err := e.warm(ctx, i); err != nil {
+			return err
+		}
+		// What warming has left to be written is no part of it.
+		if err := b.settle(ctx, e); err != nil {
+			return err
+		}
+		if err := b.origin.admin.ResetRequests(ctx); err != nil {
+			return err
+		}
+		const clients, each = 10, 50
+		used, err := e.during(func() error {
+			g, ctx := errgroup.WithContext(ctx)
+			for range clients {
+				g.Go(func() error {
+					c, err := newClient(e.url, e.ca)
+					if err != nil {
+						return err
+					}
+					defer c.close()
+					for range each {
+						if err := c.head(ctx, i); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+			}
+			return g.Wait()
+		})
+		if err != nil {
+			return err
+		}
+		requests, err := b.origin.admin.Requests(ctx, 0)
+		b.results.add("tag/warm", e.name, "upstream-req/req", float64(len(requests))/(clients*each))
+		b.results.add("tag/warm", e.name, "written-B/req", float64(used.written)/(clients*each))
+		return err
+	})
+}
+
+// settle waits until the engine has not written anything for a second.
+func (b *bench) settle(ctx context.Context, e *engine) error {
+	var last int64 = -1
+	quiet := time.Now()
+	return poll(ctx, startTimeout, func() error {
+		used, err := e.usage()
+		if err != nil {
+			return err
+		}
+		if used.written != last {
+			last, quiet = used.written, time.Now()
+		}
+		if time.Since(quiet) < time.Second {
+			return errors.New("the engine still writes")
+		}
+		return nil
+	})
+}
