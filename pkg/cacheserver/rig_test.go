@@ -62,7 +62,7 @@ type origin struct {
 // fault answers instead of the registry, unless it returns false.
 type fault func(w http.ResponseWriter, r *http.Request) bool
 
-func newOrigin(t *testing.T, o upstream.Options) *origin {
+func newOrigin(t testing.TB, o upstream.Options) *origin {
 	t.Helper()
 	o.Dir = t.TempDir()
 	server, err := upstream.New(o)
@@ -96,7 +96,7 @@ func (u *origin) inject(f fault) {
 }
 
 // push puts an image with two layers there, whose content depends on the seed.
-func (u *origin) push(t *testing.T, tag string, seed uint64) v1.Image {
+func (u *origin) push(t testing.TB, tag string, seed uint64) v1.Image {
 	t.Helper()
 	image, err := images.Generate(images.Spec{Seed: seed, LayerSizes: []int64{layerSize, layerSize / 2}})
 	if err != nil {
@@ -118,7 +118,7 @@ func (u *origin) requests() []string {
 	return got
 }
 
-func (u *origin) config(t *testing.T) config.Config {
+func (u *origin) config(t testing.TB) config.Config {
 	t.Helper()
 	cfg := config.Default()
 	cfg.Upstream = config.Upstream{Host: "docker.io", RemoteURL: u.front.URL, CAFile: u.caFile}
@@ -137,7 +137,7 @@ type cache struct {
 	stop      func() error
 }
 
-func start(t *testing.T, cfg config.Config, o cacheserver.Options) *cache {
+func start(t testing.TB, cfg config.Config, o cacheserver.Options) *cache {
 	t.Helper()
 	log := &lockedBuffer{}
 	o.Logger = slog.New(slog.NewJSONHandler(log, nil))
@@ -277,7 +277,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 }
 
 // layers returns the digest and content of the image's layers.
-func layers(t *testing.T, image v1.Image) (digests []string, contents [][]byte) {
+func layers(t testing.TB, image v1.Image) (digests []string, contents [][]byte) {
 	t.Helper()
 	all, err := image.Layers()
 	if err != nil {
@@ -304,7 +304,7 @@ func layers(t *testing.T, image v1.Image) (digests []string, contents [][]byte) 
 	return digests, contents
 }
 
-func digestOf(t *testing.T, image v1.Image) string {
+func digestOf(t testing.TB, image v1.Image) string {
 	t.Helper()
 	d, err := image.Digest()
 	if err != nil {
