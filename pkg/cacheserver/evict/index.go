@@ -132,6 +132,19 @@ func (x *Index) Hold(d digest.Digest, now time.Time) {
 	}
 }
 
+// Use is a use of content that needs no file, if the content is on the volume, has the link and is not about to go.
+func (x *Index) Use(d digest.Digest, l Link, now time.Time) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	o := x.objects[d]
+	if o == nil || !o.stored || o.removing != nil || !slices.Contains(o.links, l) {
+		return false
+	}
+	o.use(now)
+	x.settle(o)
+	return true
+}
+
 // Stored tells that the content of a held object is on the volume now.
 func (x *Index) Stored(d digest.Digest, size int64) {
 	x.mu.Lock()

@@ -289,3 +289,33 @@ func BenchmarkUse(b *testing.B) {
 		n = (n + 7919) % len(names)
 	}
 }
+
+func TestUseWithoutFile(t *testing.T) {
+	t.Parallel()
+	x := NewIndex()
+	later := start.Add(time.Minute)
+	if x.Use(name(0), layer, later) {
+		t.Error("unknown content was used")
+	}
+	x.Link(name(0), layer)
+	if x.Use(name(0), layer, later) {
+		t.Error("a link without content was used")
+	}
+	x.Found(name(0), 1, start)
+	if x.Use(name(0), Link{Kind: Layer, Repository: "library/other"}, later) {
+		t.Error("it was used for a repository that does not have it")
+	}
+	if !x.Use(name(0), layer, later) {
+		t.Error("what is there was not used")
+	}
+	x.Complete()
+	if got := drain(x, start.Add(policy.TTL), policy, 0); len(got) > 0 {
+		t.Errorf("a use does not count: %v", got)
+	}
+	if _, ok := x.Next(later.Add(policy.TTL), policy, false); !ok {
+		t.Fatal("nothing goes")
+	}
+	if x.Use(name(0), layer, later.Add(policy.TTL)) {
+		t.Error("what is being removed was used")
+	}
+}

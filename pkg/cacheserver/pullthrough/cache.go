@@ -63,6 +63,7 @@ type Cache struct {
 	revalidateAfter time.Duration
 	log             *slog.Logger
 	metrics         *metrics
+	memory          *memory
 	tags            *tagTable
 	tagPages        *listTable[TagPage]
 	referrers       *listTable[Referrers]
@@ -91,6 +92,7 @@ func New(s *store.Store, u Upstream, o Options) *Cache {
 		revalidateAfter: o.RevalidateAfter,
 		log:             o.Logger,
 		metrics:         newMetrics(o.Registerer),
+		memory:          newMemory(),
 		tags:            newTagTable(o.RevalidateAfter),
 		tagPages:        newListTable[TagPage](o.RevalidateAfter),
 		referrers:       newListTable[Referrers](o.RevalidateAfter),

@@ -82,8 +82,15 @@ func (c *Cache) manifest(ctx context.Context, repository string, ref oci.Referen
 	return m, err
 }
 
-// stored returns the manifest if the repository has it in the store.
+// stored returns the manifest if the repository has it in the store. The caller may change it, but not its content.
 func (c *Cache) stored(repository string, d digest.Digest) (*Manifest, bool) {
+	if known := c.memory.get(repository, d); known != nil {
+		if c.store.UseManifest(repository, d) {
+			m := *known
+			return &m, true
+		}
+		c.memory.remove(repository, d)
+	}
 	content, err := c.store.Manifest(repository, d)
 	if err != nil {
 		if !errors.Is(err, store.ErrNotFound) {
@@ -96,7 +103,10 @@ func (c *Cache) stored(repository string, d digest.Digest) (*Manifest, bool) {
 		// Another server may have stored it; here it has lost the type that the upstream gave it.
 		return nil, false
 	}
-	return &Manifest{Digest: d, MediaType: mediaType, Size: int64(len(content)), Content: content, Outcome: Hit}, true
+	m := Manifest{Digest: d, MediaType: mediaType, Size: int64(len(content)), Content: content, Outcome: Hit}
+	remembered := m
+	c.memory.put(repository, &remembered)
+	return &m, true
 }
 
 // get fetches a manifest once for all that want it, and stores it.

@@ -165,6 +165,12 @@ func (s *Store) manifest(repository string, d digest.Digest) ([]byte, error) {
 	return content, nil
 }
 
+// UseManifest counts as a use of a manifest that the repository has, for those who have its content already. It returns
+// false where that is not known without looking at the volume.
+func (s *Store) UseManifest(repository string, d digest.Digest) bool {
+	return s.index.Use(d, evict.Link{Kind: evict.Revision, Repository: repository}, time.Now())
+}
+
 // Tag returns the digest that the tag had when SetTag was called. Errors wrap ErrNotFound where it was not.
 func (s *Store) Tag(repository, tag string) (digest.Digest, error) {
 	content, err := readSmall(s.layout.tagLink(repository, tag))
