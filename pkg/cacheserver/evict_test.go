@@ -108,12 +108,51 @@ func TestSmallVolumeNeverFillsUp(t *testing.T) {
 	}
 }
 
-// TestFullVolumeDoesNotReachPulls has layers that do not fit together, pulled by many at once, with a volume that
-// somebody else has filled.
+// What is new has its place on a volume that is full of what was not used for longest, and costs one transfer.
+func TestRoomIsMadeForWhatIsNew(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	digests, contents := u.pushLayers(t, tag, 8, 5<<20)
+	cfg := u.config(t)
+	cfg.Storage.Root = smallVolume(t)
+	// The watermark alone would not do it: two layers stay below it, and there is no room for a third.
+	cfg.Storage.HighWatermark, cfg.Storage.LowWatermark = 99, 70
+	c := start(t, cfg, cacheserver.Options{})
+	eventually(t, "the volume is known", func() bool { return strings.Contains(c.log.String(), "Indexed the volume") })
+	for i, d := range digests {
+		var pulls sync.WaitGroup
+		for range 5 {
+			pulls.Go(func() {
+				if got := c.do(t, "GET", "blobs/"+d); got.status != 200 || !bytes.Equal(got.body, contents[i]) {
+					t.Errorf("layer %d: %d, %d bytes, %v", i, got.status, len(got.body), got.err)
+				}
+			})
+		}
+		pulls.Wait()
+		c.settle(t)
+	}
+	if got := c.metric(t, "registry_cache_storage_errors_total"); got != 0 {
+		t.Errorf("%v objects could not be stored", got)
+	}
+	gets := map[string]int{}
+	for _, q := range u.requests() {
+		gets[q]++
+	}
+	for _, d := range digests {
+		if gets["GET blob "+d] != 1 {
+			t.Errorf("%s was fetched %d times", d, gets["GET blob "+d])
+		}
+	}
+}
+
+// TestFullVolumeDoesNotReachPulls has layers that do not fit together, and one that never fits, pulled by many at once,
+// with a volume that somebody else has filled.
 func TestFullVolumeDoesNotReachPulls(t *testing.T) {
 	t.Parallel()
 	u := newOrigin(t, upstream.Options{})
 	digests, contents := u.pushLayers(t, tag, 6, 4<<20)
+	large, largeContent := u.pushLayers(t, "large", 1, 20<<20)
+	digests, contents = append(digests, large...), append(contents, largeContent...)
 	cfg := u.config(t)
 	cfg.Storage.Root = smallVolume(t)
 	c := start(t, cfg, cacheserver.Options{})

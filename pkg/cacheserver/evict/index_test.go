@@ -46,6 +46,18 @@ func TestExcess(t *testing.T) {
 	}
 }
 
+func TestFits(t *testing.T) {
+	t.Parallel()
+	for size, want := range map[int64]bool{0: true, 800: true, 801: false} {
+		if got := policy.Fits(Volume{Used: 1000, Limit: 1000}, size); got != want {
+			t.Errorf("%d of 1000 bytes: %t", size, got)
+		}
+	}
+	if (Policy{LowWatermark: 80}).Fits(Volume{Limit: 1000}, 1) {
+		t.Error("room is made where nothing may go")
+	}
+}
+
 // drain takes all that goes now.
 func drain(x *Index, now time.Time, p Policy, needed int64) (victims []Victim) {
 	var freed int64

@@ -31,6 +31,12 @@ func (p Policy) Excess(v Volume, full bool) int64 {
 	return max(v.Used-share(v.Limit, p.LowWatermark), 0)
 }
 
+// Fits says whether room for an object of this size, in bytes, may be made by removing others: it must be allowed to
+// remove something, and the object must be small enough to stay.
+func (p Policy) Fits(v Volume, size int64) bool {
+	return p.TTL > 0 && size <= share(v.Limit, p.LowWatermark)
+}
+
 // share returns the percentage of limit without overflowing.
 func share(limit int64, percent int) int64 {
 	return limit/100*int64(percent) + limit%100*int64(percent)/100

@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
 
@@ -161,7 +162,7 @@ func (c *Cache) fill(ctx context.Context, f *fetch, repository string) {
 }
 
 // transfer copies the blob from the upstream to the file, going on where the upstream broke off.
-func (c *Cache) transfer(ctx context.Context, f *fetch, partial io.Writer, repository string) error {
+func (c *Cache) transfer(ctx context.Context, f *fetch, partial *store.Partial, repository string) error {
 	buffer := make([]byte, fetchBuffer)
 	for stalls := 0; ; {
 		before := f.progress().written
@@ -185,7 +186,7 @@ func (c *Cache) transfer(ctx context.Context, f *fetch, partial io.Writer, repos
 }
 
 // copyFrom gets the blob from the first missing byte on.
-func (c *Cache) copyFrom(ctx context.Context, f *fetch, partial io.Writer, repository string, buffer []byte) (err error) {
+func (c *Cache) copyFrom(ctx context.Context, f *fetch, partial *store.Partial, repository string, buffer []byte) (err error) {
 	blob, err := c.upstream.Blob(ctx, repository, f.digest, f.progress().written)
 	if err != nil {
 		return err
@@ -194,6 +195,12 @@ func (c *Cache) copyFrom(ctx context.Context, f *fetch, partial io.Writer, repos
 	size := blob.Size
 	if known := f.progress().size; known >= 0 && size != known {
 		return fmt.Errorf("fetching blob %s: the upstream gave its size as %d bytes, then as %d", f.digest, known, size)
+	}
+	if f.progress().size < 0 && size > 0 {
+		if err := partial.Reserve(ctx, size); err != nil {
+			c.warnUnstored("blob", f.digest.String(), err)
+			return errStorage
+		}
 	}
 	f.update(func(p *progress) { p.size = size })
 	for {

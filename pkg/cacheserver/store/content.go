@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -75,7 +74,7 @@ func (s *Store) stored(d digest.Digest) {
 
 // noticeFull makes Maintain free space if the error of a write says that there is none.
 func (s *Store) noticeFull(err error) {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if isFull(err) {
 		signal(s.full)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,11 +38,14 @@ func (s *Store) Maintain(ctx context.Context) {
 	if !s.learn(ctx) {
 		return
 	}
+	s.learned.Store(true)
+	defer s.learned.Store(false)
 	check, save := time.NewTicker(checkInterval), time.NewTicker(saveInterval)
 	defer check.Stop()
 	defer save.Stop()
 	var limit int64
 	full := false
+	var settled <-chan time.Time // nil unless the volume may not show yet what was freed
 	saved := s.saveUses(nil)
 	for {
 		volume, err := s.volume()
@@ -54,18 +58,25 @@ func (s *Store) Maintain(ctx context.Context) {
 		if err == nil {
 			limit = volume.Limit
 		}
-		if s.evict(ctx, s.policy.Excess(volume, full)) > 0 {
-			select {
-			case <-time.After(settleTime):
-			case <-ctx.Done():
+		if settled == nil {
+			if s.evict(ctx, s.policy.Excess(volume, full)) > 0 {
+				settled = time.After(settleTime)
 			}
+			full = false
 		}
-		full = false
 		select {
 		case <-check.C:
+		case <-settled:
+			settled = nil
 		case <-s.grown:
 		case <-s.full:
 			full = true
+		case d := <-s.demands:
+			// More will be wanted soon.
+			full = true
+			if s.evict(ctx, 0, d) > 0 {
+				settled = time.After(settleTime)
+			}
 		case <-save.C:
 			saved = s.saveUses(saved)
 		case <-ctx.Done():
@@ -96,11 +107,22 @@ func (s *Store) learn(ctx context.Context) bool {
 	}
 }
 
-// evict removes what has to go, and more until the bytes in excess are freed. It returns the freed bytes.
-func (s *Store) evict(ctx context.Context, excess int64) (freed int64) {
+// evict removes what has to go, and more until the bytes in excess are freed, and for the demands those that they want.
+// Demands that come meanwhile are met, too. It returns the freed bytes.
+func (s *Store) evict(ctx context.Context, excess int64, demands ...demand) (freed int64) {
 	counts := map[evict.Reason]int{}
 	var kept []digest.Digest
+	promised := promises{}
+	defer promised.keep(math.MaxInt64)
+	for _, d := range demands {
+		excess = max(excess, promised.add(d, freed))
+	}
 	for ctx.Err() == nil && len(kept) < maxFailures {
+		select {
+		case d := <-s.demands:
+			excess = max(excess, promised.add(d, freed))
+		default:
+		}
 		began := time.Now()
 		v, ok := s.index.Next(began, s.policy, freed < excess)
 		if !ok {
@@ -116,6 +138,7 @@ func (s *Store) evict(ctx context.Context, excess int64) (freed int64) {
 		}
 		s.index.Removed(v.Digest)
 		freed += v.Size
+		promised.keep(freed)
 		counts[v.Reason]++
 		s.metrics.evictions.WithLabelValues(string(v.Reason)).Inc()
 		s.metrics.evictedBytes.WithLabelValues(string(v.Reason)).Add(float64(v.Size))

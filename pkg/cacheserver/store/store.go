@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -66,7 +67,9 @@ type Store struct {
 
 	// grown and full have one element at most: something was stored, a write found the volume full.
 	grown, full chan struct{}
-	tags        sync.Mutex // serialises changes of tags, which are several files each
+	demands     chan demand
+	learned     atomic.Bool // Maintain knows the volume, and answers demands
+	tags        sync.Mutex  // serialises changes of tags, which are several files each
 }
 
 // Open returns the store in the folder root, which is made if it is missing. It removes what an earlier process left
@@ -82,6 +85,7 @@ func Open(root string, o Options) (*Store, error) {
 		index:      evict.NewIndex(),
 		grown:      make(chan struct{}, 1),
 		full:       make(chan struct{}, 1),
+		demands:    make(chan demand),
 	}
 	if s.createFile == nil {
 		s.createFile = func(dir, prefix string) (File, error) { return os.CreateTemp(dir, prefix) }
