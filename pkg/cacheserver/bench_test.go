@@ -54,3 +54,42 @@ func BenchmarkWarm(b *testing.B) {
 		})
 	}
 }
+
+// A blob that is not stored comes from an upstream in the same process, over TLS, and goes to one client while it is
+// stored.
+func BenchmarkCold(b *testing.B) {
+	u := newOrigin(b, upstream.Options{})
+	cfg := u.config(b)
+	c := start(b, cfg, cacheserver.Options{})
+	const size = 16 << 20
+	digests, _ := u.pushLayers(b, tag, 16, size)
+	b.SetBytes(size)
+	n := 0
+	for b.Loop() {
+		if n == len(digests) {
+			b.StopTimer()
+			// All are stored by now.
+			if err := c.stop(); err != nil {
+				b.Fatal(err)
+			}
+			cfg.Storage.Root = b.TempDir()
+			c, n = start(b, cfg, cacheserver.Options{}), 0
+			b.StartTimer()
+		}
+		req, err := http.NewRequestWithContext(b.Context(), http.MethodGet, "http://"+c.Address()+"/v2/"+repository+"/blobs/"+digests[n], nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		resp, err := c.transport.RoundTrip(req)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if got, err := io.Copy(io.Discard, resp.Body); err != nil || got < size {
+			b.Fatalf("%d bytes, %v", got, err)
+		}
+		if err := resp.Body.Close(); err != nil {
+			b.Fatal(err)
+		}
+		n++
+	}
+}

@@ -53,7 +53,7 @@ func (c *cache) metric(t *testing.T, name string) float64 {
 }
 
 // pushLayers puts an image with n layers of the size there, and returns digests and contents.
-func (u *origin) pushLayers(t *testing.T, tag string, n int, size int64) (digests []string, contents [][]byte) {
+func (u *origin) pushLayers(t testing.TB, tag string, n int, size int64) (digests []string, contents [][]byte) {
 	t.Helper()
 	image, err := random.Image(size, int64(n))
 	if err != nil {
