@@ -181,18 +181,19 @@ func (x *Index) Next(now time.Time, p Policy, needsSpace bool) (Victim, bool) {
 		o := x.garbage[last]
 		x.garbage[last], x.garbage = nil, x.garbage[:last]
 		o.queued = false
-		if x.objects[o.digest] == o && o.holders == 0 && o.removing == nil && o.unreferenced() {
-			return x.take(o, Unreferenced), true
+		if x.objects[o.digest] != o || !o.idle() {
+			continue
+		}
+		if why := p.due(o, now, false); why == Unreferenced {
+			return x.take(o, why), true
 		}
 	}
 	if len(x.idle) == 0 {
 		return Victim{}, false
 	}
-	switch oldest := x.idle[0]; {
-	case now.Sub(oldest.lastUse) >= p.TTL:
-		return x.take(oldest, Expired), true
-	case needsSpace:
-		return x.take(oldest, LeastRecentlyUsed), true
+	oldest := x.idle[0]
+	if why := p.due(oldest, now, needsSpace); why != "" {
+		return x.take(oldest, why), true
 	}
 	return Victim{}, false
 }
@@ -200,6 +201,10 @@ func (x *Index) Next(now time.Time, p Policy, needsSpace bool) (Victim, bool) {
 func (x *Index) take(o *object, why Reason) Victim {
 	o.removing = make(chan struct{})
 	x.settle(o)
+	return o.victim(why)
+}
+
+func (o *object) victim(why Reason) Victim {
 	v := Victim{Digest: o.digest, LastUse: o.lastUse, Reason: why, Links: slices.Clone(o.links)}
 	if o.stored {
 		v.Size = o.size
@@ -273,7 +278,7 @@ func (x *Index) get(d digest.Digest) *object {
 
 // settle puts the object where it belongs after a change. The caller holds the lock.
 func (x *Index) settle(o *object) {
-	idle := o.holders == 0 && o.removing == nil
+	idle := o.idle()
 	switch {
 	case idle && o.stored && o.position < 0:
 		heap.Push(&x.idle, o)
@@ -297,6 +302,9 @@ func (o *object) use(t time.Time) {
 		o.lastUse = t
 	}
 }
+
+// idle says that nobody holds the object or is about to remove it.
+func (o *object) idle() bool { return o.holders == 0 && o.removing == nil }
 
 // unreferenced says that nothing can be served from the object.
 func (o *object) unreferenced() bool {

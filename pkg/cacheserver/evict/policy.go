@@ -55,5 +55,20 @@ const (
 	LeastRecentlyUsed Reason = "least-recently-used"
 )
 
+// due returns why an object that nobody holds goes now, or "" if it stays.
+func (p Policy) due(o *object, now time.Time, needsSpace bool) Reason {
+	switch {
+	case p.TTL <= 0:
+		return ""
+	case o.unreferenced():
+		return Unreferenced
+	case now.Sub(o.lastUse) >= p.TTL:
+		return Expired
+	case needsSpace:
+		return LeastRecentlyUsed
+	}
+	return ""
+}
+
 // Reasons returns all reasons.
 func Reasons() []Reason { return []Reason{Unreferenced, Expired, LeastRecentlyUsed} }
