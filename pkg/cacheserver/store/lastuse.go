@@ -62,18 +62,22 @@ func parseUses(r io.Reader) (uses map[digest.Digest]time.Time, broken int, err e
 	}
 }
 
+// readUses is parseUses of the file; a missing one has recorded nothing.
+func readUses(path string) (uses map[digest.Digest]time.Time, broken int, err error) {
+	f, err := os.Open(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, 0, nil
+	case err != nil:
+		return nil, 0, err
+	}
+	uses, broken, err = parseUses(f)
+	return uses, broken, errors.Join(err, f.Close())
+}
+
 // loadUses returns the recorded last uses. What is missing or broken there is not recorded, which is no error.
 func (s *Store) loadUses() map[digest.Digest]time.Time {
-	f, err := os.Open(s.layout.uses())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	var uses map[digest.Digest]time.Time
-	broken := 0
-	if err == nil {
-		uses, broken, err = parseUses(f)
-		err = errors.Join(err, f.Close())
-	}
+	uses, broken, err := readUses(s.layout.uses())
 	if err != nil || broken > 0 {
 		s.log.Warn("The record of last uses is not whole; the times of the files count instead", "brokenLines", broken, "error", err)
 	}

@@ -54,6 +54,9 @@ func (l layout) tagIndexLink(repository, tag string, d digest.Digest) string {
 	return filepath.Join(l.tag(repository, tag), "index", d.Algorithm().String(), d.Encoded(), "link")
 }
 
+// uploads is the folder of what a stock registry has not finished.
+func (l layout) uploads(repository string) string { return l.repository(repository, "_uploads") }
+
 // partials is the folder of unfinished files, on the volume so that they can be renamed.
 func (l layout) partials() string { return filepath.Join(string(l), "registry-cache/partial") }
 

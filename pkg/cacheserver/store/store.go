@@ -177,7 +177,11 @@ func (s *Store) UseManifest(repository string, d digest.Digest) bool {
 
 // Tag returns the digest that the tag had when SetTag was called. Errors wrap ErrNotFound where it was not.
 func (s *Store) Tag(repository, tag string) (digest.Digest, error) {
-	content, err := readSmall(s.layout.tagLink(repository, tag))
+	return readTag(s.layout, repository, tag)
+}
+
+func readTag(l layout, repository, tag string) (digest.Digest, error) {
+	content, err := readSmall(l.tagLink(repository, tag))
 	if err != nil {
 		return "", fmt.Errorf("reading tag %s:%s: %w", repository, tag, err)
 	}

@@ -21,9 +21,39 @@ import (
 // nobody can use: folders without content, tags that name nothing, and uploads that another server has not finished.
 // Folders that cannot be read are left out, but an error is returned if nothing could be.
 func (s *Store) walk(ctx context.Context) error {
-	w := &walker{store: s, now: time.Now(), uses: s.loadUses()}
+	w := &walker{layout: s.layout, now: time.Now(), uses: s.loadUses(), visitor: learner{s}}
+	return w.walk(ctx)
+}
+
+// walker reads a volume that may change meanwhile, and changes nothing itself.
+type walker struct {
+	visitor
+	layout layout
+	now    time.Time
+	uses   map[digest.Digest]time.Time
+}
+
+// visitor is told what a walk finds, one thing after the other: first all content, then the repositories.
+type visitor interface {
+	// content is there, whole or not.
+	content(d digest.Digest, info fs.FileInfo, lastUse time.Time)
+	// noContent: there is a folder for content, and nothing in it.
+	noContent(d digest.Digest)
+	// link is there to the content, or for a tag the record that it has named it.
+	link(d digest.Digest, l evict.Link)
+	// tag names the manifest.
+	tag(d digest.Digest, l evict.Link)
+	// brokenTag names nothing; the error wraps ErrNotFound.
+	brokenTag(l evict.Link, err error)
+	// repository ends what is told about a repository. Its name may be the one of a folder around repositories only.
+	repository(name string)
+	// warn tells about what cannot be read.
+	warn(err error)
+}
+
+func (w *walker) walk(ctx context.Context) error {
 	// First the content: what is stored meanwhile tells the index itself.
-	prefixes, err := readDir(s.layout.blobs())
+	prefixes, err := readDir(w.layout.blobs())
 	if err != nil {
 		return fmt.Errorf("indexing blobs: %w", err)
 	}
@@ -31,42 +61,26 @@ func (s *Store) walk(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		w.blobs(filepath.Join(s.layout.blobs(), prefix.Name()))
+		w.blobs(filepath.Join(w.layout.blobs(), prefix.Name()))
 	}
-	if _, err := readDir(s.layout.repositories()); err != nil {
+	if _, err := readDir(w.layout.repositories()); err != nil {
 		return fmt.Errorf("indexing repositories: %w", err)
 	}
 	w.repositories(ctx, "")
 	return context.Cause(ctx)
 }
 
-type walker struct {
-	store *Store
-	now   time.Time
-	uses  map[digest.Digest]time.Time
-}
-
-// deletes says whether anything may be deleted.
-func (w *walker) deletes() bool { return w.store.policy.TTL > 0 }
-
-func (w *walker) warn(err error) { w.store.log.Warn("Cannot read a part of the volume", "error", err) }
-
 // blobs finds the content whose digest begins with the name of the folder.
 func (w *walker) blobs(dir string) {
 	for d := range w.digests(dir) {
-		path := w.store.layout.data(d)
-		info, err := os.Stat(path)
+		info, err := os.Stat(w.layout.data(d))
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && w.deletes():
-			// Somebody may just be filling it; then it is not empty, or is made again.
-			if err := os.Remove(filepath.Dir(path)); err != nil && !isNotEmpty(err) && !errors.Is(err, fs.ErrNotExist) {
-				w.warn(err)
-			}
 		case errors.Is(err, fs.ErrNotExist):
+			w.noContent(d)
 		case err != nil:
 			w.warn(err)
 		default:
-			w.store.index.Found(d, info.Size(), w.lastUse(d, info))
+			w.content(d, info, w.lastUse(d, info))
 		}
 	}
 }
@@ -93,7 +107,7 @@ func (w *walker) repositories(ctx context.Context, name string) {
 	if ctx.Err() != nil {
 		return
 	}
-	entries, err := readDir(w.store.layout.repository(name))
+	entries, err := readDir(w.layout.repository(name))
 	if err != nil {
 		w.warn(err)
 		return
@@ -110,22 +124,17 @@ func (w *walker) repositories(ctx context.Context, name string) {
 	w.links(evict.Link{Kind: evict.Layer, Repository: name}, "_layers")
 	w.links(evict.Link{Kind: evict.Revision, Repository: name}, "_manifests/revisions")
 	w.tags(name)
-	if w.deletes() {
-		if err := os.RemoveAll(w.store.layout.repository(name, "_uploads")); err != nil {
-			w.warn(err)
-		}
-		prune(w.store.layout.repository(name), w.store.layout.repositories())
-	}
+	w.repository(name)
 }
 
 func (w *walker) links(l evict.Link, folder string) {
-	for d := range w.digests(w.store.layout.repository(l.Repository, folder, "sha256")) {
-		w.store.index.Link(d, l)
+	for d := range w.digests(w.layout.repository(l.Repository, folder, "sha256")) {
+		w.link(d, l)
 	}
 }
 
 func (w *walker) tags(repository string) {
-	tags, err := readDir(w.store.layout.repository(repository, "_manifests/tags"))
+	tags, err := readDir(w.layout.repository(repository, "_manifests/tags"))
 	if err != nil {
 		w.warn(err)
 		return
@@ -136,31 +145,19 @@ func (w *walker) tags(repository string) {
 			continue
 		}
 		link := evict.Link{Kind: evict.Tag, Repository: repository, Tag: tag}
-		for d := range w.digests(filepath.Join(w.store.layout.tag(repository, tag), "index/sha256")) {
-			w.store.index.Link(d, link)
+		for d := range w.digests(filepath.Join(w.layout.tag(repository, tag), "index/sha256")) {
+			w.link(d, link)
 		}
-		d, err := w.store.Tag(repository, tag)
+		d, err := readTag(w.layout, repository, tag)
 		switch {
 		case err == nil:
-			w.store.index.Link(d, link)
-		case errors.Is(err, ErrNotFound) && w.deletes():
-			if err := w.store.removeBrokenTag(repository, tag); err != nil {
-				w.warn(err)
-			}
-		case !errors.Is(err, ErrNotFound):
+			w.tag(d, link)
+		case errors.Is(err, ErrNotFound):
+			w.brokenTag(link, err)
+		default:
 			w.warn(err)
 		}
 	}
-}
-
-// removeBrokenTag removes the tag unless it names something by now.
-func (s *Store) removeBrokenTag(repository, tag string) error {
-	s.tags.Lock()
-	defer s.tags.Unlock()
-	if _, err := s.Tag(repository, tag); !errors.Is(err, ErrNotFound) {
-		return err
-	}
-	return s.removeTag(repository, tag)
 }
 
 // digests yields the sha256 digests that the folders below dir are named after.
@@ -190,4 +187,60 @@ func readDir(dir string) ([]fs.DirEntry, error) {
 
 func isNotEmpty(err error) bool {
 	return errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EEXIST)
+}
+
+// learner tells the index of a store what is on its volume, and removes what nobody can use.
+type learner struct{ *Store }
+
+// deletes says whether anything may be deleted.
+func (l learner) deletes() bool { return l.policy.TTL > 0 }
+
+func (l learner) warn(err error) { l.log.Warn("Cannot read a part of the volume", "error", err) }
+
+func (l learner) content(d digest.Digest, info fs.FileInfo, lastUse time.Time) {
+	l.index.Found(d, info.Size(), lastUse)
+}
+
+func (l learner) noContent(d digest.Digest) {
+	if !l.deletes() {
+		return
+	}
+	// Somebody may just be filling it; then it is not empty, or is made again.
+	err := os.Remove(filepath.Dir(l.layout.data(d)))
+	if err != nil && !isNotEmpty(err) && !errors.Is(err, fs.ErrNotExist) {
+		l.warn(err)
+	}
+}
+
+func (l learner) link(d digest.Digest, link evict.Link) { l.index.Link(d, link) }
+
+func (l learner) tag(d digest.Digest, link evict.Link) { l.index.Link(d, link) }
+
+func (l learner) brokenTag(link evict.Link, _ error) {
+	if !l.deletes() {
+		return
+	}
+	if err := l.removeBrokenTag(link.Repository, link.Tag); err != nil {
+		l.warn(err)
+	}
+}
+
+func (l learner) repository(name string) {
+	if !l.deletes() {
+		return
+	}
+	if err := os.RemoveAll(l.layout.uploads(name)); err != nil {
+		l.warn(err)
+	}
+	prune(l.layout.repository(name), l.layout.repositories())
+}
+
+// removeBrokenTag removes the tag unless it names something by now.
+func (s *Store) removeBrokenTag(repository, tag string) error {
+	s.tags.Lock()
+	defer s.tags.Unlock()
+	if _, err := s.Tag(repository, tag); !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return s.removeTag(repository, tag)
 }
