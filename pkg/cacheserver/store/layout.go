@@ -42,6 +42,14 @@ func (l layout) link(k evict.Link, d digest.Digest) string {
 	return l.layerLink(k.Repository, d)
 }
 
+// pathOf returns the path of a link of any kind; of a tag, that of the record that it has named the digest.
+func (l layout) pathOf(k evict.Link, d digest.Digest) string {
+	if k.Kind == evict.Tag {
+		return l.tagIndexLink(k.Repository, k.Tag, d)
+	}
+	return l.link(k, d)
+}
+
 func (l layout) tag(repository, tag string) string {
 	return l.repository(repository, "_manifests/tags", tag)
 }
