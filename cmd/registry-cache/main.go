@@ -39,7 +39,7 @@ func command() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand())
+	root.AddCommand(serveCommand(), inspectCommand())
 	return root
 }
 

@@ -41,15 +41,24 @@ func (c Config) Validate() error {
 	if !filepath.IsAbs(c.Storage.Root) {
 		check("storage.root", fmt.Errorf("%q must be an absolute path", c.Storage.Root))
 	}
+	errs = append(errs, c.ValidatePolicy())
+	check("tags.revalidateAfter", validateDuration(c.Tags.RevalidateAfter))
+	return errors.Join(errs...)
+}
+
+// ValidatePolicy is the part of Validate about what is deleted: watermarks and TTL.
+func (c Config) ValidatePolicy() error {
+	var errs []error
 	if c.Storage.HighWatermark < 1 || c.Storage.HighWatermark > 100 {
-		check("storage.highWatermark", fmt.Errorf("%d must be a percentage from 1 to 100", c.Storage.HighWatermark))
+		errs = append(errs, &FieldError{"storage.highWatermark", fmt.Sprintf("%d must be a percentage from 1 to 100", c.Storage.HighWatermark)})
 	}
 	if c.Storage.LowWatermark < 0 || c.Storage.LowWatermark >= c.Storage.HighWatermark {
-		check("storage.lowWatermark", fmt.Errorf("%d must be a percentage below highWatermark, which is %d",
-			c.Storage.LowWatermark, c.Storage.HighWatermark))
+		errs = append(errs, &FieldError{"storage.lowWatermark", fmt.Sprintf("%d must be a percentage below highWatermark, which is %d",
+			c.Storage.LowWatermark, c.Storage.HighWatermark)})
 	}
-	check("garbageCollection.ttl", validateDuration(c.GarbageCollection.TTL))
-	check("tags.revalidateAfter", validateDuration(c.Tags.RevalidateAfter))
+	if err := validateDuration(c.GarbageCollection.TTL); err != nil {
+		errs = append(errs, &FieldError{"garbageCollection.ttl", err.Error()})
+	}
 	return errors.Join(errs...)
 }
 
