@@ -42,7 +42,7 @@ var rules = []rule{
 	{folder: "pkg/cacheserver/store", own: []string{"pkg/cacheserver/evict", "pkg/oci"}, foreign: append([]string{"net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/inspect", own: []string{"pkg/cacheserver/store", "pkg/cacheserver/evict", "pkg/oci"}, foreign: append([]string{"net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/upstream", own: []string{"pkg/oci"}, foreign: kubernetes},
-	{folder: "pkg/cacheserver/pullthrough", own: []string{"pkg/cacheserver/store", "pkg/cacheserver/upstream", "pkg/oci"}, foreign: kubernetes},
+	{folder: "pkg/cacheserver/pullthrough", own: []string{"pkg/cacheserver/store", "pkg/cacheserver/upstream", "pkg/oci"}, tests: []string{"pkg/cacheserver/evict"}, foreign: kubernetes},
 	{folder: "pkg/cacheserver/httpapi", own: []string{"pkg/cacheserver/pullthrough", "pkg/oci"}, foreign: kubernetes},
 
 	{folder: "pkg/apis", own: []string{"pkg/apis", "pkg/oci"}},
