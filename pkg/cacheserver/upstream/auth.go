@@ -124,8 +124,14 @@ func (a *authorizer) exchange(ctx context.Context, challenge *transport.Challeng
 	answer, err := transport.Exchange(ctx, a.registry, a.credentials, a.transport, []string{scope}, challenge)
 	op := "getting a token for " + scope
 	if err != nil {
+		a.forget(challenge)
 		if refused, ok := errors.AsType[*transport.Error](err); ok {
-			return "", &Error{Op: op, StatusCode: refused.StatusCode}
+			failed := &Error{Op: op, StatusCode: refused.StatusCode}
+			if !failed.Denied() && !failed.Temporary() {
+				// A 404 of the token server says nothing about the content.
+				failed = &Error{Op: op, Err: fmt.Errorf("the token server answered %d %s", refused.StatusCode, http.StatusText(refused.StatusCode))}
+			}
+			return "", failed
 		}
 		if wrapped, ok := errors.AsType[*url.Error](err); ok {
 			return "", &Error{Op: op, Err: wrapped.Err}
@@ -148,6 +154,16 @@ func (a *authorizer) exchange(ctx context.Context, challenge *transport.Challeng
 	}
 	a.tokens[scope] = token{value: value, expires: time.Now().Add(lifetime - min(tokenMargin, lifetime/2))}
 	return value, nil
+}
+
+// forget lets the next request learn anew what the upstream asks for, which may be another token server by now, or
+// none.
+func (a *authorizer) forget(challenge *transport.Challenge) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.challenge == challenge {
+		a.challenge = nil
+	}
 }
 
 // challenged notes what the upstream asks for in an answer with the status 401 to a request that was sent with the

@@ -221,6 +221,38 @@ func TestUnusableTokenServer(t *testing.T) {
 	}
 }
 
+// What the token server says is not what the registry says about content, and is not remembered.
+func TestFailingTokenServer(t *testing.T) {
+	t.Parallel()
+	for status, temporary := range map[int]bool{
+		http.StatusBadRequest: true, http.StatusNotFound: true, http.StatusTooManyRequests: true, http.StatusBadGateway: true,
+		http.StatusUnauthorized: false, http.StatusForbidden: false,
+	} {
+		var asking atomic.Bool
+		asking.Store(true)
+		r := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case r.URL.Path == "/token":
+				w.WriteHeader(status)
+			case asking.Load():
+				w.Header().Set("WWW-Authenticate", `Bearer realm="https://`+r.Host+`/token"`)
+				w.WriteHeader(http.StatusUnauthorized)
+			default:
+				content(w, r)
+			}
+		})
+		c := r.client(t, upstream.Options{})
+		_, err := c.HeadManifest(t.Context(), repository, byTag)
+		if failed, ok := errors.AsType[*upstream.Error](err); !ok || failed.NotFound() || failed.Temporary() != temporary || failed.Denied() == temporary {
+			t.Errorf("token server answers %d: %v", status, err)
+		}
+		asking.Store(false)
+		if _, err := c.HeadManifest(t.Context(), repository, byTag); err != nil {
+			t.Errorf("token server answers %d, registry asks no more: %v", status, err)
+		}
+	}
+}
+
 func credentials(t *testing.T, user, password string) string {
 	t.Helper()
 	dir := t.TempDir()
