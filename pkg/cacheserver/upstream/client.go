@@ -5,6 +5,7 @@ package upstream
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -148,7 +149,8 @@ func (c *Client) HeadManifest(ctx context.Context, repository string, ref oci.Re
 }
 
 // Manifest returns the manifest that ref names, of at most oci.MaxManifestSize bytes. The content is checked against
-// the digest of ref, or the one that the upstream sent for a tag. Errors are *Error, or the context's.
+// the digest of ref, or the one that the upstream sent for a tag; without one it must at least look like a manifest.
+// Errors are *Error, or the context's.
 func (c *Client) Manifest(ctx context.Context, repository string, ref oci.Reference) (*Manifest, error) {
 	req := request{method: http.MethodGet, repository: repository, kind: "manifests", reference: ref.String()}
 	resp, err := c.do(ctx, req)
@@ -167,10 +169,22 @@ func (c *Client) Manifest(ctx context.Context, repository string, ref oci.Refere
 		}
 	}
 	got := digest.SHA256.FromBytes(content)
+	if want == "" && !isManifest(content) {
+		return nil, &Error{Op: req.String(), Err: errors.New("the answer is no manifest")}
+	}
 	if want != "" && got != want {
 		return nil, &Error{Op: req.String(), Err: fmt.Errorf("the content has the digest %s instead of %s", got, want)}
 	}
 	return &Manifest{MediaType: resp.Header.Get("Content-Type"), Digest: got, Content: content}, nil
+}
+
+// isManifest tells manifests of any version from what answers in the place of the registry, such as the login page of
+// a proxy.
+func isManifest(content []byte) bool {
+	var fields struct {
+		SchemaVersion int `json:"schemaVersion"`
+	}
+	return json.Unmarshal(content, &fields) == nil && fields.SchemaVersion > 0
 }
 
 // HeadBlob returns the size of a blob in bytes, -1 where the upstream does not tell. Errors are *Error, or the

@@ -213,6 +213,10 @@ func TestManifestErrors(t *testing.T) {
 			w.Header().Set("Docker-Content-Digest", manifestDigest.String())
 			io.WriteString(w, manifest+" ")
 		}, "GET library/alpine/manifests/v1: the content has the digest " + digest.FromString(manifest+" ").String() + " instead of " + manifestDigest.String()},
+		{"a page of something else", byTag, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "<p>Log in") },
+			"GET library/alpine/manifests/v1: the answer is no manifest"},
+		{"an error with the status 200", byTag, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"errors":[]}`) },
+			"GET library/alpine/manifests/v1: the answer is no manifest"},
 		{"too large", byTag, func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, oci.MaxManifestSize+1)) },
 			"GET library/alpine/manifests/v1: the answer has more than 4194304 bytes"},
 		{"cut", byTag, func(w http.ResponseWriter, _ *http.Request) {
