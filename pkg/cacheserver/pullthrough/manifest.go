@@ -173,6 +173,12 @@ func (c *Cache) resolve(ctx context.Context, repository, tag string) (resolution
 
 func (c *Cache) revalidate(ctx context.Context, repository string, ref oci.Reference) (resolution, error) {
 	described, err := c.upstream.HeadManifest(ctx, repository, ref)
+	if isUnsupported(err) || err == nil && described.Digest == "" {
+		var found resolution
+		if found, err = c.resolveByGet(ctx, repository, ref); err == nil {
+			return found, nil
+		}
+	}
 	switch {
 	case isNotFound(err):
 		c.tags.remove(repository, ref.Tag)
@@ -188,8 +194,6 @@ func (c *Cache) revalidate(ctx context.Context, repository string, ref oci.Refer
 		c.log.Warn("Serving a tag without the upstream", "repository", repository, "tag", ref.Tag, "digest", last.descriptor.Digest, "error", err)
 		c.tags.put(repository, ref.Tag, last, time.Now())
 		return last, nil
-	case isUnsupported(err), err == nil && described.Digest == "":
-		return c.resolveByGet(ctx, repository, ref)
 	case err != nil:
 		return resolution{}, err
 	}
