@@ -466,7 +466,7 @@ func TestFailureForOneRepositoryIsNoneForAnother(t *testing.T) {
 	second.Wait()
 }
 
-// Amazon's public registry answers 401 to HEAD of blobs that it sends in answer to GET.
+// *upstream.Client finds another way where HEAD is refused; this is for what it does not know of.
 func TestUpstreamWithoutHeadOfBlobs(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, 0, store.Options{})

@@ -187,15 +187,28 @@ func isManifest(content []byte) bool {
 	return json.Unmarshal(content, &fields) == nil && fields.SchemaVersion > 0
 }
 
-// HeadBlob returns the size of a blob in bytes, -1 where the upstream does not tell. Errors are *Error, or the
-// context's.
+// HeadBlob returns the size of a blob in bytes, -1 where the upstream does not tell. An upstream that refuses HEAD, as
+// Amazon's public registry does with 401, is asked for the first byte. Errors are *Error, or the context's.
 func (c *Client) HeadBlob(ctx context.Context, repository string, d digest.Digest) (int64, error) {
-	resp, err := c.do(ctx, request{method: http.MethodHead, repository: repository, kind: "blobs", reference: d.String()})
+	req := request{method: http.MethodHead, repository: repository, kind: "blobs", reference: d.String()}
+	resp, err := c.do(ctx, req)
+	if refused, ok := errors.AsType[*Error](err); ok && (refused.Denied() || refused.StatusCode == http.StatusMethodNotAllowed) {
+		req.method, req.firstByte = http.MethodGet, true
+		resp, err = c.do(ctx, req)
+	}
 	if err != nil {
 		return 0, err
 	}
+	// What an upstream without ranges sends is not read: that ends the connection.
 	defer resp.Body.Close()
-	return resp.ContentLength, nil
+	if resp.StatusCode != http.StatusPartialContent {
+		return resp.ContentLength, nil
+	}
+	size, err := rangeSize(resp.Header.Get("Content-Range"), 0)
+	if err != nil {
+		return 0, &Error{Op: req.String(), Err: err}
+	}
+	return size, nil
 }
 
 // Blob returns the blob from offset (in bytes) on. Its content is not checked. ctx must live as long as the body is
@@ -225,6 +238,8 @@ type request struct {
 	method, repository, kind, reference string
 	// offset is the first byte to get; 0 asks for the whole.
 	offset int64
+	// firstByte asks for no more than that.
+	firstByte bool
 	// query is encoded. It stays out of errors.
 	query string
 }
@@ -234,11 +249,22 @@ func (r request) String() string {
 	return r.method + " " + r.repository + "/" + r.kind + "/" + r.reference
 }
 
-// do returns the answer if its status is 200, or 206 where an offset was asked for. Its body is limited by the idle
+// rangeHeader returns the header Range, empty for the whole.
+func (r request) rangeHeader() string {
+	switch {
+	case r.firstByte:
+		return "bytes=0-0"
+	case r.offset > 0:
+		return fmt.Sprintf("bytes=%d-", r.offset)
+	}
+	return ""
+}
+
+// do returns the answer if its status is 200, or 206 where a range was asked for. Its body is limited by the idle
 // timeout.
 func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 	turn := c.requests
-	if r.method == http.MethodGet && r.kind == "blobs" {
+	if r.method == http.MethodGet && r.kind == "blobs" && !r.firstByte {
 		turn = c.transfers
 	}
 	if err := turn.acquire(ctx); err != nil {
@@ -250,7 +276,7 @@ func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 		release()
 		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK && (resp.StatusCode != http.StatusPartialContent || r.offset == 0) {
+	if resp.StatusCode != http.StatusOK && (resp.StatusCode != http.StatusPartialContent || r.rangeHeader() == "") {
 		return nil, errors.Join(&Error{Op: r.String(), StatusCode: resp.StatusCode}, discard(resp.Body))
 	}
 	return resp, nil
@@ -310,8 +336,8 @@ func (c *Client) authenticated(ctx context.Context, r request) (*http.Response, 
 		case "referrers":
 			req.Header.Set("Accept", oci.MediaTypeIndex)
 		}
-		if r.offset > 0 {
-			req.Header.Set("Range", fmt.Sprintf("bytes=%d-", r.offset))
+		if span := r.rangeHeader(); span != "" {
+			req.Header.Set("Range", span)
 		}
 		resp, err := c.http.Do(req)
 		if err != nil {

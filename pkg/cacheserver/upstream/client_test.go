@@ -1,6 +1,7 @@
 package upstream_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/pem"
 	"errors"
@@ -167,6 +168,49 @@ func TestBlobWithoutRanges(t *testing.T) {
 	r := serve(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, layer) })
 	if got := readBlob(t, r.client(t, upstream.Options{}), 4); got != layer[4:] {
 		t.Errorf("got %q, want %q", got, layer[4:])
+	}
+}
+
+// Amazon's public registry answers 401 to HEAD of blobs that it sends in answer to GET.
+func TestBlobWithoutHead(t *testing.T) {
+	t.Parallel()
+	const size = 32 << 20 // more than the buffers of a connection hold
+	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed} {
+		for _, ranges := range []bool{true, false} {
+			sent := make(chan int64, 1)
+			r := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case r.Method == http.MethodHead:
+					w.WriteHeader(status)
+					return
+				case ranges:
+					http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(make([]byte, size)))
+					sent <- 1
+					return
+				}
+				w.Header().Set("Content-Length", fmt.Sprint(size))
+				n, _ := io.Copy(w, bytes.NewReader(make([]byte, size))) // an error means that the client left
+				sent <- n
+			})
+			metrics := prometheus.NewRegistry()
+			c := r.client(t, upstream.Options{Registerer: metrics})
+			if got, err := c.HeadBlob(t.Context(), repository, layerDigest); got != size || err != nil {
+				t.Errorf("HEAD answered with %d, ranges %t: %d, %v", status, ranges, got, err)
+			}
+			if n := <-sent; n == size {
+				t.Errorf("HEAD answered with %d, ranges %t: all was sent", status, ranges)
+			}
+			wantMetrics(t, metrics, "registry_cache_upstream_bytes_total 0")
+		}
+	}
+	r := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) })
+	_, err := r.client(t, upstream.Options{}).HeadBlob(t.Context(), repository, layerDigest)
+	if failed, ok := errors.AsType[*upstream.Error](err); !ok || !failed.Denied() {
+		t.Errorf("a blob that is refused: %v", err)
+	}
+	r = serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) })
+	if _, err = r.client(t, upstream.Options{}).HeadBlob(t.Context(), repository, layerDigest); err == nil || len(r.seen()) != 1 {
+		t.Errorf("a blob that is not there: %v, asked %v", err, r.seen())
 	}
 }
 
