@@ -80,7 +80,8 @@ type GarbageCollection struct {
 // Tags says how tags follow the upstream.
 type Tags struct {
 	// RevalidateAfter is the time for which the upstream's answer about a tag is used for all clients. 0s means that
-	// each request asks the upstream. Default 10s.
+	// each request asks the upstream. Default 10s. An upstream that answers 429 or 503 with Retry-After is not asked
+	// about that tag again before, for at most 5 min, if the cache has an answer of its own.
 	RevalidateAfter Duration `json:"revalidateAfter"`
 }
 

@@ -3,6 +3,7 @@ package pullthrough
 import (
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
@@ -70,6 +71,15 @@ func isNotFound(err error) bool {
 func isTemporary(err error) bool {
 	failed, ok := errors.AsType[*upstream.Error](err)
 	return ok && failed.Temporary()
+}
+
+// retryAfter returns how long the upstream wants to be left alone, 0 where it did not say.
+func retryAfter(err error) time.Duration {
+	failed, ok := errors.AsType[*upstream.Error](err)
+	if !ok {
+		return 0
+	}
+	return failed.RetryAfter
 }
 
 // isUnsupported says that the upstream does not know the method.

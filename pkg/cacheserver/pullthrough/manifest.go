@@ -192,7 +192,8 @@ func (c *Cache) revalidate(ctx context.Context, repository string, ref oci.Refer
 			return resolution{}, err
 		}
 		c.log.Warn("Serving a tag without the upstream", "repository", repository, "tag", ref.Tag, "digest", last.descriptor.Digest, "error", err)
-		c.tags.put(repository, ref.Tag, last, time.Now())
+		now := time.Now()
+		c.tags.putUntil(repository, ref.Tag, last, now, now.Add(retryAfter(err)))
 		return last, nil
 	case err != nil:
 		return resolution{}, err

@@ -7,12 +7,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -146,6 +148,34 @@ func TestTagWithoutUpstream(t *testing.T) {
 		f.upstream.addManifest(repository, "v1", newManifest)
 		f.want(t, "moved meanwhile", byTag, newManifest, Miss, headTag, "GET"+byDigest+newDigest.String())
 	}
+}
+
+// The upstream is left alone for as long as it asks for, but what the cache cannot answer is worth a try.
+func TestUpstreamThatAsksForPatience(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, 10*time.Second, store.Options{})
+		f.upstream.addManifest(repository, "v1", oldManifest)
+		f.want(t, "cold", byTag, oldManifest, Miss, headTag, "GET"+byDigest+oldDigest.String())
+		time.Sleep(10 * time.Second)
+		f.failWith(&upstream.Error{Op: "request", StatusCode: http.StatusTooManyRequests, RetryAfter: time.Minute})
+		f.want(t, "refused", byTag, oldManifest, Stale, headTag)
+		time.Sleep(time.Minute - 1)
+		f.want(t, "patient", byTag, oldManifest, Stale)
+		if _, err := f.Manifest(t.Context(), repository, oci.Reference{Tag: "v2"}); !isTemporary(err) {
+			t.Errorf("another tag: %v", err)
+		}
+		f.wantCalls(t, "another tag", "HEAD "+repository+":v2")
+		f.failWith(&upstream.Error{Op: "request", StatusCode: http.StatusServiceUnavailable, RetryAfter: time.Second})
+		time.Sleep(1)
+		f.want(t, "refused again", byTag, oldManifest, Stale, headTag)
+		f.failWith(nil)
+		time.Sleep(10*time.Second - 1)
+		f.want(t, "less than what is waited for anyway", byTag, oldManifest, Stale)
+		time.Sleep(1)
+		f.want(t, "upstream back", byTag, oldManifest, Hit, headTag)
+		f.Close()
+	})
 }
 
 func TestTagThatIsNotStaleButWrong(t *testing.T) {

@@ -26,7 +26,7 @@ type tagName struct{ repository, tag string }
 
 type tagEntry struct {
 	resolution resolution
-	checked    time.Time
+	until      time.Time // when the upstream is asked again
 }
 
 // tagTable remembers the upstream's answers about tags. It is safe for concurrent use.
@@ -46,7 +46,7 @@ func (t *tagTable) fresh(repository, tag string) (resolution, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e, ok := t.entries[tagName{repository, tag}]
-	return e.resolution, ok && time.Since(e.checked) < t.validFor
+	return e.resolution, ok && time.Now().Before(e.until)
 }
 
 // last returns an answer of any age.
@@ -57,13 +57,22 @@ func (t *tagTable) last(repository, tag string) (resolution, bool) {
 	return e.resolution, ok
 }
 
+// put remembers an answer that came now.
 func (t *tagTable) put(repository, tag string, r resolution, now time.Time) {
+	t.putUntil(repository, tag, r, now, now.Add(t.validFor))
+}
+
+// putUntil remembers an answer that is used until then, or for as long as others are if that is longer.
+func (t *tagTable) putUntil(repository, tag string, r resolution, now, until time.Time) {
+	if least := now.Add(t.validFor); until.Before(least) {
+		until = least
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.entries) >= maxTags {
 		t.shrink(now)
 	}
-	t.entries[tagName{repository, tag}] = tagEntry{r, now}
+	t.entries[tagName{repository, tag}] = tagEntry{r, until}
 }
 
 func (t *tagTable) remove(repository, tag string) {
@@ -88,7 +97,7 @@ func (t *tagTable) naming(repository string, d digest.Digest) []string {
 // shrink drops what is old, and everything if that does not help. The caller holds the lock.
 func (t *tagTable) shrink(now time.Time) {
 	for name, e := range t.entries {
-		if now.Sub(e.checked) >= t.validFor {
+		if !now.Before(e.until) {
 			delete(t.entries, name)
 		}
 	}

@@ -277,7 +277,8 @@ func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK && (resp.StatusCode != http.StatusPartialContent || r.rangeHeader() == "") {
-		return nil, errors.Join(&Error{Op: r.String(), StatusCode: resp.StatusCode}, discard(resp.Body))
+		refused := &Error{Op: r.String(), StatusCode: resp.StatusCode, RetryAfter: retryAfter(resp, time.Now())}
+		return nil, errors.Join(refused, discard(resp.Body))
 	}
 	return resp, nil
 }

@@ -7,6 +7,16 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// maxRetryAfter bounds what an upstream can ask for.
+	maxRetryAfter = 5 * time.Minute
+	// absurdRetryAfter is no waiting time any more, but something else, such as a Unix time.
+	absurdRetryAfter = 24 * time.Hour
 )
 
 var (
@@ -23,6 +33,8 @@ type Error struct {
 	StatusCode int
 	// Err is the reason where StatusCode is 0.
 	Err error
+	// RetryAfter is how long the upstream wants to be left alone, at most 5 min. 0 where it did not say.
+	RetryAfter time.Duration
 }
 
 func (e *Error) Error() string {
@@ -61,6 +73,25 @@ func (e *Error) Busy() bool { return errors.Is(e.Err, errBusy) }
 // was busy or silent, asked for fewer requests or failed.
 func (e *Error) Temporary() bool {
 	return e.StatusCode == 0 || e.Timeout() || e.RateLimited() || e.StatusCode >= http.StatusInternalServerError
+}
+
+// retryAfter returns what the header Retry-After (RFC 9110, section 10.2.3) of an answer asks for: a number of seconds,
+// or a date. It returns 0 for an answer that does not ask for patience, and for values that make no sense.
+func retryAfter(resp *http.Response, now time.Time) time.Duration {
+	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
+		return 0
+	}
+	value := strings.TrimSpace(resp.Header.Get("Retry-After"))
+	var wait time.Duration
+	if seconds, err := strconv.ParseUint(value, 10, 32); err == nil {
+		wait = time.Duration(seconds) * time.Second
+	} else if at, err := http.ParseTime(value); err == nil {
+		wait = at.Sub(now)
+	}
+	if wait <= 0 || wait > absurdRetryAfter {
+		return 0
+	}
+	return min(wait, maxRetryAfter)
 }
 
 // classify makes an *Error of err, unless the caller's own context ended.
