@@ -185,7 +185,7 @@ func (h *Handler) serveBlob(w *recorder, r *http.Request, target target) {
 		return
 	}
 	defer func() {
-		w.outcome = b.Outcome()
+		w.outcome, w.shared = b.Outcome(), b.Shared()
 		w.err = errors.Join(w.err, b.Content.Close())
 	}()
 	describe(w, d, "application/octet-stream")

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
 )
 
 // outcomeError is the outcome of requests that got an error or only a part of what they asked for.
@@ -14,6 +16,7 @@ const outcomeError = "error"
 type metrics struct {
 	requests *prometheus.CounterVec
 	sent     prometheus.Counter
+	saved    prometheus.Counter
 }
 
 // newMetrics registers the metrics unless registerer is nil.
@@ -27,11 +30,27 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 			Name: "registry_cache_client_bytes_total",
 			Help: "Bytes of bodies sent to clients.",
 		}),
+		saved: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "registry_cache_saved_bytes_total",
+			Help: "Bytes of bodies sent to clients that did not have to come from the upstream: all of hits and stale answers, and what was taken from the fetch of another request.",
+		}),
 	}
 	if registerer != nil {
-		registerer.MustRegister(m.requests, m.sent)
+		registerer.MustRegister(m.requests, m.sent, m.saved)
 	}
 	return m
+}
+
+// saved returns how many of the bytes that were sent did not have to come from the upstream.
+func (w *recorder) saved() int64 {
+	switch {
+	case w.status >= http.StatusBadRequest:
+		return 0
+	case w.outcome == pullthrough.Hit, w.outcome == pullthrough.Stale:
+		return w.sent
+	}
+	// A client that leaves has not got all that was read for it.
+	return min(w.shared, w.sent)
 }
 
 // record counts and logs an answer.
@@ -60,5 +79,6 @@ func (h *Handler) record(r *http.Request, kind string, w *recorder, took time.Du
 		h.metrics.requests.WithLabelValues(kind, outcome).Inc()
 	}
 	h.metrics.sent.Add(float64(w.sent))
+	h.metrics.saved.Add(float64(w.saved()))
 	h.log.LogAttrs(r.Context(), level, "Served request", attributes...)
 }

@@ -27,6 +27,7 @@ type recorder struct {
 
 	status  int
 	sent    int64
+	shared  int64               // of what was sent, bytes from a fetch that another request had begun
 	outcome pullthrough.Outcome // empty unless something of the cache was served
 	err     error               // why the answer is not, or not all of, what was asked for
 }

@@ -19,15 +19,19 @@ type Blob struct {
 	// Size is in bytes, -1 where the upstream does not tell; Content cannot be sought from its end then.
 	Size    int64
 	outcome func() Outcome
+	shared  func() int64
 }
 
 // NewBlob returns an answer whose outcome does not change.
 func NewBlob(content io.ReadSeekCloser, size int64, outcome Outcome) *Blob {
-	return &Blob{Content: content, Size: size, outcome: func() Outcome { return outcome }}
+	return &Blob{Content: content, Size: size, outcome: func() Outcome { return outcome }, shared: func() int64 { return 0 }}
 }
 
 // Outcome says where the content came from. It can change while Content is read.
 func (b *Blob) Outcome() Outcome { return b.outcome() }
+
+// Shared is how many of the bytes that were read of Content came from a fetch that another request had begun.
+func (b *Blob) Shared() int64 { return b.shared() }
 
 // Blob opens a blob. What is stored for the repository needs no upstream. What is not is fetched once for all clients
 // that ask meanwhile; it returns when the first bytes are there. ctx must live as long as the content is read. Errors
@@ -115,11 +119,11 @@ func (c *Cache) upstreamHas(ctx context.Context, repository string, d digest.Dig
 
 // fetchBlob returns the blob from a fetch, a new one or one that goes on.
 func (c *Cache) fetchBlob(ctx context.Context, repository string, d digest.Digest) (*Blob, error) {
-	f, allowed, hit := c.join(repository, d)
+	f, allowed, began, hit := c.join(repository, d)
 	if f == nil {
 		return nil, errClosed
 	}
-	r := &reader{ctx: ctx, cache: c, repository: repository, digest: d, fetch: f, size: -1, foreign: !allowed, hit: hit}
+	r := &reader{ctx: ctx, cache: c, repository: repository, digest: d, fetch: f, size: -1, foreign: !allowed, follower: !began, hit: hit}
 	if !allowed {
 		var err error
 		if allowed, err = c.upstreamHas(ctx, repository, d); err != nil {
@@ -134,5 +138,5 @@ func (c *Cache) fetchBlob(ctx context.Context, repository string, d digest.Diges
 	if err := open(); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	return &Blob{Content: r, Size: r.size, outcome: r.outcome}, nil
+	return &Blob{Content: r, Size: r.size, outcome: r.outcome, shared: func() int64 { return r.shared }}, nil
 }

@@ -65,13 +65,13 @@ func (p progress) readable() int64 {
 }
 
 // join returns the fetch of the digest, beginning it for the repository unless it is there. It says whether the
-// repository may see it, and whether nothing has to come from the upstream any more. The caller calls release. It
-// returns nil when the cache is closed.
-func (c *Cache) join(repository string, d digest.Digest) (f *fetch, allowed, hit bool) {
+// repository may see it, whether this call began it, and whether nothing has to come from the upstream any more. The
+// caller calls release. It returns nil when the cache is closed.
+func (c *Cache) join(repository string, d digest.Digest) (f *fetch, allowed, began, hit bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, false, false
+		return nil, false, false, false
 	}
 	if f := c.fetches[d]; f != nil {
 		f.mu.Lock()
@@ -80,7 +80,7 @@ func (c *Cache) join(repository string, d digest.Digest) (f *fetch, allowed, hit
 		if !f.state.verified {
 			c.metrics.followers.Inc()
 		}
-		return f, slices.Contains(f.repositories, repository), f.state.verified
+		return f, slices.Contains(f.repositories, repository), false, f.state.verified
 	}
 	f = &fetch{
 		digest:       d,
@@ -92,7 +92,7 @@ func (c *Cache) join(repository string, d digest.Digest) (f *fetch, allowed, hit
 	c.fetches[d] = f
 	c.metrics.fetches.Inc()
 	c.work.Go(func() { c.download(c.lifetime, f, repository) })
-	return f, true, false
+	return f, true, true, false
 }
 
 // fetching says whether a fetch of the digest goes on.

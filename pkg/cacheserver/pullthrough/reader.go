@@ -26,6 +26,8 @@ type reader struct {
 	through    *throughReader // nil until bytes are passed through
 	foreign    bool           // another repository began the fetch, which may fail for that one alone
 	hit        bool           // nothing had to come from the upstream
+	follower   bool           // another request began the fetch
+	shared     int64          // bytes that a follower got from the fetch
 	passed     bool           // something was passed through
 }
 
@@ -71,6 +73,9 @@ func (r *reader) Read(p []byte) (int, error) {
 		if left := state.readable() - r.offset; left > 0 {
 			n, err := r.fetch.source().ReadAt(p[:min(int64(len(p)), left)], r.offset)
 			r.offset += int64(n)
+			if r.follower {
+				r.shared += int64(n)
+			}
 			if errors.Is(err, io.EOF) {
 				err = fmt.Errorf("reading blob %s: %w", r.digest, io.ErrUnexpectedEOF)
 			}
