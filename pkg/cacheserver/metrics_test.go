@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -129,7 +130,9 @@ func TestMetrics(t *testing.T) {
 	about("registry_cache_volume_used_bytes", 1, 1<<60)
 
 	// A fetch that is held back half-way, with a follower, and another one that waits for its turn in vain.
-	proceed := make(chan struct{})
+	half := make(chan struct{})
+	proceed := sync.OnceFunc(func() { close(half) })
+	defer proceed()
 	u.inject(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, digests[0]) {
 			return false
@@ -137,7 +140,7 @@ func TestMetrics(t *testing.T) {
 		w.Header().Set("Content-Length", itoa(len(contents[0])))
 		w.Write(contents[0][:1000])
 		http.NewResponseController(w).Flush()
-		<-proceed
+		<-half
 		w.Write(contents[0][1000:])
 		return true
 	})
@@ -162,7 +165,7 @@ func TestMetrics(t *testing.T) {
 	if got := <-busy; got != http.StatusServiceUnavailable {
 		t.Errorf("the request that waited: %d", got)
 	}
-	close(proceed)
+	proceed()
 	for _, resp := range []*http.Response{first, second} {
 		if got, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(got, contents[0]) {
 			t.Fatalf("%d bytes, %v", len(got), err)

@@ -138,25 +138,7 @@ func TestTLS(t *testing.T) {
 	}
 	issue(t, one, dir, time.Now())
 	c := start(t, cfg, cacheserver.Options{})
-	status := func(ca *upstream.CA) (int, error) {
-		pool := x509.NewCertPool()
-		pool.AppendCertsFromPEM(ca.PEM())
-		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}
-		defer transport.CloseIdleConnections()
-		req, err := http.NewRequestWithContext(t.Context(), "GET", "https://"+c.Address()+"/v2/", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := transport.RoundTrip(req)
-		if err != nil {
-			return 0, err
-		}
-		defer resp.Body.Close()
-		if resp.ProtoMajor != 1 {
-			t.Errorf("protocol %s", resp.Proto)
-		}
-		return resp.StatusCode, nil
-	}
+	status := func(ca *upstream.CA) (int, error) { return c.statusOverTLS(t, ca) }
 	if got, err := status(one); got != 200 || err != nil {
 		t.Errorf("%d, %v", got, err)
 	}
@@ -172,6 +154,32 @@ func TestTLS(t *testing.T) {
 	}
 	if got, err := status(two); got != 200 || err != nil {
 		t.Errorf("after the loss of the file: %d, %v", got, err)
+	}
+}
+
+// Files are not always replaced at once. Until both are new, the old pair serves.
+func TestTLSFilesReplacedOneByOne(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	cfg := u.config(t)
+	dir, next := t.TempDir(), t.TempDir()
+	cfg.Listen.TLS.CertFile, cfg.Listen.TLS.KeyFile = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	authorities := []*upstream.CA{newCA(t)}
+	issue(t, authorities[0], dir, time.Now())
+	c := start(t, cfg, cacheserver.Options{})
+	for i, order := range [][]string{{"tls.crt", "tls.key"}, {"tls.key", "tls.crt"}} {
+		authorities = append(authorities, newCA(t))
+		issue(t, authorities[i+1], next, time.Now().Add(time.Duration(i+1)*time.Hour))
+		for j, file := range order {
+			if err := os.Rename(filepath.Join(next, file), filepath.Join(dir, file)); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if got, err := c.statusOverTLS(t, authorities[i+j]); got != 200 || err != nil {
+					t.Errorf("%s first, %d of 2 replaced: %d, %v", order[0], j+1, got, err)
+				}
+			}
+		}
 	}
 }
 
@@ -242,4 +250,26 @@ func issue(t *testing.T, ca *upstream.CA, dir string, at time.Time) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// statusOverTLS asks with a new connection that trusts the authority alone.
+func (c *cache) statusOverTLS(t *testing.T, ca *upstream.CA) (int, error) {
+	t.Helper()
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca.PEM())
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", "https://"+c.Address()+"/v2/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	if resp.ProtoMajor != 1 {
+		t.Errorf("protocol %s", resp.Proto)
+	}
+	return resp.StatusCode, nil
 }
