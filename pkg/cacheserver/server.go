@@ -52,6 +52,8 @@ type Options struct {
 	HeaderTimeout, IdleTimeout time.Duration
 	MaxTransfers               int
 	QueueTimeout               time.Duration
+	// CreateFile is that of store.Options.
+	CreateFile func(dir, prefix string) (store.File, error)
 }
 
 // Server is one cache. Several fit into one process if they have different storage roots.
@@ -92,6 +94,7 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 		}
 	}()
 	s.store, err = store.Open(cfg.Storage.Root, store.Options{
+		CreateFile: o.CreateFile,
 		Policy: evict.Policy{
 			TTL:           time.Duration(cfg.GarbageCollection.TTL),
 			HighWatermark: cfg.Storage.HighWatermark,

@@ -1,0 +1,273 @@
+package cacheserver_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver"
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/test/testbed/images"
+	"github.com/registry-cache/extension/test/testbed/upstream"
+)
+
+// faultyVolume counts what is done to new files, and lets some of it fail.
+type faultyVolume struct {
+	mu          sync.Mutex // guards what follows
+	steps       int
+	first, last int // the steps that fail, counted from 1; none if first is 0
+	err         error
+	// lost lets files vanish that were flushed, so that they cannot be renamed, instead of letting the flush fail.
+	lost bool
+}
+
+func (v *faultyVolume) step() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.steps++
+	if v.first > 0 && v.first <= v.steps && v.steps <= v.last {
+		return v.err
+	}
+	return nil
+}
+
+// heal ends the fault, and returns whether anything has failed.
+func (v *faultyVolume) heal() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	failed := v.first > 0 && v.steps >= v.first
+	v.first = 0
+	return failed
+}
+
+func (v *faultyVolume) create(dir, prefix string) (store.File, error) {
+	if _, err := os.Stat(dir); err != nil {
+		return nil, err // no step, because the store then makes the folder
+	}
+	if err := v.step(); err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(dir, prefix)
+	if err != nil {
+		return nil, err
+	}
+	return &faultyFile{f, v}, nil
+}
+
+type faultyFile struct {
+	*os.File
+	volume *faultyVolume
+}
+
+// Write writes a half before it fails, as a full volume does.
+func (f *faultyFile) Write(p []byte) (int, error) {
+	if err := f.volume.step(); err != nil {
+		n, writeErr := f.File.Write(p[:len(p)/2])
+		return n, errors.Join(err, writeErr)
+	}
+	return f.File.Write(p)
+}
+
+func (f *faultyFile) Sync() error {
+	err := f.volume.step()
+	if err != nil && f.volume.lost {
+		return os.Remove(f.Name())
+	}
+	return errors.Join(err, f.File.Sync())
+}
+
+func smallImage(t *testing.T, u *origin) v1.Image {
+	t.Helper()
+	image, err := images.Generate(images.Spec{Seed: 1, LayerSizes: []int64{30 << 10, 3000}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Push(t.Context(), "docker.io/"+repository+":"+tag, image); err != nil {
+		t.Fatal(err)
+	}
+	return image
+}
+
+// TestEachWriteFails lets each step of storing an image fail, alone and with all that come after it: making a file,
+// writing, flushing, and renaming it. The pull gets all the same what it wants, and the next one makes up for it.
+func TestEachWriteFails(t *testing.T) {
+	t.Parallel()
+	const maxSteps = 200 // the image takes about 40
+	for _, fault := range []struct {
+		name  string
+		err   error
+		lost  bool
+		steps int
+	}{
+		{"ENOSPC once", syscall.ENOSPC, false, 1},
+		{"ENOSPC from then on", syscall.ENOSPC, false, maxSteps},
+		{"EIO once", syscall.EIO, false, 1},
+		{"EIO from then on", syscall.EIO, false, maxSteps},
+		{"the file to rename is gone once", syscall.EIO, true, 1},
+	} {
+		t.Run(fault.name, func(t *testing.T) {
+			t.Parallel()
+			u := newOrigin(t, upstream.Options{})
+			smallImage(t, u)
+			for k := 1; ; k++ {
+				if k > maxSteps {
+					t.Fatalf("more than %d steps", maxSteps)
+				}
+				volume := &faultyVolume{err: fault.err, lost: fault.lost, first: k, last: k + fault.steps - 1}
+				cfg := u.config(t)
+				// What is said to be full frees space, however full this machine is.
+				cfg.Storage.HighWatermark, cfg.Storage.LowWatermark = 100, 99
+				c := start(t, cfg, cacheserver.Options{CreateFile: volume.create})
+				pull := func(what string) {
+					t.Helper()
+					if err := c.pull(t.Context(), tag); err != nil {
+						t.Errorf("step %d, %s: %v", k, what, err)
+					}
+					c.settle(t)
+				}
+				pull("pull with the fault")
+				checkStore(t, c.root)
+				failed := volume.heal()
+				pull("pull after the fault")
+				u.requests()
+				pull("next pull")
+				if diff := cmp.Diff([]string{"HEAD manifest v1"}, u.requests()); diff != "" {
+					t.Errorf("step %d is not made up for: -want +got\n%s", k, diff)
+				}
+				if err := c.stop(); err != nil {
+					t.Error(err)
+				}
+				checkStore(t, c.root)
+				if t.Failed() {
+					return
+				}
+				if !failed {
+					if k < 30 {
+						t.Errorf("a pull took %d steps, so this shows little", k-1)
+					}
+					return
+				}
+			}
+		})
+	}
+}
+
+// TestTornFiles starts servers on volumes that a power failure, or somebody else, has left in a bad state.
+func TestTornFiles(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	image := smallImage(t, u)
+	digests, _ := layers(t, image)
+	hex := func(d string) string { return strings.TrimPrefix(d, "sha256:") }
+	data := func(d string) string { return "docker/registry/v2/blobs/sha256/" + hex(d)[:2] + "/" + hex(d) + "/data" }
+	const names = "docker/registry/v2/repositories/" + repository
+	manifest := digestOf(t, image)
+	other := digest.FromString("something else").String()
+	cut := func(s string) string { return s[:len(s)/2] }
+	for _, test := range []struct {
+		name, path string
+		tear       func(content string) string
+	}{
+		{"manifest, empty", data(manifest), func(string) string { return "" }},
+		{"manifest, cut", data(manifest), cut},
+		{"manifest, zeros", data(manifest), func(s string) string { return strings.Repeat("\x00", len(s)) }},
+		{"blob, empty", data(digests[0]), func(string) string { return "" }},
+		{"link of a blob, empty", names + "/_layers/sha256/" + hex(digests[0]) + "/link", func(string) string { return "" }},
+		{"link of a blob, cut", names + "/_layers/sha256/" + hex(digests[0]) + "/link", cut},
+		{"link of a blob, to another one", names + "/_layers/sha256/" + hex(digests[0]) + "/link", func(string) string { return other }},
+		{"link of a manifest, empty", names + "/_manifests/revisions/sha256/" + hex(manifest) + "/link", func(string) string { return "" }},
+		{"link of a manifest, cut", names + "/_manifests/revisions/sha256/" + hex(manifest) + "/link", cut},
+		{"tag, empty", names + "/_manifests/tags/v1/current/link", func(string) string { return "" }},
+		{"tag, cut", names + "/_manifests/tags/v1/current/link", cut},
+		{"tag, of what is not there", names + "/_manifests/tags/v1/current/link", func(string) string { return other }},
+		{"last uses, empty", "registry-cache/last-use", func(string) string { return "" }},
+		{"last uses, cut", "registry-cache/last-use", cut},
+		{"last uses, garbage", "registry-cache/last-use", func(string) string { return strings.Repeat("\x00\xff garbage", 1<<16) }},
+		{"unfinished blob", "registry-cache/partial/" + hex(digests[0]) + "-1", func(string) string { return "half" }},
+		{"state of the stock registry, empty", "scheduler-state.json", func(string) string { return "" }},
+		{"upload of the stock registry", names + "/_uploads/1/data", func(string) string { return "half" }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			u := newOrigin(t, upstream.Options{})
+			smallImage(t, u)
+			cfg := u.config(t)
+			filled := start(t, cfg, cacheserver.Options{})
+			if err := filled.pull(t.Context(), tag); err != nil {
+				t.Fatal(err)
+			}
+			filled.settle(t)
+			if err := filled.stop(); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(cfg.Storage.Root, test.path)
+			content, err := os.ReadFile(path)
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(test.tear(string(content))), 0o644); err != nil {
+				t.Fatal(err)
+			}
+
+			c := start(t, cfg, cacheserver.Options{})
+			if got := c.debug(t, "/readyz"); got.status != 200 {
+				t.Errorf("ready: %d", got.status)
+			}
+			if err := c.pull(t.Context(), tag); err != nil {
+				t.Errorf("pull from the torn volume: %v", err)
+			}
+			c.settle(t)
+			u.requests()
+			if err := c.pull(t.Context(), tag); err != nil {
+				t.Errorf("next pull: %v", err)
+			}
+			if diff := cmp.Diff([]string{"HEAD manifest v1"}, u.requests()); diff != "" {
+				t.Errorf("the volume is not mended: -want +got\n%s", diff)
+			}
+			if err := c.stop(); err != nil {
+				t.Error(err)
+			}
+			if err := os.Remove(filepath.Join(cfg.Storage.Root, "scheduler-state.json")); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Error(err)
+			}
+			checkStore(t, c.root)
+		})
+	}
+	// Without its state the server knows as much as before.
+	t.Run("no state, no upstream", func(t *testing.T) {
+		t.Parallel()
+		u := newOrigin(t, upstream.Options{})
+		image := smallImage(t, u)
+		cfg := u.config(t)
+		filled := start(t, cfg, cacheserver.Options{})
+		if err := filled.pull(t.Context(), tag); err != nil {
+			t.Fatal(err)
+		}
+		filled.settle(t)
+		if err := filled.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(filepath.Join(cfg.Storage.Root, "registry-cache")); err != nil {
+			t.Fatal(err)
+		}
+		u.front.Close()
+		c := start(t, cfg, cacheserver.Options{})
+		if err := c.pull(t.Context(), tag); err != nil {
+			t.Error(err)
+		}
+		wantStale(t, c, digestOf(t, image))
+		eventually(t, "the index is rebuilt", func() bool { return strings.Contains(c.log.String(), fmt.Sprintf(`"objects":%d`, 4)) })
+	})
+}
