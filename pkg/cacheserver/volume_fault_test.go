@@ -3,6 +3,7 @@ package cacheserver_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,6 +48,13 @@ func (v *faultyVolume) heal() bool {
 	failed := v.first > 0 && v.steps >= v.first
 	v.first = 0
 	return failed
+}
+
+// fail lets everything fail from now on.
+func (v *faultyVolume) fail() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.steps, v.first, v.last = 0, 1, math.MaxInt
 }
 
 func (v *faultyVolume) create(dir, prefix string) (store.File, error) {
