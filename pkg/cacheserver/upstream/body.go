@@ -25,7 +25,8 @@ func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	timer.Stop()
 	b.received.Add(float64(n))
-	if err != nil && err != io.EOF {
+	// An upstream that notices the end of the request may end its answer before the connection is closed.
+	if err != nil && (err != io.EOF || b.ctx.Err() != nil) {
 		err = classify(b.ctx, b.op, err)
 	}
 	return n, err

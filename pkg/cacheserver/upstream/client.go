@@ -26,6 +26,8 @@ import (
 const (
 	defaultHeaderTimeout = 5 * time.Second
 	defaultIdleTimeout   = 10 * time.Second
+	// defaultAnswerTimeout keeps all of a manifest within the 30 s that containerd waits for a header.
+	defaultAnswerTimeout = 15 * time.Second
 	// maxRedirects is what containerd follows.
 	maxRedirects = 10
 )
@@ -44,6 +46,9 @@ type Options struct {
 	HeaderTimeout time.Duration
 	// IdleTimeout is the time that one read of a body may wait for bytes. Default 10 s.
 	IdleTimeout time.Duration
+	// AnswerTimeout is the time from the header to the end of an answer that is no blob, which is passed on only when
+	// it is whole. Default 15 s.
+	AnswerTimeout time.Duration
 	// MaxTransfers and MaxRequests bound the blobs, and the other requests, that are under way at a time. Default 128
 	// each. Those beyond wait in the order in which they came, for at most QueueTimeout. Default 5 s.
 	MaxTransfers, MaxRequests int
@@ -62,6 +67,7 @@ type Client struct {
 	auth          *authorizer
 	headerTimeout time.Duration
 	idleTimeout   time.Duration
+	answerTimeout time.Duration
 	metrics       *metrics
 	transfers     *queue
 	requests      *queue
@@ -99,6 +105,7 @@ func New(remoteURL string, o Options) (*Client, error) {
 		auth:          auth,
 		headerTimeout: o.HeaderTimeout,
 		idleTimeout:   o.IdleTimeout,
+		answerTimeout: cmp.Or(o.AnswerTimeout, defaultAnswerTimeout),
 		metrics:       metrics,
 		transfers:     newQueue(cmp.Or(o.MaxTransfers, defaultMaxTransfers), queueTimeout, metrics),
 		requests:      newQueue(cmp.Or(o.MaxRequests, defaultMaxRequests), queueTimeout, metrics),
@@ -303,6 +310,10 @@ func (c *Client) send(ctx context.Context, r request, release func()) (*http.Res
 		return nil, err
 	}
 	c.metrics.observe(start, resp.StatusCode)
+	end := func() bool { return true }
+	if r.kind != "blobs" {
+		end = time.AfterFunc(c.answerTimeout, func() { cancel(errAnswerTimeout) }).Stop
+	}
 	resp.Body = &body{
 		ReadCloser: resp.Body,
 		ctx:        limited,
@@ -310,7 +321,10 @@ func (c *Client) send(ctx context.Context, r request, release func()) (*http.Res
 		idle:       c.idleTimeout,
 		op:         r.String(),
 		received:   c.metrics.received,
-		release:    release,
+		release: func() {
+			end()
+			release()
+		},
 	}
 	return resp, nil
 }

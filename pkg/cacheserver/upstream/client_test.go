@@ -385,6 +385,37 @@ func TestSilentUpstream(t *testing.T) {
 			t.Errorf("got %q, %v, want the beginning and a timeout", got, err)
 		}
 	})
+	t.Run("body that never ends", func(t *testing.T) {
+		t.Parallel()
+		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			tick := time.NewTicker(limit / 10)
+			defer tick.Stop()
+			for {
+				io.WriteString(w, " ")
+				w.(http.Flusher).Flush()
+				select {
+				case <-tick.C:
+				case <-r.Context().Done():
+					return
+				}
+			}
+		}).client(t, upstream.Options{AnswerTimeout: 4 * limit})
+		if _, err := c.Manifest(t.Context(), repository, byTag); !isTimeout(err) {
+			t.Errorf("manifest: %v, want a timeout", err)
+		}
+		blob, err := c.Blob(t.Context(), repository, layerDigest, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer blob.Close()
+		// A blob may take longer.
+		began := time.Now()
+		for time.Since(began) < 8*limit {
+			if _, err := io.CopyN(io.Discard, blob, 1); err != nil {
+				t.Fatalf("blob after %s: %v", time.Since(began), err)
+			}
+		}
+	})
 	t.Run("the caller's own end is none of the upstream", func(t *testing.T) {
 		t.Parallel()
 		c := serve(t, hanging("")).client(t, upstream.Options{})

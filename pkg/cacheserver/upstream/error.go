@@ -22,6 +22,7 @@ const (
 var (
 	errHeaderTimeout = errors.New("no answer within the time for headers")
 	errIdleTimeout   = errors.New("no bytes within the idle time")
+	errAnswerTimeout = errors.New("not all of the answer within the time for it")
 	errBusy          = errors.New("not sent, because too many requests to the upstream are under way")
 )
 
@@ -59,11 +60,15 @@ func (e *Error) RateLimited() bool { return e.StatusCode == http.StatusTooManyRe
 
 // Timeout says that the upstream was silent for too long.
 func (e *Error) Timeout() bool {
-	if errors.Is(e.Err, errHeaderTimeout) || errors.Is(e.Err, errIdleTimeout) || e.StatusCode == http.StatusRequestTimeout {
+	if isTimeout(e.Err) || e.StatusCode == http.StatusRequestTimeout {
 		return true
 	}
 	slow, ok := errors.AsType[net.Error](e.Err)
 	return ok && slow.Timeout()
+}
+
+func isTimeout(err error) bool {
+	return errors.Is(err, errHeaderTimeout) || errors.Is(err, errIdleTimeout) || errors.Is(err, errAnswerTimeout)
 }
 
 // Busy says that the request was not sent, because too many others are under way.
@@ -97,7 +102,7 @@ func retryAfter(resp *http.Response, now time.Time) time.Duration {
 // classify makes an *Error of err, unless the caller's own context ended.
 func classify(ctx context.Context, op string, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
-		if !errors.Is(cause, errHeaderTimeout) && !errors.Is(cause, errIdleTimeout) {
+		if !isTimeout(cause) {
 			return fmt.Errorf("%s: %w", op, cause)
 		}
 		err = cause
