@@ -135,10 +135,13 @@ func (u *fakeUpstream) HeadBlob(_ context.Context, repository string, d digest.D
 	return int64(len(content)), err
 }
 
-func (u *fakeUpstream) Blob(ctx context.Context, repository string, d digest.Digest, offset int64) (*upstream.Blob, error) {
-	method := "GET"
+func (u *fakeUpstream) Blob(ctx context.Context, repository string, d digest.Digest, from upstream.From) (*upstream.Blob, error) {
+	method, offset := "GET", from.Offset
 	if offset > 0 {
 		method = fmt.Sprintf("GET from %d", offset)
+	}
+	if from.IfRange != "" {
+		method += " if " + from.IfRange
 	}
 	content, err := u.answer(u.blobs, method, repository+"@"+d.String())
 	if err != nil {

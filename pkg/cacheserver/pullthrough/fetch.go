@@ -26,6 +26,7 @@ var errStorage = errors.New("the volume cannot be written")
 // fetch is the download of one blob into the store. It belongs to the cache: it goes on when its readers leave.
 type fetch struct {
 	digest digest.Digest
+	etag   string // of the upstream's last answer; the download alone uses it
 
 	mu           sync.Mutex // guards what follows
 	file         content    // nil until there can be bytes
@@ -187,11 +188,12 @@ func (c *Cache) transfer(ctx context.Context, f *fetch, partial *store.Partial, 
 
 // copyFrom gets the blob from the first missing byte on.
 func (c *Cache) copyFrom(ctx context.Context, f *fetch, partial *store.Partial, repository string, buffer []byte) (err error) {
-	blob, err := c.upstream.Blob(ctx, repository, f.digest, f.progress().written)
+	blob, err := c.upstream.Blob(ctx, repository, f.digest, upstream.From{Offset: f.progress().written, IfRange: f.etag})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, blob.Close()) }()
+	f.etag = blob.ETag
 	size := blob.Size
 	if known := f.progress().size; known >= 0 && size != known {
 		return fmt.Errorf("fetching blob %s: the upstream gave its size as %d bytes, then as %d", f.digest, known, size)

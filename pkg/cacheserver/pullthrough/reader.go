@@ -135,7 +135,7 @@ func (r *reader) passThrough() error {
 			return err
 		}
 	}
-	blob, err := r.cache.upstream.Blob(r.ctx, r.repository, r.digest, r.offset)
+	blob, err := r.cache.upstream.Blob(r.ctx, r.repository, r.digest, upstream.From{Offset: r.offset})
 	if err != nil {
 		return err
 	}

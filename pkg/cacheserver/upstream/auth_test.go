@@ -168,7 +168,7 @@ func TestRedirectionGetsNoCredentials(t *testing.T) {
 		s.handle(w, r)
 	})
 	c := r.client(t, upstream.Options{CAFile: bundle(t, r, storage)})
-	blob, err := c.Blob(t.Context(), repository, layerDigest, 0)
+	blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func TestRedirectionGetsNoCredentials(t *testing.T) {
 		t.Errorf("the storage got the headers %v", header)
 	}
 	storage.Close()
-	_, err = c.Blob(t.Context(), repository, layerDigest, 0)
+	_, err = c.Blob(t.Context(), repository, layerDigest, upstream.From{})
 	if err == nil || strings.Contains(err.Error(), "secret") {
 		t.Errorf("storage away: %v, want an error without the signature", err)
 	}

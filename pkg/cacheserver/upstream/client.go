@@ -139,6 +139,17 @@ type Blob struct {
 	io.ReadCloser
 	// Size of the whole blob in bytes, -1 where the upstream did not tell.
 	Size int64
+	// ETag is a strong validator of the content, empty where the upstream sent none.
+	ETag string
+}
+
+// From is where a blob is to begin.
+type From struct {
+	// Offset is in bytes.
+	Offset int64
+	// IfRange is the ETag of an earlier answer, of which this one is to be the rest. An upstream whose content has
+	// another one by now sends all of it. Empty means that any content will do, because its digest is known anyway.
+	IfRange string
 }
 
 // HeadManifest resolves ref. Errors are *Error, or the context's.
@@ -218,10 +229,11 @@ func (c *Client) HeadBlob(ctx context.Context, repository string, d digest.Diges
 	return size, nil
 }
 
-// Blob returns the blob from offset (in bytes) on. Its content is not checked. ctx must live as long as the body is
-// read; the caller closes the body. Errors are *Error, or the context's.
-func (c *Client) Blob(ctx context.Context, repository string, d digest.Digest, offset int64) (*Blob, error) {
-	req := request{method: http.MethodGet, repository: repository, kind: "blobs", reference: d.String(), offset: offset}
+// Blob returns the blob, or its rest. Its content is not checked. ctx must live as long as the body is read; the caller
+// closes the body. Errors are *Error, or the context's.
+func (c *Client) Blob(ctx context.Context, repository string, d digest.Digest, from From) (*Blob, error) {
+	offset := from.Offset
+	req := request{method: http.MethodGet, repository: repository, kind: "blobs", reference: d.String(), offset: offset, ifRange: from.IfRange}
 	resp, err := c.do(ctx, req)
 	if err != nil {
 		return nil, err
@@ -231,13 +243,21 @@ func (c *Client) Blob(ctx context.Context, repository string, d digest.Digest, o
 		if err != nil {
 			return nil, errors.Join(&Error{Op: req.String(), Err: err}, resp.Body.Close())
 		}
-		return &Blob{ReadCloser: resp.Body, Size: size}, nil
+		return &Blob{ReadCloser: resp.Body, Size: size, ETag: strongETag(resp)}, nil
 	}
-	// An upstream without ranges sends everything.
+	// An upstream without ranges, or with other content, sends everything.
 	if _, err := io.CopyN(io.Discard, resp.Body, offset); err != nil {
 		return nil, errors.Join(err, resp.Body.Close())
 	}
-	return &Blob{ReadCloser: resp.Body, Size: resp.ContentLength}, nil
+	return &Blob{ReadCloser: resp.Body, Size: resp.ContentLength, ETag: strongETag(resp)}, nil
+}
+
+// strongETag returns the ETag of an answer if it may stand in If-Range (RFC 9110, section 13.1.5), or "".
+func strongETag(resp *http.Response) string {
+	if etag := resp.Header.Get("ETag"); strings.HasPrefix(etag, `"`) {
+		return etag
+	}
+	return ""
 }
 
 // request is a GET or HEAD below /v2/<repository>/.
@@ -245,6 +265,8 @@ type request struct {
 	method, repository, kind, reference string
 	// offset is the first byte to get; 0 asks for the whole.
 	offset int64
+	// ifRange goes with it, unless it is empty.
+	ifRange string
 	// firstByte asks for no more than that.
 	firstByte bool
 	// query is encoded. It stays out of errors.
@@ -353,6 +375,9 @@ func (c *Client) authenticated(ctx context.Context, r request) (*http.Response, 
 		}
 		if span := r.rangeHeader(); span != "" {
 			req.Header.Set("Range", span)
+			if r.ifRange != "" {
+				req.Header.Set("If-Range", r.ifRange)
+			}
 		}
 		resp, err := c.http.Do(req)
 		if err != nil {

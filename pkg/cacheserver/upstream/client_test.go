@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -214,6 +215,54 @@ func TestBlobWithoutHead(t *testing.T) {
 	}
 }
 
+// The rest of a blob is asked for if it is still the same; if it is not, all of what there is now is sent.
+func TestBlobIfRange(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		etag, later, want string
+	}{
+		{`"v1"`, `"v1"`, `206 If-Range "v1"`},
+		{`"v1"`, `"v2"`, `200 If-Range "v1"`},
+		{`W/"v1"`, `W/"v1"`, "206 If-Range "},
+		{"", "", "206 If-Range "},
+	} {
+		var etag atomic.Value
+		etag.Store(test.etag)
+		answered := make(chan string, 1)
+		r := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if etag := etag.Load().(string); etag != "" {
+				w.Header().Set("ETag", etag)
+			}
+			if r.Header.Get("Range") != "" {
+				recorded := httptest.NewRecorder()
+				recorded.Header().Set("ETag", etag.Load().(string))
+				http.ServeContent(recorded, r, "", time.Time{}, strings.NewReader(layer))
+				answered <- fmt.Sprint(recorded.Code, " If-Range ", r.Header.Get("If-Range"))
+			}
+			http.ServeContent(w, r, "", time.Time{}, strings.NewReader(layer))
+		})
+		c := r.client(t, upstream.Options{})
+		first, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		first.Close()
+		etag.Store(test.later)
+		rest, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{Offset: 4, IfRange: first.ETag})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(rest)
+		rest.Close()
+		if err != nil || string(got) != layer[4:] {
+			t.Errorf("%+v: %q, %v", test, got, err)
+		}
+		if how := <-answered; how != test.want {
+			t.Errorf("ETag %q, then %q: answered with %s, want %s", test.etag, test.later, how, test.want)
+		}
+	}
+}
+
 func TestBlobRange(t *testing.T) {
 	t.Parallel()
 	for header, valid := range map[string]bool{
@@ -233,7 +282,7 @@ func TestBlobRange(t *testing.T) {
 			w.WriteHeader(http.StatusPartialContent)
 			io.WriteString(w, layer[4:])
 		})
-		blob, err := r.client(t, upstream.Options{}).Blob(t.Context(), repository, layerDigest, 4)
+		blob, err := r.client(t, upstream.Options{}).Blob(t.Context(), repository, layerDigest, upstream.From{Offset: 4})
 		if (err == nil) != valid {
 			t.Errorf("Content-Range %q: %v", header, err)
 		}
@@ -375,7 +424,7 @@ func TestSilentUpstream(t *testing.T) {
 	t.Run("body", func(t *testing.T) {
 		t.Parallel()
 		c := serve(t, hanging(layer)).client(t, upstream.Options{IdleTimeout: 10 * limit})
-		blob, err := c.Blob(t.Context(), repository, layerDigest, 0)
+		blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -403,7 +452,7 @@ func TestSilentUpstream(t *testing.T) {
 		if _, err := c.Manifest(t.Context(), repository, byTag); !isTimeout(err) {
 			t.Errorf("manifest: %v, want a timeout", err)
 		}
-		blob, err := c.Blob(t.Context(), repository, layerDigest, 0)
+		blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -432,7 +481,7 @@ func TestSlowReaderIsNoSlowUpstream(t *testing.T) {
 	t.Parallel()
 	const idle = 250 * time.Millisecond
 	c := serve(t, content).client(t, upstream.Options{IdleTimeout: idle})
-	blob, err := c.Blob(t.Context(), repository, layerDigest, 0)
+	blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -499,7 +548,7 @@ func TestNewErrors(t *testing.T) {
 
 func readBlob(t *testing.T, c *upstream.Client, offset int64) string {
 	t.Helper()
-	blob, err := c.Blob(t.Context(), repository, layerDigest, offset)
+	blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{Offset: offset})
 	if err != nil {
 		t.Fatal(err)
 	}
