@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -371,6 +373,62 @@ func TestSeekOnMiss(t *testing.T) {
 			if _, err := b.Content.Seek(-1, io.SeekStart); err == nil {
 				t.Error("seeking before the start succeeded")
 			}
+		})
+	}
+}
+
+// A range that a slow fetch reaches late comes straight from the upstream. The fetch goes on for the others.
+func TestRangeAheadOfAFetch(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		after time.Duration // when the fetch gets on
+		want  Outcome
+		calls int
+	}{
+		"soon": {aheadTimeout - time.Second, Miss, 1},
+		"late": {aheadTimeout + time.Second, PassThrough, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := newFixture(t, 0, store.Options{})
+				content := layer(1000)
+				d := f.upstream.addBlob(repository, content)
+				g := newGate()
+				f.upstream.change(func() {
+					f.upstream.body = func(ctx context.Context, content []byte, offset int64) *upstream.Blob {
+						if offset > 0 {
+							return whole(content, offset)
+						}
+						return g.body(100)(ctx, content, offset)
+					}
+				})
+				b, err := f.Blob(t.Context(), repository, d)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer b.Content.Close()
+				if _, err := b.Content.Seek(900, io.SeekStart); err != nil {
+					t.Fatal(err)
+				}
+				time.AfterFunc(test.after, func() { close(g.opened) })
+				began := time.Now()
+				got, err := io.ReadAll(b.Content)
+				if err != nil || !bytes.Equal(got, content[900:]) || b.Outcome() != test.want {
+					t.Errorf("%d bytes, %s, %v", len(got), b.Outcome(), err)
+				}
+				if took := time.Since(began); took > aheadTimeout {
+					t.Errorf("took %s", took)
+				}
+				time.Sleep(test.after)
+				f.settle()
+				if calls := f.upstream.seen(); len(calls) != test.calls {
+					t.Errorf("calls: %v", calls)
+				}
+				if got, err := f.storedContent(repository, d); err != nil || !bytes.Equal(got, content) {
+					t.Errorf("%d bytes are stored, %v", len(got), err)
+				}
+			})
 		})
 	}
 }

@@ -5,12 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
+
+// aheadTimeout is how long a reader waits for bytes that come after others which nobody needs before them. containerd
+// waits for 30 s at most until an answer begins.
+const aheadTimeout = 5 * time.Second
+
+// errAhead ends that waiting.
+var errAhead = errors.New("the fetch is too far behind")
 
 // reader is one client's view of a blob that is not stored yet: the growing file of a fetch, and behind what that
 // could store the upstream itself.
@@ -66,7 +74,13 @@ func (r *reader) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	if r.through == nil {
-		state, err := r.fetch.await(r.ctx, r.offset)
+		state, err := r.await()
+		if errors.Is(err, errAhead) {
+			if err := r.passThrough(); err != nil {
+				return 0, err
+			}
+			return r.Read(p)
+		}
 		if err != nil {
 			return 0, err
 		}
@@ -96,6 +110,16 @@ func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.through.Read(p)
 	r.offset += int64(n)
 	return n, err
+}
+
+// await waits for bytes behind the offset, but not for long if the fetch must get others first.
+func (r *reader) await() (progress, error) {
+	if r.fetch.progress().readable() >= r.offset {
+		return r.fetch.await(r.ctx, r.offset)
+	}
+	ctx, cancel := context.WithTimeoutCause(r.ctx, aheadTimeout, errAhead)
+	defer cancel()
+	return r.fetch.await(ctx, r.offset)
 }
 
 // Seek implements io.Seeker.
