@@ -40,10 +40,11 @@ type Victim struct {
 	Links   []Link
 }
 
-// Use is the last use of an object.
+// Use is the last use of an object, and what links to it.
 type Use struct {
 	Digest  digest.Digest
 	LastUse time.Time
+	Links   []Link
 }
 
 // Index knows the objects of a volume: their sizes, when they were used, what links to them, and who holds them. An
@@ -249,7 +250,7 @@ func (x *Index) Uses() []Use {
 	uses := make([]Use, 0, len(x.objects))
 	for _, o := range x.objects {
 		if o.stored {
-			uses = append(uses, Use{o.digest, o.lastUse})
+			uses = append(uses, Use{o.digest, o.lastUse, slices.Clone(o.links)})
 		}
 	}
 	return uses

@@ -34,11 +34,19 @@ func (s *Store) create(prefix string) (_ File, err error) {
 
 // writeFile makes path a file with the content, at once and for good.
 func (s *Store) writeFile(path string, content []byte) error {
+	return s.writeWith(path, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
+}
+
+// writeWith makes path a file with what the function writes, at once and for good.
+func (s *Store) writeWith(path string, write func(io.Writer) error) error {
 	f, err := s.create("file-")
 	if err != nil {
 		return err
 	}
-	if _, err := f.Write(content); err != nil {
+	if err := write(f); err != nil {
 		s.noticeFull(err)
 		return errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}

@@ -84,15 +84,16 @@ func (s *Store) loadUses() map[digest.Digest]time.Time {
 	return uses
 }
 
-// saveUses records the last uses unless they are the same as what was recorded last, which it returns.
+// saveUses records the last uses, for this server and for a stock registry, unless they are the same as what was recorded last, which it returns.
 func (s *Store) saveUses(last []byte) []byte {
-	uses := formatUses(s.index.Uses())
-	if bytes.Equal(uses, last) {
+	uses := s.index.Uses()
+	record := formatUses(uses)
+	if bytes.Equal(record, last) {
 		return last
 	}
-	if err := s.writeFile(s.layout.uses(), uses); err != nil {
+	if err := errors.Join(s.writeFile(s.layout.uses(), record), s.saveStockState(uses)); err != nil {
 		s.log.Warn("Cannot record last uses", "error", err)
 		return last
 	}
-	return uses
+	return record
 }

@@ -70,3 +70,6 @@ func (l layout) partials() string { return filepath.Join(string(l), "registry-ca
 
 // uses is the file with the last use of each object.
 func (l layout) uses() string { return filepath.Join(string(l), "registry-cache/last-use") }
+
+// stockState is the file with what a stock registry deletes, and when.
+func (l layout) stockState() string { return filepath.Join(string(l), "scheduler-state.json") }

@@ -209,7 +209,7 @@ func (s *Store) removeTag(repository, tag string) error {
 
 // removeUpTo removes a file that may be missing, and the folders around it that get empty, up to root.
 func (s *Store) removeUpTo(path, root string) error {
-	if err := s.removeIfThere(path); err != nil {
+	if err := errors.Join(s.removeIfThere(path), removeStockLeftovers(path)); err != nil {
 		return err
 	}
 	prune(filepath.Dir(path), root)

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -21,7 +20,10 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 )
 
-const usesFile = "registry-cache/last-use"
+const (
+	usesFile  = "registry-cache/last-use"
+	stateFile = "scheduler-state.json"
+)
 
 // day is the unit of these tests, short because the checks between are real.
 const day = 5 * time.Minute
@@ -153,7 +155,9 @@ func TestWhatIsUsedStays(t *testing.T) {
 		time.Sleep(8 * day)
 		synctest.Wait()
 		stop()
-		if got := slices.Collect(maps.Keys(files(t, root))); len(got) > 1 || len(got) == 1 && got[0] != usesFile {
+		got := files(t, root)
+		maps.DeleteFunc(got, func(path, _ string) bool { return path == usesFile || path == stateFile })
+		if len(got) > 0 {
 			t.Errorf("left behind: %v", got)
 		}
 		for _, path := range []string{"blobs/sha256", "repositories"} {
@@ -346,7 +350,7 @@ func TestUseWritesNothing(t *testing.T) {
 		use(t, s, d)
 		time.Sleep(2 * saveInterval)
 		synctest.Wait()
-		if created != before+1 {
+		if created != before+2 { // for this server, and for a stock registry
 			t.Errorf("a use and 10 minutes wrote %d files", created-before)
 		}
 	})
@@ -358,13 +362,12 @@ func TestAdoption(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		root := t.TempDir()
 		good := map[string]string{
-			layerFile:              layer,
-			layerLink:              layerDigest.String(),
-			manifestFile:           manifest,
-			revisionLink:           manifestDigest.String(),
-			tagLink:                manifestDigest.String(),
-			tagIndexLink:           manifestDigest.String(),
-			"scheduler-state.json": "",
+			layerFile:    layer,
+			layerLink:    layerDigest.String(),
+			manifestFile: manifest,
+			revisionLink: manifestDigest.String(),
+			tagLink:      manifestDigest.String(),
+			tagIndexLink: manifestDigest.String(),
 		}
 		for path, content := range good {
 			write(t, root, path, content)
@@ -372,17 +375,22 @@ func TestAdoption(t *testing.T) {
 		const other = "docker/registry/v2/repositories/a/b/c/"
 		gone := strings.Repeat("ab", 32)
 		for path, content := range map[string]string{
-			other + "_layers/sha256/" + gone + "/link":                            "sha256:" + gone,
-			other + "_manifests/revisions/sha256/" + gone + "/link":               "sha256:" + gone,
-			other + "_manifests/tags/v1/current/link":                             "sha256:" + gone,
-			other + "_manifests/tags/v1/index/sha256/" + gone + "/link":           "sha256:" + gone,
-			other + "_manifests/tags/v2/current/link":                             "",
-			other + "_uploads/8f9b1c/data":                                        "half",
-			other + "_uploads/8f9b1c/hashstates/sha256/4":                         "x",
-			"docker/registry/v2/repositories/library/alpine/_uploads/1/startedat": "2026-01-01T00:00:00Z",
-			strings.Replace(tagIndexLink, manifestHex, gone, 1):                   "sha256:" + gone,
-			"docker/registry/v2/blobs/sha256/ab/" + gone[:62] + "cd" + "/data":    "nobody has it",
-			"registry-cache/partial/" + gone + "-1":                               "half",
+			other + "_layers/sha256/" + gone + "/link":                                       "sha256:" + gone,
+			other + "_manifests/revisions/sha256/" + gone + "/link":                          "sha256:" + gone,
+			other + "_manifests/tags/v1/current/link":                                        "sha256:" + gone,
+			other + "_manifests/tags/v1/index/sha256/" + gone + "/link":                      "sha256:" + gone,
+			other + "_manifests/tags/v2/current/link":                                        "",
+			other + "_uploads/8f9b1c/data":                                                   "half",
+			other + "_uploads/8f9b1c/hashstates/sha256/4":                                    "x",
+			"docker/registry/v2/repositories/library/alpine/_uploads/1/startedat":            "2026-01-01T00:00:00Z",
+			strings.Replace(tagIndexLink, manifestHex, gone, 1):                              "sha256:" + gone,
+			"docker/registry/v2/blobs/sha256/ab/" + gone[:62] + "cd" + "/data":               "nobody has it",
+			"registry-cache/partial/" + gone + "-1":                                          "half",
+			stateFile:                                                                        "",
+			stateFile + ".77-88.tmp":                                                         "{",
+			strings.TrimSuffix(other, "c/") + "d/_layers/sha256/" + gone + "/link.77-88.tmp": "",
+			strings.Replace(tagIndexLink, manifestHex, gone, 1) + ".77-88.tmp":               "sha256:",
+			"docker/registry/v2/blobs/sha256/ab/" + gone[:62] + "ef" + "/data.77-88.tmp":     "half a manifest",
 		} {
 			write(t, root, path, content)
 		}
@@ -397,6 +405,10 @@ func TestAdoption(t *testing.T) {
 		stop()
 		got := files(t, root)
 		delete(got, usesFile)
+		if parsed := parseState(t, got[stateFile]); len(parsed) != 2 {
+			t.Errorf("left for a stock registry: %v", parsed)
+		}
+		delete(got, stateFile)
 		if diff := cmp.Diff(good, got); diff != "" {
 			t.Errorf("files: -want +got\n%s", diff)
 		}
@@ -463,16 +475,18 @@ func TestInterruptedRemoval(t *testing.T) {
 			s = open(t, root, Options{Policy: week})
 			stop = maintain(t, s)
 			fill(s)
-			delete(whole, usesFile)
 			again := files(t, root)
-			delete(again, usesFile)
+			for _, own := range []string{usesFile, stateFile} {
+				delete(whole, own)
+				delete(again, own)
+			}
 			if diff := cmp.Diff(whole, again); diff != "" {
 				t.Errorf("filled again after %d steps: -want +got\n%s", cut, diff)
 			}
 			time.Sleep(week.TTL + 2*checkInterval)
 			stop()
 			for path := range files(t, root) {
-				if path != usesFile {
+				if path != usesFile && path != stateFile {
 					t.Errorf("after %d steps and another process: %s", cut, path)
 				}
 			}

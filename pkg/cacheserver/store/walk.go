@@ -21,8 +21,15 @@ import (
 // nobody can use: folders without content, tags that name nothing, and uploads that another server has not finished.
 // Folders that cannot be read are left out, but an error is returned if nothing could be.
 func (s *Store) walk(ctx context.Context) error {
-	w := &walker{layout: s.layout, now: time.Now(), uses: s.loadUses(), visitor: learner{s}}
-	return w.walk(ctx)
+	l := learner{s}
+	w := &walker{layout: s.layout, now: time.Now(), uses: s.loadUses(), visitor: l}
+	if err := w.walk(ctx); err != nil || !l.deletes() {
+		return err
+	}
+	if err := s.removeStockState(); err != nil {
+		l.warn(err)
+	}
+	return nil
 }
 
 // walker reads a volume that may change meanwhile, and changes nothing itself.
@@ -204,6 +211,9 @@ func (l learner) content(d digest.Digest, info fs.FileInfo, lastUse time.Time) {
 func (l learner) noContent(d digest.Digest) {
 	if !l.deletes() {
 		return
+	}
+	if err := removeStockLeftovers(l.layout.data(d)); err != nil {
+		l.warn(err)
 	}
 	// Somebody may just be filling it; then it is not empty, or is made again.
 	err := os.Remove(filepath.Dir(l.layout.data(d)))
