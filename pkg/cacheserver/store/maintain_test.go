@@ -394,8 +394,13 @@ func TestAdoption(t *testing.T) {
 		} {
 			write(t, root, path, content)
 		}
-		if err := os.MkdirAll(filepath.Join(root, "docker/registry/v2/blobs/sha256/ab", gone), 0o755); err != nil {
-			t.Fatal(err)
+		for _, path := range []string{
+			"docker/registry/v2/blobs/sha256/ab/" + gone,
+			other + "_layers/sha256/" + gone[:62] + "cd", // what nobody has was about to be linked
+		} {
+			if err := os.MkdirAll(filepath.Join(root, path), 0o755); err != nil {
+				t.Fatal(err)
+			}
 		}
 		s := open(t, root, Options{Policy: week})
 		stop := maintain(t, s)

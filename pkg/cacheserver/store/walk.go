@@ -208,21 +208,29 @@ func (l learner) content(d digest.Digest, info fs.FileInfo, lastUse time.Time) {
 	l.index.Found(d, info.Size(), lastUse)
 }
 
-func (l learner) noContent(d digest.Digest) {
+func (l learner) noContent(d digest.Digest) { l.missing(l.layout.data(d), l.layout.blobs()) }
+
+// missing deletes the folders around a file that is not there, up to root.
+func (l learner) missing(path, root string) {
 	if !l.deletes() {
 		return
 	}
-	if err := removeStockLeftovers(l.layout.data(d)); err != nil {
+	if err := removeStockLeftovers(path); err != nil {
 		l.warn(err)
 	}
-	// Somebody may just be filling it; then it is not empty, or is made again.
-	err := os.Remove(filepath.Dir(l.layout.data(d)))
-	if err != nil && !isNotEmpty(err) && !errors.Is(err, fs.ErrNotExist) {
-		l.warn(err)
-	}
+	// Somebody may just be filling them; then they are not empty, or are made again.
+	prune(filepath.Dir(path), root)
 }
 
-func (l learner) link(d digest.Digest, link evict.Link) { l.index.Link(d, link) }
+// link tells the index, unless the folder of the link is empty: a process was killed before it made the link.
+func (l learner) link(d digest.Digest, link evict.Link) {
+	path := l.layout.pathOf(link, d)
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		l.missing(path, l.layout.repositories())
+		return
+	}
+	l.index.Link(d, link)
+}
 
 func (l learner) tag(d digest.Digest, link evict.Link) { l.index.Link(d, link) }
 
