@@ -21,9 +21,18 @@ import (
 func smallVolume(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
+	if err := limit(t, dir); err != nil {
+		t.Skipf("a volume with a limit can only be mounted by root: %v", err)
+	}
+	return dir
+}
+
+// limit mounts a volume of 16 MiB at the folder. It returns an error if that is not allowed.
+func limit(t *testing.T, dir string) error {
+	t.Helper()
 	err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=16m")
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) {
-		t.Skipf("a volume with a limit can only be mounted by root: %v", err)
+		return err
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +42,7 @@ func smallVolume(t *testing.T) string {
 			t.Errorf("unmounting: %v", err)
 		}
 	})
-	return dir
+	return nil
 }
 
 // metric returns the value of a metric.

@@ -269,11 +269,17 @@ func serveFile(file string) error {
 	return server.Run(ctx)
 }
 
-func TestKilledInTheMiddleOfAFetch(t *testing.T) {
-	t.Parallel()
-	u := newOrigin(t, upstream.Options{})
-	digests, contents := layers(t, u.push(t, tag, 1))
-	cfg := u.config(t)
+// process is a server that can be killed.
+type process struct {
+	*exec.Cmd
+	stdout  io.Reader
+	address string // after listening
+	log     *lockedBuffer
+}
+
+// writeConfig returns the path of a file with the configuration.
+func writeConfig(t *testing.T, cfg config.Config) string {
+	t.Helper()
 	document, err := cfg.Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -282,6 +288,48 @@ func TestKilledInTheMiddleOfAFetch(t *testing.T) {
 	if err := os.WriteFile(file, document, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	return file
+}
+
+// launch starts a server with the configuration file. The caller kills it.
+func launch(t *testing.T, file string) *process {
+	t.Helper()
+	p := &process{Cmd: exec.CommandContext(t.Context(), os.Args[0]), log: &lockedBuffer{}}
+	p.Env = append(os.Environ(), serveVariable+"="+file)
+	p.Stderr = p.log
+	var err error
+	if p.stdout, err = p.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// listening returns when the server has its address.
+func (p *process) listening(t *testing.T) {
+	t.Helper()
+	address, err := io.ReadAll(p.stdout)
+	if err != nil || len(address) == 0 {
+		t.Fatalf("the server does not listen: %v\n%s", err, p.log)
+	}
+	p.address = string(address)
+}
+
+func (p *process) kill(t *testing.T) {
+	t.Helper()
+	if err := p.Process.Kill(); err != nil {
+		t.Fatalf("the server ended before it was killed: %v\n%s", err, p.log)
+	}
+	p.Wait() // it says that the process was killed
+}
+
+func TestKilledInTheMiddleOfAFetch(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	digests, contents := layers(t, u.push(t, tag, 1))
+	cfg := u.config(t)
 	u.inject(onBlobs(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", itoa(len(contents[0])))
 		w.Write(contents[0][:len(contents[0])/2])
@@ -289,39 +337,23 @@ func TestKilledInTheMiddleOfAFetch(t *testing.T) {
 		<-r.Context().Done()
 	}))
 
-	process := exec.CommandContext(t.Context(), os.Args[0])
-	process.Env = append(os.Environ(), serveVariable+"="+file)
-	var log bytes.Buffer
-	process.Stderr = &log
-	stdout, err := process.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := process.Start(); err != nil {
-		t.Fatal(err)
-	}
-	address, err := io.ReadAll(stdout)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := launch(t, writeConfig(t, cfg))
+	p.listening(t)
 	var transport http.Transport
 	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+string(address)+"/v2/"+repository+"/blobs/"+digests[0], nil)
+	req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+p.address+"/v2/"+repository+"/blobs/"+digests[0], nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		t.Fatalf("%v\n%s", err, &log)
+		t.Fatalf("%v\n%s", err, p.log)
 	}
 	defer resp.Body.Close()
 	if _, err := io.CopyN(io.Discard, resp.Body, int64(len(contents[0])/4)); err != nil {
 		t.Fatal(err)
 	}
-	if err := process.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	process.Wait() // it says that the process was killed
+	p.kill(t)
 	if _, err := io.Copy(io.Discard, resp.Body); err == nil {
 		t.Error("the body looks complete")
 	}
