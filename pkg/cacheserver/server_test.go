@@ -33,6 +33,10 @@ func TestDebug(t *testing.T) {
 		}
 		c.settle(t)
 	}
+	// An answer is counted after its last byte has left.
+	eventually(t, "all answers are counted", func() bool {
+		return c.metric(t, `registry_cache_requests_total{kind="blob",outcome="hit"}`) == 3
+	})
 	metrics := string(c.debug(t, "/metrics").body)
 	for _, line := range []string{
 		// A pull is one manifest by tag, one config and two layers.
