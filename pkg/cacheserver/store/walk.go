@@ -192,10 +192,6 @@ func readDir(dir string) ([]fs.DirEntry, error) {
 	return entries, err
 }
 
-func isNotEmpty(err error) bool {
-	return errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EEXIST)
-}
-
 // learner tells the index of a store what is on its volume, and removes what nobody can use.
 type learner struct{ *Store }
 
