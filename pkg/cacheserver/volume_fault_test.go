@@ -188,6 +188,8 @@ func TestTornFiles(t *testing.T) {
 		{"manifest, empty", data(manifest), func(string) string { return "" }},
 		{"manifest, cut", data(manifest), cut},
 		{"manifest, zeros", data(manifest), func(s string) string { return strings.Repeat("\x00", len(s)) }},
+		{"blob, cut", data(digests[0]), cut},
+		{"blob, longer", data(digests[0]), func(s string) string { return s + "\x00" }},
 		{"blob, empty", data(digests[0]), func(string) string { return "" }},
 		{"link of a blob, empty", names + "/_layers/sha256/" + hex(digests[0]) + "/link", func(string) string { return "" }},
 		{"link of a blob, cut", names + "/_layers/sha256/" + hex(digests[0]) + "/link", cut},

@@ -3,6 +3,7 @@ package pullthrough
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 
@@ -63,22 +64,33 @@ func (c *Cache) StatBlob(ctx context.Context, repository string, d digest.Digest
 // linkedBlob returns nil unless the blob is stored for the repository.
 func (c *Cache) linkedBlob(repository string, d digest.Digest) *Blob {
 	f, err := c.store.Blob(repository, d)
-	return c.opened(repository, d, f, err)
+	return hit(c.whole(repository, d, f, err))
 }
 
-// opened returns the file as an answer, or nil if it could not be opened.
-func (c *Cache) opened(repository string, d digest.Digest, f *store.Content, err error) *Blob {
+// whole returns a file of the store that was opened, and its size in bytes, or nil if that failed or parts are missing.
+func (c *Cache) whole(repository string, d digest.Digest, f *store.Content, err error) (*store.Content, int64) {
 	if err == nil {
 		var info os.FileInfo
-		if info, err = f.Stat(); err == nil {
-			return NewBlob(f, info.Size(), Hit)
+		if info, err = f.Stat(); err == nil && c.memory.contradicts(d, info.Size()) {
+			err = fmt.Errorf("the file has %d bytes, and an image wants another number of them", info.Size())
+		}
+		if err == nil {
+			return f, info.Size()
 		}
 		err = errors.Join(err, f.Close())
 	}
 	if !errors.Is(err, store.ErrNotFound) {
 		c.log.Warn("Cannot read blob", "repository", repository, "digest", d, "error", err)
 	}
-	return nil
+	return nil, 0
+}
+
+// hit returns a file as an answer, nil for none.
+func hit(f *store.Content, size int64) *Blob {
+	if f == nil {
+		return nil
+	}
+	return NewBlob(f, size, Hit)
 }
 
 // storedBlob returns the blob if it is stored for the repository, or for another one and the upstream says that this
@@ -95,7 +107,7 @@ func (c *Cache) storedBlob(ctx context.Context, repository string, d digest.Dige
 		return b, nil
 	}
 	f, err := c.store.Content(d)
-	b := c.opened(repository, d, f, err)
+	b := hit(c.whole(repository, d, f, err))
 	if b == nil {
 		return nil, nil
 	}

@@ -118,20 +118,16 @@ func (c *Cache) download(ctx context.Context, f *fetch, repository string) {
 
 // adopt serves the readers from the store if the blob is there.
 func (c *Cache) adopt(f *fetch, repository string) bool {
-	file, err := c.store.Blob(repository, f.digest)
-	if err != nil {
-		return false
-	}
-	info, err := file.Stat()
-	if err != nil {
-		c.log.Warn("Cannot read blob", "repository", repository, "digest", f.digest, "error", errors.Join(err, file.Close()))
+	opened, err := c.store.Blob(repository, f.digest)
+	file, size := c.whole(repository, f.digest, opened, err)
+	if file == nil {
 		return false
 	}
 	f.mu.Lock()
 	f.file = file
 	f.mu.Unlock()
 	f.update(func(p *progress) {
-		*p = progress{size: info.Size(), written: info.Size(), verified: true, stored: true}
+		*p = progress{size: size, written: size, verified: true, stored: true}
 	})
 	return true
 }
@@ -152,6 +148,7 @@ func (c *Cache) fill(ctx context.Context, f *fetch, repository string) {
 	}
 	f.update(func(p *progress) { p.verified, p.err = err == nil, err })
 	if err == nil {
+		c.memory.verified(f.digest, f.progress().written)
 		// The readers have all they need by now; what fails from here on costs another fetch at most.
 		c.warnUnstored("blob", f.digest.String(), partial.Commit(f.allowed()))
 	} else if !errors.Is(err, errStorage) {

@@ -145,6 +145,9 @@ func (c *Cache) keep(repository, tag string, got *upstream.Manifest) *Manifest {
 		c.warnUnstored("manifest", repository+"@"+got.Digest.String(), err)
 		return m
 	}
+	remembered := *m
+	remembered.Outcome = Hit
+	c.memory.put(repository, &remembered)
 	m.Outcome = Miss
 	names := c.tags.naming(repository, got.Digest)
 	if tag != "" {

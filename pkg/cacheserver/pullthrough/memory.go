@@ -4,10 +4,16 @@ import (
 	"sync"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/oci"
 )
 
-// maxMemoryBytes bounds the content of remembered manifests, in bytes: thousands of them, which have some KiB each.
-const maxMemoryBytes = 16 << 20
+const (
+	// maxMemoryBytes bounds the content of remembered manifests, in bytes: thousands of them, which have some KiB each.
+	maxMemoryBytes = 16 << 20
+	// maxSizes bounds the remembered sizes of blobs. They are all forgotten when it is reached.
+	maxSizes = 1 << 16
+)
 
 type manifestName struct {
 	repository string
@@ -21,9 +27,12 @@ type memory struct {
 	mu        sync.Mutex // guards what follows
 	manifests map[manifestName]*Manifest
 	bytes     int64
+	sizes     map[digest.Digest]int64
 }
 
-func newMemory() *memory { return &memory{manifests: map[manifestName]*Manifest{}} }
+func newMemory() *memory {
+	return &memory{manifests: map[manifestName]*Manifest{}, sizes: map[digest.Digest]int64{}}
+}
 
 func (m *memory) get(repository string, d digest.Digest) *Manifest {
 	m.mu.Lock()
@@ -31,10 +40,22 @@ func (m *memory) get(repository string, d digest.Digest) *Manifest {
 	return m.manifests[manifestName{repository, d}]
 }
 
-// put remembers a manifest, which nobody may change any more. Others go for it, whichever they are.
+// put remembers a manifest, which nobody may change any more, and the sizes that it gives for its blobs. Others go for
+// it, whichever they are.
 func (m *memory) put(repository string, manifest *Manifest) {
+	// What cannot be read here is served all the same: a client may know more.
+	_, references, err := oci.References(manifest.Content)
+	if err != nil {
+		references = nil
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for _, r := range references {
+		if len(m.sizes) >= maxSizes {
+			clear(m.sizes)
+		}
+		m.sizes[r.Digest] = r.Size
+	}
 	name := manifestName{repository, manifest.Digest}
 	if _, known := m.manifests[name]; known || manifest.Size > maxMemoryBytes {
 		return
@@ -47,6 +68,24 @@ func (m *memory) put(repository string, manifest *Manifest) {
 	}
 	m.manifests[name] = manifest
 	m.bytes += manifest.Size
+}
+
+// contradicts says that content of this size, in bytes, is not all of what an image wants. Files are compared with that
+// when they are opened, because a volume that was damaged would otherwise break the image on all nodes for good.
+func (m *memory) contradicts(d digest.Digest, size int64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	want, known := m.sizes[d]
+	return known && size != want
+}
+
+// verified tells the size of content that has the digest, whatever manifests say.
+func (m *memory) verified(d digest.Digest, size int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, known := m.sizes[d]; known {
+		m.sizes[d] = size
+	}
 }
 
 func (m *memory) remove(repository string, d digest.Digest) {

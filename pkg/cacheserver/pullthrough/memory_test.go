@@ -3,6 +3,7 @@ package pullthrough
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,5 +86,41 @@ func TestMemoryIsBounded(t *testing.T) {
 	m.put(repository, &Manifest{Digest: digest.FromString("x"), Size: maxMemoryBytes + 1})
 	if len(m.manifests) != 0 {
 		t.Error("what is larger than all may be is remembered")
+	}
+}
+
+// A file is not served if an image wants another size, until its digest has shown that the image is wrong.
+func TestSizesOfBlobs(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, forEver, store.Options{})
+	content := layer(1000)
+	d := f.upstream.addBlob(repository, content)
+	for range 2 {
+		if got, _, err := f.read(t, repository, d); err != nil || len(got) != len(content) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+		f.settle()
+	}
+	f.upstream.seen()
+	lie := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"digest":%q,"size":999},"layers":[]}`, oci.MediaTypeManifest, d)
+	f.want(t, "manifest", oci.Reference{Digest: f.upstream.addManifest(repository, "lie", lie)}, lie, Miss, "GET"+byDigest+digest.FromString(lie).String())
+	for step, calls := range [][]string{{"GET" + byDigest + d.String()}, nil} {
+		if got, _, err := f.read(t, repository, d); err != nil || len(got) != len(content) {
+			t.Errorf("step %d: %d bytes, %v", step, len(got), err)
+		}
+		f.settle()
+		f.wantCalls(t, fmt.Sprint("step ", step), calls...)
+	}
+	m := newMemory()
+	for n := range 2 * maxSizes / 1000 {
+		references := make([]string, 1000)
+		for i := range references {
+			references[i] = fmt.Sprintf(`{"digest":"sha256:%064x","size":1}`, n*1000+i)
+		}
+		content := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"digest":%q},"layers":[%s]}`, oci.MediaTypeManifest, d, strings.Join(references, ","))
+		m.put(repository, &Manifest{Digest: digest.FromString(content), Content: []byte(content), Size: int64(len(content))})
+		if len(m.sizes) == 0 || len(m.sizes) > maxSizes {
+			t.Fatalf("%d sizes are remembered", len(m.sizes))
+		}
 	}
 }
