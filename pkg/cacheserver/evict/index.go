@@ -67,7 +67,9 @@ type object struct {
 	size    int64
 	lastUse time.Time
 	links   []Link
-	holders int
+	// doubtful are those of the links that may not be there.
+	doubtful []Link
+	holders  int
 	// removing is closed when the removal that goes on has ended; nil if none does.
 	removing chan struct{}
 	// queued says that it is among the garbage.
@@ -98,6 +100,19 @@ func (x *Index) Link(d digest.Digest, l Link) {
 	o := x.get(d)
 	if !slices.Contains(o.links, l) {
 		o.links = append(o.links, l)
+	}
+	o.doubtful = slices.DeleteFunc(o.doubtful, func(known Link) bool { return known == l })
+	x.settle(o)
+}
+
+// Doubt tells that a link may not be there after all, because making it failed. It does not keep the content from going
+// until Link tells about it again, but goes with it.
+func (x *Index) Doubt(d digest.Digest, l Link) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	o := x.get(d)
+	if slices.Contains(o.links, l) && !slices.Contains(o.doubtful, l) {
+		o.doubtful = append(o.doubtful, l)
 	}
 	x.settle(o)
 }
@@ -309,7 +324,7 @@ func (o *object) idle() bool { return o.holders == 0 && o.removing == nil }
 
 // unreferenced says that nothing can be served from the object.
 func (o *object) unreferenced() bool {
-	return !o.stored || !slices.ContainsFunc(o.links, func(l Link) bool { return l.Kind != Tag })
+	return !o.stored || !slices.ContainsFunc(o.links, func(l Link) bool { return l.Kind != Tag && !slices.Contains(o.doubtful, l) })
 }
 
 // idleHeap has the least recently used object first. It implements heap.Interface.

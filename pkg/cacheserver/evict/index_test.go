@@ -133,6 +133,40 @@ func TestUnreferenced(t *testing.T) {
 	}
 }
 
+func TestDoubt(t *testing.T) {
+	t.Parallel()
+	x := NewIndex()
+	other := Link{Kind: Layer, Repository: "library/other"}
+	x.Complete()
+	x.Hold(name(0), start)
+	x.Stored(name(0), 1)
+	for _, l := range []Link{layer, other} {
+		x.Link(name(0), l)
+	}
+	x.Doubt(name(0), layer)
+	x.Doubt(name(0), layer)
+	x.Release(name(0), start)
+	if got := drain(x, start, policy, 0); len(got) > 0 {
+		t.Errorf("what another repository has goes: %v", got)
+	}
+	x.Hold(name(0), start)
+	x.Doubt(name(0), other)
+	x.Link(name(0), other)
+	x.Release(name(0), start)
+	if got := drain(x, start, policy, 0); len(got) > 0 {
+		t.Errorf("what was linked after all goes: %v", got)
+	}
+	x.Hold(name(0), start)
+	x.Doubt(name(0), other)
+	if got := drain(x, start, policy, 0); len(got) > 0 {
+		t.Errorf("while it is held: %v", got)
+	}
+	x.Release(name(0), start)
+	if got := drain(x, start, policy, 0); len(got) != 1 || got[0].Reason != Unreferenced || len(got[0].Links) != 2 {
+		t.Errorf("what nobody has for sure: %v", got)
+	}
+}
+
 func TestKept(t *testing.T) {
 	t.Parallel()
 	x := NewIndex()

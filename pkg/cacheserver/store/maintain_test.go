@@ -168,6 +168,46 @@ func TestWhatIsUsedStays(t *testing.T) {
 	})
 }
 
+// Content whose link could not be made is of no use to anybody, and goes.
+func TestContentWithoutLinkGoes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		failing := false
+		s := open(t, t.TempDir(), Options{
+			Policy: week,
+			Volume: func() (evict.Volume, error) { return evict.Volume{Limit: 1000}, nil },
+			CreateFile: func(dir, prefix string) (File, error) {
+				if failing && prefix == "file-" {
+					return nil, syscall.ENOSPC
+				}
+				return os.CreateTemp(dir, prefix)
+			},
+		})
+		stop := maintain(t, s)
+		defer stop()
+		d := sized(t, s, 1, 10)
+		failing = true
+		if err := s.LinkBlob("library/other", d); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatal(err)
+		}
+		time.Sleep(day)
+		if !has(t, s, d) {
+			t.Fatal("what one repository has was deleted")
+		}
+		if err := tryCommit(s, repository); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(s.layout.data(layerDigest)); err != nil {
+			t.Fatalf("so this shows nothing: %v", err)
+		}
+		time.Sleep(checkInterval)
+		synctest.Wait()
+		if _, err := os.Stat(s.layout.data(layerDigest)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("it is still there: %v", err)
+		}
+	})
+}
+
 func TestNothingIsDeletedWithoutTTL(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -259,7 +259,13 @@ func (s *Store) link(l evict.Link, d digest.Digest) error {
 	if s.readLink(path, d) == nil {
 		return nil
 	}
-	return s.writeFile(path, []byte(d))
+	if err := s.writeFile(path, []byte(d)); err != nil {
+		s.index.Doubt(d, l)
+		return err
+	}
+	// Somebody else may have failed with it meanwhile.
+	s.index.Link(d, l)
+	return nil
 }
 
 // readLink returns an error unless the link under path names d.
