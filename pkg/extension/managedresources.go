@@ -32,7 +32,7 @@ func ManagedResourceLabels() map[string]string {
 }
 
 func serviceResourceName(cache v1alpha3.RegistryCache) string {
-	return serviceResourcePrefix + v1alpha3.ObjectName(cache.Upstream)
+	return serviceResourcePrefix + cache.ServiceName()
 }
 
 func (a *Actuator) deployService(ctx context.Context, namespace string, cache v1alpha3.RegistryCache, address string) error {

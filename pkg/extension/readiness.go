@@ -87,7 +87,7 @@ func (r *readiness) Reconcile(ctx context.Context, request reconcile.Request) (r
 
 	changed, allReady := false, true
 	for i := range caches {
-		condition, err := readyCondition(ctx, shoot, caches[i].Upstream)
+		condition, err := readyCondition(ctx, shoot, caches[i].ObjectName())
 		if err != nil {
 			return reconcile.Result{}, err
 		}

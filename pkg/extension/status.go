@@ -44,13 +44,14 @@ func (a *Actuator) updateStatus(ctx context.Context, log logr.Logger, shoot clie
 	}
 	caches := make([]v1alpha3.RegistryCacheStatus, 0, len(config.Caches))
 	for _, cache := range config.Caches {
-		ready, err := readyCondition(ctx, shoot, cache.Upstream)
+		ready, err := readyCondition(ctx, shoot, cache.ObjectName())
 		if err != nil {
 			return err
 		}
 		address := addresses[cache.Upstream]
 		status := v1alpha3.RegistryCacheStatus{
 			Upstream:   cache.Upstream,
+			Name:       cache.ObjectName(),
 			Endpoint:   desired.Endpoint(address),
 			RemoteURL:  *cache.RemoteURL,
 			ClusterIP:  address,
@@ -80,10 +81,11 @@ func writeStatus(ctx context.Context, seed client.Client, ex *extensionsv1alpha1
 	return nil
 }
 
-// readyCondition tells whether a pod of the cache of upstream can serve. Its transition time is not set.
-func readyCondition(ctx context.Context, shoot client.Client, upstream string) (metav1.Condition, error) {
+// readyCondition tells whether a pod of the cache whose StatefulSet has that name can serve. Its transition time is not
+// set.
+func readyCondition(ctx context.Context, shoot client.Client, name string) (metav1.Condition, error) {
 	set := &appsv1.StatefulSet{}
-	key := client.ObjectKey{Namespace: desired.Namespace, Name: v1alpha3.ObjectName(upstream)}
+	key := client.ObjectKey{Namespace: desired.Namespace, Name: name}
 	condition := metav1.Condition{Type: v1alpha3.ConditionReady, Status: metav1.ConditionFalse}
 	switch err := shoot.Get(ctx, key, set); {
 	case apierrors.IsNotFound(err):

@@ -21,10 +21,14 @@ func TestDecode(t *testing.T) {
 	t.Parallel()
 	cache := func(upstream, remoteURL, size string, ttl time.Duration) v1alpha3.RegistryCache {
 		return v1alpha3.RegistryCache{
-			Upstream:          upstream,
-			RemoteURL:         &remoteURL,
-			Volume:            &v1alpha3.Volume{Size: new(resource.MustParse(size))},
-			GarbageCollection: &v1alpha3.GarbageCollection{TTL: &metav1.Duration{Duration: ttl}},
+			Upstream:  upstream,
+			RemoteURL: &remoteURL,
+			Volume:    &v1alpha3.Volume{Size: new(resource.MustParse(size))},
+			GarbageCollection: &v1alpha3.GarbageCollection{
+				TTL: &metav1.Duration{Duration: ttl}, HighWatermark: new(int32(90)), LowWatermark: new(int32(80)),
+			},
+			HTTP:             &v1alpha3.HTTP{TLS: new(false)},
+			HighAvailability: &v1alpha3.HighAvailability{Enabled: new(false)},
 		}
 	}
 	const week = 168 * time.Hour

@@ -1,8 +1,8 @@
 // Package desired computes the objects of a cache in the Shoot from its configuration. It does no I/O: equal input gives
 // equal objects.
 //
-// All objects of a cache live in the namespace kube-system, are called v1alpha3.ObjectName of the upstream, or start
-// with it, and carry the label v1alpha3.UpstreamHostLabel.
+// All objects of a cache live in the namespace kube-system and carry the label v1alpha3.UpstreamHostLabel. The Service is
+// called ServiceName of the cache, the names of the others are or start with ObjectName of the cache.
 package desired
 
 import (
@@ -34,7 +34,7 @@ func Service(cache v1alpha3.RegistryCache, clusterIP string) *corev1.Service {
 		return corev1.ServicePort{Name: name, Port: number, TargetPort: intstr.FromString(name), Protocol: corev1.ProtocolTCP}
 	}
 	return &corev1.Service{
-		ObjectMeta: objectMeta(cache, ""),
+		ObjectMeta: objectMeta(cache, cache.ServiceName()),
 		Spec: corev1.ServiceSpec{
 			Type:      corev1.ServiceTypeClusterIP,
 			ClusterIP: clusterIP,
@@ -57,7 +57,7 @@ func networkPolicy(cache v1alpha3.RegistryCache) *networkingv1.NetworkPolicy {
 		return networkingv1.NetworkPolicyPort{Protocol: new(corev1.ProtocolTCP), Port: new(intstr.FromInt32(number))}
 	}
 	return &networkingv1.NetworkPolicy{
-		ObjectMeta: objectMeta(cache, ""),
+		ObjectMeta: objectMeta(cache, cache.ObjectName()),
 		Spec: networkingv1.NetworkPolicySpec{
 			PodSelector: metav1.LabelSelector{MatchLabels: selector(cache)},
 			// No peers: containerd connects from the nodes, whose addresses no selector describes.
@@ -67,18 +67,15 @@ func networkPolicy(cache v1alpha3.RegistryCache) *networkingv1.NetworkPolicy {
 	}
 }
 
-func objectMeta(cache v1alpha3.RegistryCache, nameSuffix string) metav1.ObjectMeta {
-	return metav1.ObjectMeta{
-		Namespace: Namespace,
-		Name:      v1alpha3.ObjectName(cache.Upstream) + nameSuffix,
-		Labels:    labels(cache),
-	}
+func objectMeta(cache v1alpha3.RegistryCache, name string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: Namespace, Name: name, Labels: labels(cache)}
 }
 
-// selector are the labels that tell the pods of one cache from those of all others.
+// selector are the labels that tell the pods of one cache from those of all others. The upstream alone does not:
+// "reg.io:5000" and "reg.io-5000" have the same label.
 func selector(cache v1alpha3.RegistryCache) map[string]string {
 	return map[string]string{
-		"app":                      v1alpha3.ObjectName(cache.Upstream),
+		"app":                      cache.ObjectName(),
 		v1alpha3.UpstreamHostLabel: v1alpha3.UpstreamHostValue(cache.Upstream),
 	}
 }

@@ -3,8 +3,10 @@ package desired
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	labelset "k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
@@ -38,10 +41,18 @@ func TestGolden(t *testing.T) {
 		{
 			"all-fields.yaml",
 			v1alpha3.RegistryCache{
-				Upstream:          "registry.example.com:5443",
-				RemoteURL:         new("http://10.1.2.3:5000"),
-				Volume:            &v1alpha3.Volume{Size: new(resource.MustParse("100Gi")), StorageClassName: new("fast")},
-				GarbageCollection: &v1alpha3.GarbageCollection{TTL: &metav1.Duration{}},
+				Upstream:  "registry.example.com:5443",
+				RemoteURL: new("http://10.1.2.3:5000"),
+				Volume:    &v1alpha3.Volume{Size: new(resource.MustParse("100Gi")), StorageClassName: new("fast")},
+				GarbageCollection: &v1alpha3.GarbageCollection{
+					TTL: &metav1.Duration{}, HighWatermark: new(int32(75)), LowWatermark: new(int32(50)),
+				},
+				Proxy: &v1alpha3.Proxy{
+					HTTPProxy:  new("http://proxy.example.com:3128"),
+					HTTPSProxy: new("https://proxy.example.com"),
+					NoProxy:    new("10.0.0.0/8,.internal.example.com"),
+				},
+				ServiceNameSuffix: new("the-example-registry-of-the-team-that-likes-long-names"),
 			},
 			Options{Image: options.Image, CABundle: "-----BEGIN CERTIFICATE-----\n"},
 			"10.96.0.20",
@@ -71,8 +82,10 @@ func TestGolden(t *testing.T) {
 func TestServerReadsItsConfig(t *testing.T) {
 	t.Parallel()
 	cache := defaulted(v1alpha3.RegistryCache{
-		Upstream:          "docker.io",
-		GarbageCollection: &v1alpha3.GarbageCollection{TTL: &metav1.Duration{Duration: 90 * time.Minute}},
+		Upstream: "docker.io",
+		GarbageCollection: &v1alpha3.GarbageCollection{
+			TTL: &metav1.Duration{Duration: 90 * time.Minute}, HighWatermark: new(int32(60)),
+		},
 	})
 	for _, obj := range workload(t, cache, Options{Image: "i", CABundle: "pem"}) {
 		secret, ok := obj.(*corev1.Secret)
@@ -86,6 +99,7 @@ func TestServerReadsItsConfig(t *testing.T) {
 		want := config.Default()
 		want.Upstream = config.Upstream{Host: "docker.io", RemoteURL: "https://registry-1.docker.io", CAFile: "/etc/registry-cache/ca.crt"}
 		want.GarbageCollection.TTL = config.Duration(90 * time.Minute)
+		want.Storage.HighWatermark, want.Storage.LowWatermark = 60, 50
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}
@@ -116,6 +130,9 @@ func TestWhatRestartsThePod(t *testing.T) {
 		{"nothing changed", v1alpha3.RegistryCache{}, options, false},
 		{"larger volume", v1alpha3.RegistryCache{Volume: &v1alpha3.Volume{Size: new(resource.MustParse("20Gi"))}}, options, false},
 		{"other TTL", v1alpha3.RegistryCache{GarbageCollection: &v1alpha3.GarbageCollection{TTL: &metav1.Duration{Duration: 1}}}, options, true},
+		{"other watermark", v1alpha3.RegistryCache{GarbageCollection: &v1alpha3.GarbageCollection{HighWatermark: new(int32(50))}}, options, true},
+		{"proxy", v1alpha3.RegistryCache{Proxy: &v1alpha3.Proxy{HTTPSProxy: new("https://proxy.example.com")}}, options, true},
+		{"proxy that says nothing", v1alpha3.RegistryCache{Proxy: &v1alpha3.Proxy{}}, options, false},
 		{"other remote URL", v1alpha3.RegistryCache{RemoteURL: new("https://mirror.example.com")}, options, true},
 		{"other roots", v1alpha3.RegistryCache{}, Options{Image: "i", CABundle: "b"}, true},
 		{"no roots", v1alpha3.RegistryCache{}, Options{Image: "i"}, true},
@@ -125,6 +142,40 @@ func TestWhatRestartsThePod(t *testing.T) {
 		if restarts := cmp.Diff(before, template(tc.cache, tc.options)) != ""; restarts != tc.restarts {
 			t.Errorf("%s: pod restarts: %t, want %t", tc.name, restarts, tc.restarts)
 		}
+	}
+}
+
+// Two caches whose upstreams give the same names, and the same label, must not share anything.
+func TestServiceNameSuffixSeparatesCaches(t *testing.T) {
+	t.Parallel()
+	names := func(cache v1alpha3.RegistryCache) (names []string, selected map[string]string) {
+		for _, obj := range append(workload(t, cache, Options{Image: "i"}), Service(cache, "")) {
+			names = append(names, fmt.Sprintf("%T %s", obj, obj.GetName()))
+			if set, ok := obj.(*appsv1.StatefulSet); ok {
+				names = append(names, "volume "+set.Spec.VolumeClaimTemplates[0].Name+"-"+set.Name+"-0")
+				selected = set.Spec.Template.Labels
+			}
+		}
+		return names, selected
+	}
+	plain := defaulted(v1alpha3.RegistryCache{Upstream: "reg.io:5000"})
+	suffixed := defaulted(v1alpha3.RegistryCache{Upstream: "reg.io-5000", ServiceNameSuffix: new("other")})
+	plainNames, _ := names(plain)
+	suffixedNames, suffixedPod := names(suffixed)
+	for _, name := range suffixedNames {
+		if slices.Contains(plainNames, name) {
+			t.Errorf("both caches have %s", name)
+		}
+	}
+	want := []string{
+		"*v1.Secret registry-other-config", "*v1.StatefulSet registry-other", "volume cache-volume-registry-other-0",
+		"*v1.NetworkPolicy registry-other", "*v1.Service registry-other",
+	}
+	if diff := cmp.Diff(want, suffixedNames); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if selector := labelset.SelectorFromSet(Service(plain, "").Spec.Selector); selector.Matches(labelset.Set(suffixedPod)) {
+		t.Errorf("the Service with selector %s selects the pod of the other cache", selector)
 	}
 }
 

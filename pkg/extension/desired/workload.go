@@ -55,6 +55,8 @@ func configSecret(cache v1alpha3.RegistryCache, options Options) (*corev1.Secret
 	server.Upstream.Host = cache.Upstream
 	server.Upstream.RemoteURL = *cache.RemoteURL
 	server.GarbageCollection.TTL = config.Duration(cache.GarbageCollection.TTL.Duration)
+	server.Storage.HighWatermark = int(*cache.GarbageCollection.HighWatermark)
+	server.Storage.LowWatermark = int(*cache.GarbageCollection.LowWatermark)
 	data := map[string][]byte{}
 	if options.CABundle != "" {
 		server.Upstream.CAFile = configDir + "/" + caBundleKey
@@ -64,7 +66,7 @@ func configSecret(cache v1alpha3.RegistryCache, options Options) (*corev1.Secret
 	if data[configKey], err = server.Marshal(); err != nil {
 		return nil, fmt.Errorf("writing the configuration of the cache of %s: %w", cache.Upstream, err)
 	}
-	return &corev1.Secret{ObjectMeta: objectMeta(cache, "-config"), Type: corev1.SecretTypeOpaque, Data: data}, nil
+	return &corev1.Secret{ObjectMeta: objectMeta(cache, cache.ObjectName()+"-config"), Type: corev1.SecretTypeOpaque, Data: data}, nil
 }
 
 func statefulSet(cache v1alpha3.RegistryCache, options Options, secret *corev1.Secret) *appsv1.StatefulSet {
@@ -74,7 +76,7 @@ func statefulSet(cache v1alpha3.RegistryCache, options Options, secret *corev1.S
 	podLabels["networking.gardener.cloud/to-public-networks"] = "allowed"
 
 	return &appsv1.StatefulSet{
-		ObjectMeta: objectMeta(cache, ""),
+		ObjectMeta: objectMeta(cache, cache.ObjectName()),
 		Spec: appsv1.StatefulSetSpec{
 			Replicas:             new(int32(1)),
 			RevisionHistoryLimit: new(int32(2)),
@@ -87,7 +89,7 @@ func statefulSet(cache v1alpha3.RegistryCache, options Options, secret *corev1.S
 					Labels:      podLabels,
 					Annotations: map[string]string{checksumAnnotation: checksum(secret.Data)},
 				},
-				Spec: podSpec(options, secret.Name),
+				Spec: podSpec(cache, options, secret.Name),
 			},
 			VolumeClaimTemplates: []corev1.PersistentVolumeClaim{{
 				ObjectMeta: metav1.ObjectMeta{Name: contentVolume, Labels: labels(cache)},
@@ -103,7 +105,7 @@ func statefulSet(cache v1alpha3.RegistryCache, options Options, secret *corev1.S
 	}
 }
 
-func podSpec(options Options, secretName string) corev1.PodSpec {
+func podSpec(cache v1alpha3.RegistryCache, options Options, secretName string) corev1.PodSpec {
 	probe := func(path string, periodSeconds, failureThreshold int32) *corev1.Probe {
 		return &corev1.Probe{
 			ProbeHandler:     corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromString("debug")}},
@@ -130,6 +132,7 @@ func podSpec(options Options, secretName string) corev1.PodSpec {
 			Image:           options.Image,
 			ImagePullPolicy: corev1.PullIfNotPresent,
 			Args:            []string{"serve", "--config", configDir + "/" + configKey},
+			Env:             proxyEnvironment(cache.Proxy),
 			Ports: []corev1.ContainerPort{
 				{Name: "registry-cache", ContainerPort: registryPort, Protocol: corev1.ProtocolTCP},
 				{Name: "debug", ContainerPort: debugPort, Protocol: corev1.ProtocolTCP},
@@ -162,6 +165,27 @@ func podSpec(options Options, secretName string) corev1.PodSpec {
 			}},
 		}},
 	}
+}
+
+func proxyEnvironment(proxy *v1alpha3.Proxy) []corev1.EnvVar {
+	if proxy == nil {
+		return nil
+	}
+	var environment []corev1.EnvVar
+	for _, variable := range []struct {
+		name  string
+		value *string
+	}{
+		{"HTTP_PROXY", proxy.HTTPProxy},
+		{"HTTPS_PROXY", proxy.HTTPSProxy},
+		{"NO_PROXY", proxy.NoProxy},
+	} {
+		if variable.value != nil {
+			// The kubelet would take "$(" for the beginning of a variable; validation lets no "$" in.
+			environment = append(environment, corev1.EnvVar{Name: variable.name, Value: *variable.value})
+		}
+	}
+	return environment
 }
 
 // checksum covers the values with their lengths, so that nothing can move from one to the other unnoticed.

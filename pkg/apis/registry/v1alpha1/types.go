@@ -21,7 +21,8 @@ type RegistryCache struct {
 	// Upstream is the remote registry to cache, in the format host[:port] without a scheme, for example "docker.io".
 	// Required. The registry is spoken to by https.
 	Upstream string `json:"upstream"`
-	// Size is the size of the cache's volume. Defaults to 10Gi; must be greater than 0.
+	// Size is the size of the cache's volume. Defaults to 10Gi; must be greater than 0. It may grow later, and cannot
+	// shrink.
 	// +optional
 	Size *resource.Quantity `json:"size,omitempty"`
 	// GarbageCollection says whether images are deleted that nobody has used for a while. On if it is left out.
@@ -31,7 +32,7 @@ type RegistryCache struct {
 
 // GarbageCollection turns the deletion of unused images on or off.
 type GarbageCollection struct {
-	// Enabled defaults to true: an image lives for 7 days. With false nothing is ever deleted.
+	// Enabled defaults to true: an image lives for 7 days after its last use. With false nothing is ever deleted.
 	// +optional
 	Enabled *bool `json:"enabled,omitempty"`
 }

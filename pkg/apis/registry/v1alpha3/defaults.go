@@ -7,8 +7,18 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// DefaultTTL is the time for which unused content is kept if the RegistryConfig does not say: 7 days.
-const DefaultTTL = 7 * 24 * time.Hour
+const (
+	// DefaultTTL is the time for which unused content is kept if the RegistryConfig does not say: 7 days.
+	DefaultTTL = 7 * 24 * time.Hour
+	// DefaultHighWatermark is the used share of the volume, in percent, at which eviction starts if the RegistryConfig
+	// does not say.
+	DefaultHighWatermark = 90
+	// DefaultTLS tells whether a cache is served by https if the RegistryConfig does not say.
+	DefaultTLS = false
+
+	// watermarkDistance is how far below the high watermark the low one is by default, in percent of the volume.
+	watermarkDistance = 10
+)
 
 // DefaultVolumeSize is the size of a cache's volume if the RegistryConfig does not say: 10Gi.
 func DefaultVolumeSize() resource.Quantity {
@@ -24,25 +34,31 @@ func DefaultRemoteURL(upstream string) string {
 	return "https://" + upstream
 }
 
-// SetDefaults fills in every field of config that its owner left out and that has a default. Volume and its Size,
-// GarbageCollection and its TTL, and RemoteURL are not nil afterwards.
+// SetDefaults fills in every field of config that its owner left out and that has a default. RemoteURL, Volume.Size,
+// HTTP.TLS, HighAvailability.Enabled and all fields of GarbageCollection are not nil afterwards.
 func SetDefaults(config *RegistryConfig) {
 	for i := range config.Caches {
 		cache := &config.Caches[i]
-		if cache.RemoteURL == nil {
-			cache.RemoteURL = new(DefaultRemoteURL(cache.Upstream))
-		}
-		if cache.Volume == nil {
-			cache.Volume = &Volume{}
-		}
-		if cache.Volume.Size == nil {
-			cache.Volume.Size = new(DefaultVolumeSize())
-		}
-		if cache.GarbageCollection == nil {
-			cache.GarbageCollection = &GarbageCollection{}
-		}
-		if cache.GarbageCollection.TTL == nil {
-			cache.GarbageCollection.TTL = &metav1.Duration{Duration: DefaultTTL}
-		}
+		setDefault(&cache.RemoteURL, DefaultRemoteURL(cache.Upstream))
+
+		setDefault(&cache.Volume, Volume{})
+		setDefault(&cache.Volume.Size, DefaultVolumeSize())
+
+		setDefault(&cache.GarbageCollection, GarbageCollection{})
+		setDefault(&cache.GarbageCollection.TTL, metav1.Duration{Duration: DefaultTTL})
+		setDefault(&cache.GarbageCollection.HighWatermark, DefaultHighWatermark)
+		setDefault(&cache.GarbageCollection.LowWatermark, max(0, *cache.GarbageCollection.HighWatermark-watermarkDistance))
+
+		setDefault(&cache.HTTP, HTTP{})
+		setDefault(&cache.HTTP.TLS, DefaultTLS)
+
+		setDefault(&cache.HighAvailability, HighAvailability{})
+		setDefault(&cache.HighAvailability.Enabled, false)
+	}
+}
+
+func setDefault[T any](field **T, value T) {
+	if *field == nil {
+		*field = &value
 	}
 }

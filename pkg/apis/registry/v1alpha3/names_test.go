@@ -7,6 +7,38 @@ import (
 	"k8s.io/apimachinery/pkg/api/validate/content"
 )
 
+func TestNamesWithSuffix(t *testing.T) {
+	t.Parallel()
+	longest := strings.Repeat("s", MaxServiceNameSuffix)
+	for _, tc := range []struct {
+		suffix              *string
+		objectName, service string
+	}{
+		{nil, "registry-docker-io", "registry-docker-io"},
+		{new("hub"), "registry-hub", "registry-hub"},
+		{new(longest[:43]), "registry-" + longest[:43], "registry-" + longest[:43]},
+		{&longest, "registry-" + longest[:37] + "-bcc39", "registry-" + longest},
+	} {
+		cache := RegistryCache{Upstream: "docker.io", ServiceNameSuffix: tc.suffix}
+		objectName, service := cache.ObjectName(), cache.ServiceName()
+		if objectName != tc.objectName || service != tc.service {
+			t.Errorf("%s: names are %s and %s, want %s and %s", service, objectName, service, tc.objectName, tc.service)
+		}
+		if len(objectName) > 52 {
+			t.Errorf("%s: has %d characters, a StatefulSet may have 52", objectName, len(objectName))
+		}
+		if complaints := content.IsDNS1123Label(service); complaints != nil {
+			t.Errorf("%s: %v", service, complaints)
+		}
+		if got := (&RegistryCacheStatus{Upstream: "docker.io", Name: objectName}).ObjectName(); got != objectName {
+			t.Errorf("%s: the status says %s", objectName, got)
+		}
+	}
+	if got := (&RegistryCacheStatus{Upstream: "docker.io"}).ObjectName(); got != "registry-docker-io" {
+		t.Errorf("a status without name says %s", got)
+	}
+}
+
 func TestNames(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("a", 40) + ".example.com:5000"

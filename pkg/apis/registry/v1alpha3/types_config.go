@@ -16,13 +16,15 @@ type RegistryConfig struct {
 	Caches []RegistryCache `json:"caches"`
 }
 
-// RegistryCache is the cache of one upstream.
+// RegistryCache is the cache of one upstream. A field that is left out has its default, also if the field that it is
+// part of is given: "http: {}" says the same as no "http" at all.
 type RegistryCache struct {
 	// Upstream is the remote registry to cache, in the format host[:port] without a scheme, for example "docker.io".
 	// It is the host of the image references that the cache serves. Required.
 	Upstream string `json:"upstream"`
 	// RemoteURL is where the upstream's registry API is served: http or https, host and optional port, no path.
-	// Defaults to "https://<upstream>", and to "https://registry-1.docker.io" for docker.io.
+	// Defaults to "https://<upstream>", and to "https://registry-1.docker.io" for docker.io. Only its scheme can be
+	// changed later: the volume holds what came from that host.
 	// +optional
 	RemoteURL *string `json:"remoteURL,omitempty"`
 	// Volume is the volume that keeps the cached content.
@@ -31,22 +33,88 @@ type RegistryCache struct {
 	// GarbageCollection is the deletion of content that nobody uses any more.
 	// +optional
 	GarbageCollection *GarbageCollection `json:"garbageCollection,omitempty"`
+	// SecretReferenceName is the name of the entry of the Shoot's spec.resources that refers to the Secret with the
+	// credentials for the upstream. The Secret must be immutable and have the keys "username" and "password", no others.
+	// Anonymous access if it is left out. Not supported by this version yet.
+	// +optional
+	SecretReferenceName *string `json:"secretReferenceName,omitempty"`
+	// CABundleSecretReferenceName is the name of the entry of the Shoot's spec.resources that refers to the Secret with
+	// the certificate authorities that are trusted for the upstream, beside the public ones. The Secret must be immutable
+	// and have the key "bundle.crt", no other, with certificates in PEM. Not supported by this version yet.
+	// +optional
+	CABundleSecretReferenceName *string `json:"caBundleSecretReferenceName,omitempty"`
+	// Proxy is the proxy through which the cache reaches the upstream. None if it is left out.
+	// +optional
+	Proxy *Proxy `json:"proxy,omitempty"`
+	// HTTP is how nodes and pods of the Shoot speak to the cache.
+	// +optional
+	HTTP *HTTP `json:"http,omitempty"`
+	// HighAvailability is how the cache outlives the loss of a node.
+	// +optional
+	HighAvailability *HighAvailability `json:"highAvailability,omitempty"`
+	// ServiceNameSuffix replaces the upstream in the names of the cache's objects in the Shoot: the Service is called
+	// "registry-<suffix>". It tells two caches apart whose upstreams give the same name, such as my.reg.io and
+	// my-reg.io. A DNS label of at most 54 characters. Defaults to the upstream with "-" in place of "." and ":". It
+	// cannot be changed later.
+	// +optional
+	ServiceNameSuffix *string `json:"serviceNameSuffix,omitempty"`
 }
 
 // Volume is the persistent volume of a cache.
 type Volume struct {
-	// Size is the requested size. Defaults to 10Gi; must be greater than 0.
+	// Size is the requested size. Defaults to 10Gi; must be greater than 0. It may grow later, and cannot shrink.
 	// +optional
 	Size *resource.Quantity `json:"size,omitempty"`
-	// StorageClassName is the StorageClass of the volume. The Shoot's default StorageClass if it is left out.
+	// StorageClassName is the StorageClass of the volume. The Shoot's default StorageClass if it is left out. It cannot
+	// be changed later.
 	// +optional
 	StorageClassName *string `json:"storageClassName,omitempty"`
 }
 
-// GarbageCollection is the deletion of content that nobody uses any more.
+// GarbageCollection is the deletion of content that nobody uses any more. It can be changed, switched off and on again
+// at any time.
 type GarbageCollection struct {
-	// TTL is how long content is kept after its last use. Defaults to 168h (7 days); 0s means that nothing is ever
-	// deleted; must not be negative.
+	// TTL is how long content is kept after its last use, in Go's notation for durations. Defaults to 168h (7 days); 0s
+	// means that nothing is ever deleted, whatever the watermarks are; must not be negative.
 	// +optional
 	TTL *metav1.Duration `json:"ttl,omitempty"`
+	// HighWatermark is the used share of the volume, in percent, from which on content is deleted before its time, what
+	// was used longest ago first. From 1 to 100, defaults to 90.
+	// +optional
+	HighWatermark *int32 `json:"highWatermark,omitempty"`
+	// LowWatermark is the used share of the volume, in percent, at which that deletion ends. From 0 to below
+	// HighWatermark. Defaults to 10 less than HighWatermark, which makes 80, or to 0 if that is more.
+	// +optional
+	LowWatermark *int32 `json:"lowWatermark,omitempty"`
+}
+
+// Proxy is the proxy through which a cache reaches its upstream, and where that redirects to. Its fields become the
+// environment variables HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the cache.
+type Proxy struct {
+	// HTTPProxy is the proxy for http URLs: http or https, host and optional port, no path.
+	// +optional
+	HTTPProxy *string `json:"httpProxy,omitempty"`
+	// HTTPSProxy is the proxy for https URLs, in the same format. It matters for almost every upstream.
+	// +optional
+	HTTPSProxy *string `json:"httpsProxy,omitempty"`
+	// NoProxy lists what is reached without the proxy, separated by commas: domains ("example.com" with everything
+	// below it, ".example.com" only what is below it), IP addresses, each with an optional port, and IP ranges
+	// ("10.0.0.0/8"). "*" means everything.
+	// +optional
+	NoProxy *string `json:"noProxy,omitempty"`
+}
+
+// HTTP is how nodes and pods of the Shoot speak to a cache.
+type HTTP struct {
+	// TLS says whether the cache is served by https. Defaults to false; true is not supported by this version yet.
+	// +optional
+	TLS *bool `json:"tls,omitempty"`
+}
+
+// HighAvailability is how a cache outlives the loss of a node.
+type HighAvailability struct {
+	// Enabled says whether the cache has two replicas on different nodes. Defaults to false; true is not supported by
+	// this version yet.
+	// +optional
+	Enabled *bool `json:"enabled,omitempty"`
 }

@@ -23,6 +23,10 @@ type RegistryStatus struct {
 type RegistryCacheStatus struct {
 	// Upstream is the upstream of the RegistryConfig, host[:port].
 	Upstream string `json:"upstream"`
+	// Name is the name of the cache's StatefulSet in the Shoot, "registry-docker-io" for docker.io. If it is absent, an
+	// older controller has written the status, which knew no other names than that of the upstream.
+	// +optional
+	Name string `json:"name,omitempty"`
 	// Endpoint is the URL under which every node and pod of the Shoot reaches the cache: "http://<cluster IP>:5000",
 	// an IPv6 address in brackets.
 	Endpoint string `json:"endpoint"`
