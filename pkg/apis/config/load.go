@@ -2,8 +2,6 @@
 package config
 
 import (
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +9,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/registry-cache/extension/pkg/apis/cabundle"
 	"github.com/registry-cache/extension/pkg/apis/config/v1alpha1"
 )
 
@@ -52,29 +51,8 @@ func Parse(data []byte) (*v1alpha1.ControllerConfiguration, error) {
 		configuration.CABundle = ""
 		return &configuration, nil
 	}
-	if err := validateCABundle(configuration.CABundle); err != nil {
+	if err := cabundle.Validate(configuration.CABundle); err != nil {
 		return nil, fmt.Errorf("caBundle: %w", err)
 	}
 	return &configuration, nil
-}
-
-// validateCABundle refuses what a cache would silently ignore: everything that is no certificate.
-func validateCABundle(bundle string) error {
-	rest := []byte(bundle)
-	// Text between the blocks is allowed, and pem.Decode skips a block that it cannot read as if it were text: the
-	// first lines are counted to notice.
-	for number := range max(1, strings.Count(bundle, "-----BEGIN ")) {
-		number++
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			return fmt.Errorf("one of its PEM blocks cannot be read, want -----BEGIN CERTIFICATE-----, base64, -----END CERTIFICATE-----")
-		}
-		if block.Type != "CERTIFICATE" {
-			return fmt.Errorf("PEM block %d is a %s, want only certificates", number, block.Type)
-		}
-		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return fmt.Errorf("certificate %d: %w", number, err)
-		}
-	}
-	return nil
 }
