@@ -16,6 +16,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -140,6 +141,43 @@ func TestBadConfigChangesNothing(t *testing.T) {
 	ex.Spec.ProviderConfig = nil
 	if err := s.actuator.Reconcile(t.Context(), logr.Discard(), ex); err == nil || !strings.HasPrefix(err.Error(), "providerConfig: Required value") {
 		t.Errorf("no config: got error %v", err)
+	}
+}
+
+// Two caches whose upstreams give the same name, one with a suffix: neither touches the other, and the readiness of each
+// is that of its own pod.
+func TestCacheWithSuffix(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	s.reconcile(t, s.askRaw(t, []byte(`{"apiVersion":"registry.extensions.gardener.cloud/v1alpha3","kind":"RegistryConfig","caches":[
+		{"upstream":"my.reg.io"},{"upstream":"my-reg.io","serviceNameSuffix":"mine"}]}`)))
+	want := []string{
+		"Secret registry-mine-config", "Secret registry-my-reg-io-config",
+		"Service registry-mine 10.96.0.21", "Service registry-my-reg-io 10.96.0.20",
+		"StatefulSet registry-mine", "StatefulSet registry-my-reg-io",
+	}
+	if diff := cmp.Diff(want, s.inShoot(t)); diff != "" {
+		t.Errorf("objects: -want +got:\n%s", diff)
+	}
+
+	set := &appsv1.StatefulSet{}
+	if err := s.shoot.Get(t.Context(), client.ObjectKey{Namespace: "kube-system", Name: "registry-mine"}, set); err != nil {
+		t.Fatal(err)
+	}
+	set.Status.ReadyReplicas = 1
+	if err := s.shoot.Status().Update(t.Context(), set); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (&readiness{seed: s.seed, forShoot: s.client}).Reconcile(t.Context(), request); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]metav1.ConditionStatus{}
+	for _, cache := range s.status(t).Caches {
+		got[cache.Upstream+" "+cache.Name] = cache.Conditions[0].Status
+	}
+	wantReady := map[string]metav1.ConditionStatus{"my.reg.io registry-my-reg-io": "False", "my-reg.io registry-mine": "True"}
+	if diff := cmp.Diff(wantReady, got); diff != "" {
+		t.Errorf("readiness: -want +got:\n%s", diff)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/json"
 
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha1"
+	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha2"
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/pkg/apis/registry/validation"
 )
@@ -23,37 +24,116 @@ const (
 	statusKind = "RegistryStatus"
 )
 
-// Decode reads raw, the JSON of a RegistryConfig in a version that Shoot owners may use, and returns it as v1alpha3 with
-// every default filled in, and validated. fldPath is the path of raw in the object that holds it, for example
-// field.NewPath("providerConfig").
+// version is a version in which Shoot owners may write a RegistryConfig.
+type version struct {
+	apiVersion string
+	// read decodes raw strictly and converts it to v1alpha3. No defaults are filled in.
+	read func(raw []byte, fldPath *field.Path) (*v1alpha3.RegistryConfig, field.ErrorList)
+	// written turns the path of a field of v1alpha3 into the path under which the version has it.
+	written func(path string) string
+}
+
+// versions are all of them, the best one to use first.
+var versions = []version{
+	{v1alpha3.APIVersion, reader(asV1alpha3), asWritten},
+	{v1alpha2.APIVersion, reader(fromV1alpha2), asWritten},
+	{v1alpha1.APIVersion, reader(fromV1alpha1), func(path string) string { return strings.Replace(path, ".volume.size", ".size", 1) }},
+}
+
+func asWritten(path string) string { return path }
+
+func asV1alpha3(in *v1alpha3.RegistryConfig) *v1alpha3.RegistryConfig { return in }
+
+func reader[T any](convert func(in *T) *v1alpha3.RegistryConfig) func([]byte, *field.Path) (*v1alpha3.RegistryConfig, field.ErrorList) {
+	return func(raw []byte, fldPath *field.Path) (*v1alpha3.RegistryConfig, field.ErrorList) {
+		in := new(T)
+		if errs := decodeStrict(raw, in, fldPath); len(errs) > 0 {
+			return nil, errs
+		}
+		return convert(in), nil
+	}
+}
+
+// apiVersions are the values of apiVersion that are accepted.
+func apiVersions() []string {
+	var all []string
+	for _, v := range versions {
+		all = append(all, v.apiVersion)
+	}
+	return all
+}
+
+// Decode reads raw, the JSON of a RegistryConfig in a version that Shoot owners may use (v1alpha1, v1alpha2, v1alpha3),
+// and returns it as v1alpha3 with every default filled in, and validated. fldPath is the path of raw in the object that
+// holds it, for example field.NewPath("providerConfig").
 //
 // Decoding is strict. The errors name the field by the path under which the owner wrote it, and say what to write
 // instead; if there is one, the config is nil. Values are shown shortened, and not at all where they may hold a
 // password.
 func Decode(raw []byte, fldPath *field.Path) (*v1alpha3.RegistryConfig, field.ErrorList) {
-	if len(raw) == 0 {
-		return nil, field.ErrorList{field.Required(fldPath, "must be a "+configKind+" of "+v1alpha1.APIVersion)}
-	}
-	if err := checkTypeMeta(raw, fldPath); err != nil {
-		return nil, field.ErrorList{err}
-	}
-
-	var v1 v1alpha1.RegistryConfig
-	if errs := decodeStrict(raw, &v1, fldPath); len(errs) > 0 {
-		return nil, errs
-	}
-	config := fromV1alpha1(&v1)
-	v1alpha3.SetDefaults(config)
-
-	errs := validation.ValidateRegistryConfig(config, fldPath)
-	for _, err := range errs {
-		// The one field that v1alpha1 has and v1alpha3 has elsewhere.
-		err.Field = strings.Replace(err.Field, ".volume.size", ".size", 1)
-	}
+	config, v, errs := read(raw, fldPath)
 	if len(errs) > 0 {
 		return nil, errs
 	}
+	if errs := v.asWritten(validate(config, fldPath)); len(errs) > 0 {
+		return nil, errs
+	}
 	return config, nil
+}
+
+// DecodeUpdate is Decode of raw, and also refuses what cannot be changed any more in caches that exist: oldRaw is what
+// raw replaces, in whichever version. An oldRaw that cannot be decoded does not count: nothing was ever deployed from it.
+func DecodeUpdate(raw, oldRaw []byte, fldPath *field.Path) (*v1alpha3.RegistryConfig, field.ErrorList) {
+	config, v, errs := read(raw, fldPath)
+	if len(errs) > 0 {
+		return nil, errs
+	}
+	errs = validate(config, fldPath)
+	errs = append(errs, validateUpdate(config, oldRaw, fldPath)...)
+	if len(errs) > 0 {
+		return nil, v.asWritten(errs)
+	}
+	return config, nil
+}
+
+// read decodes raw, converts it and fills in the defaults. It does not validate.
+func read(raw []byte, fldPath *field.Path) (*v1alpha3.RegistryConfig, version, field.ErrorList) {
+	if len(raw) == 0 {
+		return nil, version{}, field.ErrorList{field.Required(fldPath, "must be a "+configKind+" of "+v1alpha3.APIVersion)}
+	}
+	v, err := checkTypeMeta(raw, fldPath)
+	if err != nil {
+		return nil, version{}, field.ErrorList{err}
+	}
+	config, errs := v.read(raw, fldPath)
+	if len(errs) > 0 {
+		return nil, version{}, errs
+	}
+	v1alpha3.SetDefaults(config)
+	return config, v, nil
+}
+
+func validate(config *v1alpha3.RegistryConfig, fldPath *field.Path) field.ErrorList {
+	return append(validation.ValidateRegistryConfig(config, fldPath), validation.ValidateSupported(config, fldPath)...)
+}
+
+func validateUpdate(config *v1alpha3.RegistryConfig, oldRaw []byte, fldPath *field.Path) field.ErrorList {
+	old, _, errs := read(oldRaw, fldPath)
+	if len(errs) > 0 {
+		return nil
+	}
+	return validation.ValidateRegistryConfigUpdate(old, config, fldPath)
+}
+
+// asWritten makes errors of the validation, which is about v1alpha3, fit for the owner of a config of version v.
+func (v version) asWritten(errs field.ErrorList) field.ErrorList {
+	for _, err := range errs {
+		err.Field = v.written(err.Field)
+		if value, ok := err.BadValue.(string); ok {
+			err.BadValue = shorten(value)
+		}
+	}
+	return errs
 }
 
 // DecodeStatus reads raw, the JSON of a RegistryStatus of v1alpha3. Fields that it does not know are ignored: a newer
@@ -77,25 +157,31 @@ func NewStatus(caches []v1alpha3.RegistryCacheStatus) *v1alpha3.RegistryStatus {
 	}
 }
 
-func checkTypeMeta(raw []byte, fldPath *field.Path) *field.Error {
+// checkTypeMeta returns the version that raw says it has.
+func checkTypeMeta(raw []byte, fldPath *field.Path) (version, *field.Error) {
 	var meta metav1.TypeMeta
 	if err := json.UnmarshalCaseSensitivePreserveInts(raw, &meta); err != nil {
 		if found := typeError(raw, reflect.TypeFor[metav1.TypeMeta](), fldPath); found != nil {
-			return found
+			return version{}, found
 		}
-		return field.Invalid(fldPath, field.OmitValueType{}, "must be an object: "+err.Error())
+		return version{}, field.Invalid(fldPath, field.OmitValueType{}, "must be an object: "+err.Error())
 	}
-	switch {
-	case meta.APIVersion == "":
-		return field.Required(fldPath.Child("apiVersion"), "must be "+v1alpha1.APIVersion)
-	case meta.APIVersion != v1alpha1.APIVersion:
-		return field.NotSupported(fldPath.Child("apiVersion"), shorten(meta.APIVersion), []string{v1alpha1.APIVersion})
-	case meta.Kind == "":
-		return field.Required(fldPath.Child("kind"), "must be "+configKind)
-	case meta.Kind != configKind:
-		return field.NotSupported(fldPath.Child("kind"), shorten(meta.Kind), []string{configKind})
+	if meta.APIVersion == "" {
+		return version{}, field.Required(fldPath.Child("apiVersion"), "must be one of "+strings.Join(apiVersions(), ", "))
 	}
-	return nil
+	for _, v := range versions {
+		if v.apiVersion != meta.APIVersion {
+			continue
+		}
+		switch meta.Kind {
+		case configKind:
+			return v, nil
+		case "":
+			return version{}, field.Required(fldPath.Child("kind"), "must be "+configKind)
+		}
+		return version{}, field.NotSupported(fldPath.Child("kind"), shorten(meta.Kind), []string{configKind})
+	}
+	return version{}, field.NotSupported(fldPath.Child("apiVersion"), shorten(meta.APIVersion), apiVersions())
 }
 
 // decodeStrict decodes raw into out, which is a pointer to a struct.

@@ -12,10 +12,9 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
-	"github.com/registry-cache/extension/pkg/apis/registry/validation"
 )
 
-const v1alpha1Header = "apiVersion: registry.extensions.gardener.cloud/v1alpha1\nkind: RegistryConfig\n"
+var v1alpha1Header = header("v1alpha1")
 
 func TestDecode(t *testing.T) {
 	t.Parallel()
@@ -76,6 +75,100 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+func TestDecodeNewerVersions(t *testing.T) {
+	t.Parallel()
+	// defaulted has what every cache has that says nothing about it.
+	defaulted := func(cache v1alpha3.RegistryCache) v1alpha3.RegistryCache {
+		all := &v1alpha3.RegistryConfig{Caches: []v1alpha3.RegistryCache{cache}}
+		v1alpha3.SetDefaults(all)
+		return all.Caches[0]
+	}
+	off := &v1alpha3.GarbageCollection{TTL: &metav1.Duration{}}
+	for _, tc := range []struct {
+		name, version, cache string
+		want                 v1alpha3.RegistryCache
+	}{
+		{"upstream alone", "v1alpha2", "{upstream: docker.io}", v1alpha3.RegistryCache{Upstream: "docker.io"}},
+		{"empty structs", "v1alpha2", "{upstream: a, volume: {}, garbageCollection: {}}", v1alpha3.RegistryCache{Upstream: "a"}},
+		{"everything", "v1alpha2", "{upstream: a, volume: {size: 20Gi, storageClassName: fast}, garbageCollection: {enabled: false}}", v1alpha3.RegistryCache{
+			Upstream: "a", GarbageCollection: off,
+			Volume: &v1alpha3.Volume{Size: new(resource.MustParse("20Gi")), StorageClassName: new("fast")},
+		}},
+		{"garbage collection on", "v1alpha2", "{upstream: a, garbageCollection: {enabled: true}}", v1alpha3.RegistryCache{Upstream: "a"}},
+
+		{"upstream alone", "v1alpha3", "{upstream: docker.io}", v1alpha3.RegistryCache{Upstream: "docker.io"}},
+		// In the public extension the first turns garbage collection off for good, the second TLS.
+		{"garbageCollection: {}", "v1alpha3", "{upstream: a, garbageCollection: {}}", v1alpha3.RegistryCache{Upstream: "a"}},
+		{"http: {}", "v1alpha3", "{upstream: a, http: {}}", v1alpha3.RegistryCache{Upstream: "a"}},
+		{"other empty structs", "v1alpha3", "{upstream: a, volume: {}, proxy: {}, highAvailability: {}}", v1alpha3.RegistryCache{Upstream: "a", Proxy: &v1alpha3.Proxy{}}},
+		{"nulls", "v1alpha3", "{upstream: a, remoteURL: null, volume: {size: null}, garbageCollection: {ttl: null, highWatermark: null}, http: {tls: null}}", v1alpha3.RegistryCache{Upstream: "a"}},
+		{"watermarks alone leave the ttl", "v1alpha3", "{upstream: a, garbageCollection: {highWatermark: 50}}", v1alpha3.RegistryCache{
+			Upstream: "a", GarbageCollection: &v1alpha3.GarbageCollection{HighWatermark: new(int32(50)), LowWatermark: new(int32(40))},
+		}},
+		{"everything that is supported", "v1alpha3", `
+  upstream: registry.example.com:5000
+  remoteURL: http://10.1.2.3
+  volume: {size: 1Ti, storageClassName: fast}
+  garbageCollection: {ttl: 0s, highWatermark: 70, lowWatermark: 20}
+  proxy: {httpProxy: "http://proxy:3128", httpsProxy: "http://proxy:3129", noProxy: "10.0.0.0/8,.example.com"}
+  http: {tls: false}
+  highAvailability: {enabled: false}
+  serviceNameSuffix: ours`, v1alpha3.RegistryCache{
+			Upstream:  "registry.example.com:5000",
+			RemoteURL: new("http://10.1.2.3"),
+			Volume:    &v1alpha3.Volume{Size: new(resource.MustParse("1Ti")), StorageClassName: new("fast")},
+			GarbageCollection: &v1alpha3.GarbageCollection{
+				TTL: &metav1.Duration{}, HighWatermark: new(int32(70)), LowWatermark: new(int32(20)),
+			},
+			Proxy:             &v1alpha3.Proxy{HTTPProxy: new("http://proxy:3128"), HTTPSProxy: new("http://proxy:3129"), NoProxy: new("10.0.0.0/8,.example.com")},
+			ServiceNameSuffix: new("ours"),
+		}},
+	} {
+		got, errs := Decode(toJSON(t, header(tc.version)+"caches:\n- "+tc.cache), field.NewPath("providerConfig"))
+		if len(errs) > 0 {
+			t.Errorf("%s, %s: %v", tc.version, tc.name, errs)
+			continue
+		}
+		want := &v1alpha3.RegistryConfig{
+			TypeMeta: metav1.TypeMeta{APIVersion: v1alpha3.APIVersion, Kind: "RegistryConfig"},
+			Caches:   []v1alpha3.RegistryCache{defaulted(tc.want)},
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s, %s: -want +got:\n%s", tc.version, tc.name, diff)
+		}
+	}
+}
+
+func TestDecodeUpdate(t *testing.T) {
+	t.Parallel()
+	v1, v2, v3 := header("v1alpha1"), header("v1alpha2"), header("v1alpha3")
+	for _, tc := range []struct{ name, old, config string }{
+		{"nothing changed", v3 + "caches: [{upstream: docker.io}]", v3 + "caches: [{upstream: docker.io}]"},
+		{"defaults written out, in another version", v1 + "caches: [{upstream: docker.io}]",
+			v3 + "caches: [{upstream: docker.io, remoteURL: 'https://registry-1.docker.io', volume: {size: 10240Mi}, garbageCollection: {ttl: 168h}}]"},
+		{"back to an older version", v3 + "caches: [{upstream: a, volume: {size: 10Gi}}]", v2 + "caches: [{upstream: a}]"},
+		{"larger volume", v1 + "caches: [{upstream: a, size: 10Gi}]", v1 + "caches: [{upstream: a, size: 11Gi}]"},
+		{"garbage collection off", v1 + "caches: [{upstream: a}]", v1 + "caches: [{upstream: a, garbageCollection: {enabled: false}}]"},
+		{"garbage collection on again", v3 + "caches: [{upstream: a, garbageCollection: {ttl: 0s}}]", v3 + "caches: [{upstream: a, garbageCollection: {ttl: 1h}}]"},
+		{"watermarks and proxy", v3 + "caches: [{upstream: a}]", v3 + "caches: [{upstream: a, garbageCollection: {lowWatermark: 5}, proxy: {httpsProxy: 'http://p'}}]"},
+		{"upstream speaks https now", v3 + "caches: [{upstream: a, remoteURL: 'http://a'}]", v3 + "caches: [{upstream: a}]"},
+		{"caches come and go", v3 + "caches: [{upstream: a, volume: {size: 1Ti}}]", v3 + "caches: [{upstream: b, volume: {size: 1Gi}}]"},
+		{"order changed", v3 + "caches: [{upstream: a, serviceNameSuffix: x}, {upstream: b}]", v3 + "caches: [{upstream: b}, {upstream: a, serviceNameSuffix: x}]"},
+		{"replaced by a cache with a name of its own", v1 + "caches: [{upstream: my.reg.io}]", v3 + "caches: [{upstream: my-reg.io, serviceNameSuffix: x}]"},
+		{"what was there is no config", "volume", v1 + "caches: [{upstream: a}]"},
+		{"what was there is of no version", "apiVersion: v0\nkind: RegistryConfig", v1 + "caches: [{upstream: a}]"},
+		{"what was there is not valid", v1 + "caches: [{upstream: a, size: 0}, {upstream: a}, {upstream: 'https://a'}]", v1 + "caches: [{upstream: a}]"},
+	} {
+		config, errs := DecodeUpdate(toJSON(t, tc.config), toJSON(t, tc.old), field.NewPath("providerConfig"))
+		if len(errs) > 0 || config == nil {
+			t.Errorf("%s: %v", tc.name, errs)
+		}
+	}
+	if config, errs := DecodeUpdate(toJSON(t, v1+"caches: [{upstream: a}]"), nil, nil); len(errs) > 0 || config == nil {
+		t.Errorf("without an old config: %v", errs)
+	}
+}
+
 func TestDecodeErrors(t *testing.T) {
 	t.Parallel()
 	const fields = "the fields are kind, apiVersion, caches[].upstream, caches[].size, caches[].garbageCollection.enabled"
@@ -83,13 +176,13 @@ func TestDecodeErrors(t *testing.T) {
 		name, config string
 		want         []string
 	}{
-		{"empty", "", []string{`providerConfig: Required value: must be a RegistryConfig of registry.extensions.gardener.cloud/v1alpha1`}},
-		{"null", "null", []string{`providerConfig.apiVersion: Required value: must be registry.extensions.gardener.cloud/v1alpha1`}},
+		{"empty", "", []string{`providerConfig: Required value: must be a RegistryConfig of registry.extensions.gardener.cloud/v1alpha3`}},
+		{"null", "null", []string{`providerConfig.apiVersion: Required value: must be one of registry.extensions.gardener.cloud/v1alpha3, registry.extensions.gardener.cloud/v1alpha2, registry.extensions.gardener.cloud/v1alpha1`}},
 		{"no object", "[1]", []string{`providerConfig: Invalid value: "[1]": must be an object`}},
-		{"no version", "kind: RegistryConfig", []string{`providerConfig.apiVersion: Required value: must be registry.extensions.gardener.cloud/v1alpha1`}},
+		{"no version", "kind: RegistryConfig", []string{`providerConfig.apiVersion: Required value: must be one of registry.extensions.gardener.cloud/v1alpha3, registry.extensions.gardener.cloud/v1alpha2, registry.extensions.gardener.cloud/v1alpha1`}},
 		{"number as version", "apiVersion: 1", []string{`providerConfig.apiVersion: Invalid value: "1": must be a string`}},
 		{"other version", "apiVersion: registry.extensions.gardener.cloud/v1beta1\nkind: RegistryConfig", []string{
-			`providerConfig.apiVersion: Unsupported value: "registry.extensions.gardener.cloud/v1beta1": supported values: "registry.extensions.gardener.cloud/v1alpha1"`,
+			`providerConfig.apiVersion: Unsupported value: "registry.extensions.gardener.cloud/v1beta1": supported values: "registry.extensions.gardener.cloud/v1alpha3", "registry.extensions.gardener.cloud/v1alpha2", "registry.extensions.gardener.cloud/v1alpha1"`,
 		}},
 		{"no kind", "apiVersion: registry.extensions.gardener.cloud/v1alpha1", []string{`providerConfig.kind: Required value: must be RegistryConfig`}},
 		{"other kind", "apiVersion: registry.extensions.gardener.cloud/v1alpha1\nkind: MirrorConfig", []string{
@@ -158,42 +251,6 @@ func TestDecodeErrorsOfJSON(t *testing.T) {
 			t.Errorf("%s: -want +got:\n%s", tc.raw, diff)
 		}
 	}
-}
-
-func FuzzDecode(f *testing.F) {
-	for _, seed := range []string{
-		`{"apiVersion":"registry.extensions.gardener.cloud/v1alpha1","kind":"RegistryConfig","caches":[{"upstream":"docker.io","size":"100Gi"},{"upstream":"quay.io:5000","garbageCollection":{"enabled":false}}]}`,
-		`{"apiVersion":"registry.extensions.gardener.cloud/v1alpha1","kind":"RegistryConfig","caches":[{"upstream":"https://u:p@docker.io/x","size":"1e30"},null]}`,
-		`{"apiVersion":1}`, `[]`, `null`, `{`,
-	} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		path := field.NewPath("providerConfig")
-		config, errs := Decode(raw, path)
-		if (config == nil) != (len(errs) > 0) {
-			t.Fatalf("config %v beside errors %v", config, errs)
-		}
-		for _, err := range errs {
-			if !strings.HasPrefix(err.Field, "providerConfig") {
-				t.Errorf("error without the field's path: %v", err)
-			}
-		}
-		if config == nil {
-			return
-		}
-		if again := validation.ValidateRegistryConfig(config, path); len(again) > 0 {
-			t.Errorf("accepted, then refused: %v", again)
-		}
-		names := map[string]string{}
-		for _, cache := range config.Caches {
-			name := v1alpha3.ObjectName(cache.Upstream)
-			if other, taken := names[name]; taken {
-				t.Errorf("%q and %q have the same name", cache.Upstream, other)
-			}
-			names[name] = cache.Upstream
-		}
-	})
 }
 
 func TestDecodeStatus(t *testing.T) {

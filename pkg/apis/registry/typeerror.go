@@ -67,23 +67,30 @@ func invalid(raw []byte, t reflect.Type, path *field.Path) *field.Error {
 	case t == reflect.TypeFor[resource.Quantity]():
 		want = "must be a quantity, for example 10Gi"
 	case t == reflect.TypeFor[metav1.Duration]():
-		want = "must be a duration, for example 168h"
+		want = "must be a duration in hours, minutes and seconds, for example 168h"
 	case t.Kind() == reflect.Slice:
 		want = "must be a list"
 	case t.Kind() == reflect.String:
 		want = "must be a string"
 	case t.Kind() == reflect.Bool:
 		want = "must be true or false"
+	case t.Kind() == reflect.Int32:
+		want = "must be a whole number, for example 80"
 	}
 	var scalar string
 	if json.UnmarshalCaseSensitivePreserveInts(raw, &scalar) != nil {
 		scalar = string(raw)
 	}
-	if strings.Contains(scalar, "@") {
-		// What stands before the @ may be a password.
+	if mayHoldPassword(scalar) {
 		return field.Invalid(path, field.OmitValueType{}, want)
 	}
 	return field.Invalid(path, shorten(scalar), want)
+}
+
+// mayHoldPassword is true for URLs with user information, where it stands before the @, and for objects such as one that
+// is written in place of the name of a Secret.
+func mayHoldPassword(value string) bool {
+	return strings.Contains(value, "@") || strings.Contains(strings.ToLower(value), "password")
 }
 
 // isScalar tells whether t is a struct in Go and one value in JSON.

@@ -1,6 +1,7 @@
 package validation
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -57,6 +58,7 @@ func TestRemoteURL(t *testing.T) {
 		{"https://registry.example.com/v2", `caches[0].remoteURL: Invalid value: "https://registry.example.com/v2": ` + format + `, without a path`},
 		{"https://user:secret@registry.example.com", `caches[0].remoteURL: Invalid value: "https://user:xxxxx@registry.example.com": ` + format + `, without user name or password`},
 		{"https://registry.example.com?token=secret", `caches[0].remoteURL: Invalid value: ` + format + `, without query or fragment`},
+		{"user:secret@registry.example.com", `caches[0].remoteURL: Invalid value: ` + format + `, without user name or password`},
 		{"https://user:secret@registry.example.com:x", `caches[0].remoteURL: Invalid value: ` + format},
 	} {
 		checkErrors(t, tc.remoteURL, v1alpha3.RegistryCache{Upstream: "a", RemoteURL: &tc.remoteURL}, tc.want)
@@ -85,11 +87,46 @@ func TestCollidingNames(t *testing.T) {
 		{Upstream: "ghcr.io"}, {Upstream: "my.registry.io"}, {Upstream: "my-registry.io"}, {Upstream: "ghcr.io"},
 	}}
 	want := []string{
-		`providerConfig.caches[2].upstream: Invalid value: "my-registry.io": its objects in the Shoot would be named "registry-my-registry-io" like those of providerConfig.caches[1].upstream "my.registry.io"; remove one of the two caches`,
+		`providerConfig.caches[2].upstream: Invalid value: "my-registry.io": its objects in the Shoot would be named "registry-my-registry-io" like those of providerConfig.caches[1].upstream "my.registry.io"; give the cache of "my-registry.io" a serviceNameSuffix (a field of v1alpha3)`,
 		`providerConfig.caches[3].upstream: Duplicate value: "ghcr.io"`,
 	}
 	if diff := cmp.Diff(want, messages(ValidateRegistryConfig(config, field.NewPath("providerConfig")))); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// With a name of its own, each of them may stay.
+func TestSuffixResolvesCollision(t *testing.T) {
+	t.Parallel()
+	for _, caches := range [][]v1alpha3.RegistryCache{
+		{{Upstream: "my.registry.io"}, {Upstream: "my-registry.io", ServiceNameSuffix: new("mine")}},
+		{{Upstream: "my.registry.io", ServiceNameSuffix: new("mine")}, {Upstream: "my-registry.io"}},
+		{{Upstream: "reg.io:5000", ServiceNameSuffix: new("a")}, {Upstream: "reg.io-5000", ServiceNameSuffix: new("b")}},
+		{{Upstream: "a", ServiceNameSuffix: new(strings.Repeat("s", 54))}, {Upstream: "b", ServiceNameSuffix: new(strings.Repeat("s", 53))}},
+	} {
+		if errs := ValidateRegistryConfig(&v1alpha3.RegistryConfig{Caches: caches}, nil); len(errs) > 0 {
+			t.Errorf("%s and %s: %v", caches[0].ServiceName(), caches[1].ServiceName(), errs)
+		}
+	}
+}
+
+func TestProxy(t *testing.T) {
+	t.Parallel()
+	for _, proxy := range []v1alpha3.Proxy{
+		{},
+		{HTTPProxy: new("http://10.1.2.3"), HTTPSProxy: new("https://proxy.example.com:3128/")},
+		{NoProxy: new("*")},
+		{NoProxy: new(" .example.com, example.org:5000 ,*.Example.net,10.1.2.3,10.1.2.3:443,10.0.0.0/8,fd00::/8,fd00::1,[fd00::1]:443")},
+	} {
+		checkErrors(t, fmt.Sprint(proxy), v1alpha3.RegistryCache{Upstream: "a", Proxy: &proxy}, "")
+	}
+	for _, noProxy := range []string{"", ",", "a,", "**", "*a", "..a", "a b", "a:0", "http://a", "10.0.0.0/33", "$(HOME)", "[fd00::1]"} {
+		entry := 1
+		if noProxy == "a," {
+			entry = 2
+		}
+		checkErrors(t, noProxy, v1alpha3.RegistryCache{Upstream: "a", Proxy: &v1alpha3.Proxy{NoProxy: &noProxy}}, fmt.Sprintf(
+			"caches[0].proxy.noProxy: Invalid value: %q: entry %d must be a domain, an IP address or an IP range; separate entries by commas, for example .example.com,10.0.0.0/8", noProxy, entry))
 	}
 }
 
