@@ -31,7 +31,7 @@ import (
 
 const (
 	// Type is the type of the Extension resources that the actuator is responsible for.
-	Type = "registry-cache"
+	Type = registry.ExtensionType
 
 	pollInterval = 500 * time.Millisecond
 	// waitTimeout bounds each wait. The context of a reconciliation, 3 minutes, bounds them together.

@@ -71,29 +71,26 @@ func apiVersions() []string {
 // instead; if there is one, the config is nil. Values are shown shortened, and not at all where they may hold a
 // password.
 func Decode(raw []byte, fldPath *field.Path) (*v1alpha3.RegistryConfig, field.ErrorList) {
-	config, v, errs := read(raw, fldPath)
+	config, errs := decode(raw, nil, fldPath)
 	if len(errs) > 0 {
-		return nil, errs
-	}
-	if errs := v.asWritten(validate(config, fldPath)); len(errs) > 0 {
 		return nil, errs
 	}
 	return config, nil
 }
 
-// DecodeUpdate is Decode of raw, and also refuses what cannot be changed any more in caches that exist: oldRaw is what
-// raw replaces, in whichever version. An oldRaw that cannot be decoded does not count: nothing was ever deployed from it.
-func DecodeUpdate(raw, oldRaw []byte, fldPath *field.Path) (*v1alpha3.RegistryConfig, field.ErrorList) {
+// decode is Decode, and also refuses what cannot be changed any more in caches that exist: oldRaw is what raw replaces,
+// in whichever version. An oldRaw that cannot be read does not count: nothing was ever deployed from it. The config is
+// not nil if it could be read, even if it is not valid.
+func decode(raw, oldRaw []byte, fldPath *field.Path) (*v1alpha3.RegistryConfig, field.ErrorList) {
 	config, v, errs := read(raw, fldPath)
 	if len(errs) > 0 {
 		return nil, errs
 	}
-	errs = validate(config, fldPath)
-	errs = append(errs, validateUpdate(config, oldRaw, fldPath)...)
-	if len(errs) > 0 {
-		return nil, v.asWritten(errs)
+	errs = append(validation.ValidateRegistryConfig(config, fldPath), validation.ValidateSupported(config, fldPath)...)
+	if old, _, oldErrs := read(oldRaw, fldPath); len(oldErrs) == 0 {
+		errs = append(errs, validation.ValidateRegistryConfigUpdate(old, config, fldPath)...)
 	}
-	return config, nil
+	return config, v.asWritten(errs)
 }
 
 // read decodes raw, converts it and fills in the defaults. It does not validate.
@@ -111,18 +108,6 @@ func read(raw []byte, fldPath *field.Path) (*v1alpha3.RegistryConfig, version, f
 	}
 	v1alpha3.SetDefaults(config)
 	return config, v, nil
-}
-
-func validate(config *v1alpha3.RegistryConfig, fldPath *field.Path) field.ErrorList {
-	return append(validation.ValidateRegistryConfig(config, fldPath), validation.ValidateSupported(config, fldPath)...)
-}
-
-func validateUpdate(config *v1alpha3.RegistryConfig, oldRaw []byte, fldPath *field.Path) field.ErrorList {
-	old, _, errs := read(oldRaw, fldPath)
-	if len(errs) > 0 {
-		return nil
-	}
-	return validation.ValidateRegistryConfigUpdate(old, config, fldPath)
 }
 
 // asWritten makes errors of the validation, which is about v1alpha3, fit for the owner of a config of version v.

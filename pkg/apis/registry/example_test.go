@@ -7,34 +7,61 @@ import (
 
 	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
 )
 
-func TestExampleShoot(t *testing.T) {
+// Every example Shoot must be one that is accepted, and there is one for each version.
+func TestExampleShoots(t *testing.T) {
 	t.Parallel()
-	data, err := os.ReadFile(filepath.Join("..", "..", "..", "example", "shoot.yaml"))
+	type example struct {
+		APIVersion string
+		Upstreams  []string
+	}
+	three := []string{"docker.io", "ghcr.io", "quay.io"}
+	want := map[string]example{
+		"shoot.yaml":          {"registry.extensions.gardener.cloud/v1alpha1", three},
+		"shoot-v1alpha2.yaml": {"registry.extensions.gardener.cloud/v1alpha2", three},
+		"shoot-v1alpha3.yaml": {"registry.extensions.gardener.cloud/v1alpha3", []string{"docker.io", "ghcr.io", "registry.example.com:5000", "registry.example.com-5000"}},
+	}
+
+	files, err := filepath.Glob(filepath.Join("..", "..", "..", "example", "shoot*.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var shoot gardencorev1beta1.Shoot
-	if err := yaml.UnmarshalStrict(data, &shoot); err != nil {
-		t.Fatal(err)
-	}
-	var upstreams []string
-	for i, extension := range shoot.Spec.Extensions {
-		if extension.Type != "registry-cache" {
+	got := map[string]example{}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var shoot gardencorev1beta1.Shoot
+		if err := yaml.UnmarshalStrict(data, &shoot); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		noSecret := func(name string) (*corev1.Secret, error) {
+			return nil, apierrors.NewNotFound(corev1.Resource("secrets"), name)
+		}
+		if errs := ValidateShoot(&shoot, &shoot, noSecret); len(errs) > 0 {
+			t.Errorf("%s: %v", file, errs)
+		}
+		raw := shoot.Spec.Extensions[enabledExtension(&shoot)].ProviderConfig.Raw
+		config, errs := Decode(raw, field.NewPath("providerConfig"))
+		if len(errs) > 0 {
 			continue
 		}
-		config, errs := Decode(extension.ProviderConfig.Raw, field.NewPath("spec", "extensions").Index(i).Child("providerConfig"))
-		if len(errs) > 0 {
-			t.Fatal(errs)
+		var found example
+		if err := yaml.Unmarshal(raw, &struct{ APIVersion *string }{&found.APIVersion}); err != nil {
+			t.Fatal(err)
 		}
 		for _, cache := range config.Caches {
-			upstreams = append(upstreams, cache.Upstream)
+			found.Upstreams = append(found.Upstreams, cache.Upstream)
 		}
+		got[filepath.Base(file)] = found
 	}
-	if diff := cmp.Diff([]string{"docker.io", "ghcr.io", "quay.io"}, upstreams); diff != "" {
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }

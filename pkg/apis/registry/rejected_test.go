@@ -42,8 +42,8 @@ func TestRejectedUpdates(t *testing.T) {
 		if _, errs := Decode(old, path); len(errs) > 0 {
 			t.Errorf("%s: the old config is refused, too: %v", tc.Name, errs)
 		}
-		config, errs := DecodeUpdate(raw, old, path)
-		return config != nil, errs
+		_, errs := decode(raw, old, path)
+		return len(errs) == 0, errs
 	})
 }
 
