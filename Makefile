@@ -53,8 +53,10 @@ images: build ## Write the OCI images of both as archives into bin/images/ (VERS
 ##@ Development
 
 .PHONY: generate check test e2e clean
-generate: ## Generate deepcopy functions.
+generate: ## Generate deepcopy functions and the API reference.
 	$(TOOL) controller-gen object paths=./pkg/apis/...
+	$(TOOL) crd-ref-docs --log-level=ERROR --source-path=pkg/apis/registry --renderer=markdown --output-path=docs/api-reference.md \
+	  --config=hack/apireference/config.yaml --templates-dir=hack/apireference/templates
 
 check: shellcheck ## Formatting, vet, staticcheck, shellcheck, tidy modules, up-to-date generated files.
 	@.ci/check $(MODULES)
