@@ -171,7 +171,7 @@ func decodeConfig(ex *extensionsv1alpha1.Extension) (*v1alpha3.RegistryConfig, e
 func (a *Actuator) deployServices(ctx context.Context, log logr.Logger, shoot client.Client, ex *extensionsv1alpha1.Extension, config *v1alpha3.RegistryConfig) (map[string]string, error) {
 	published := map[string]string{}
 	for _, cache := range publishedCaches(log, ex) {
-		published[cache.Upstream] = cache.ClusterIP
+		published[cache.ObjectName()] = cache.ClusterIP
 	}
 	pins := map[string]string{}
 	for _, cache := range config.Caches {
@@ -181,7 +181,7 @@ func (a *Actuator) deployServices(ctx context.Context, log logr.Logger, shoot cl
 		}
 		if pin == "" {
 			// The Service may have been deleted a moment ago: it comes back with the address that nodes know.
-			pin = published[cache.Upstream]
+			pin = published[cache.ObjectName()]
 		}
 		pins[cache.Upstream] = pin
 		if err := a.deployService(ctx, ex.Namespace, cache, pin); err != nil {
