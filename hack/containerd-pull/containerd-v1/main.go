@@ -1,0 +1,76 @@
+// Command containerd-v1 pulls images with the code of containerd 1.7, as many nodes as wanted at once.
+//
+//	containerd-v1 --hosts /etc/containerd/certs.d [--clients 30] [--discard] docker.io/library/alpine:3.13.2
+//
+// It does what the CRI plugin does, without unpacking, and reports to stdout what herd.Report says.
+// Nothing of it is image_pull_progress_timeout: a pull that stands still ends with --timeout.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/containerd/containerd/content"
+	"github.com/containerd/containerd/content/local"
+	"github.com/containerd/containerd/images"
+	"github.com/containerd/containerd/remotes"
+	"github.com/containerd/containerd/remotes/docker"
+	"github.com/containerd/containerd/remotes/docker/config"
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/registry-cache/extension/hack/containerd-pull/internal/herd"
+)
+
+func main() { os.Exit(herd.Main("github.com/containerd/containerd", pull)) }
+
+// contentStore is the part of containerd's store that a pull needs.
+type contentStore interface {
+	content.Ingester
+	content.Provider
+}
+
+func pull(ctx context.Context, o herd.Options, image *herd.Image) error {
+	platform, err := platforms.Parse(o.Platform)
+	if err != nil {
+		return err
+	}
+	matcher := platforms.Only(platform)
+	var store contentStore = new(discarding)
+	if o.Store != "" {
+		if store, err = local.NewStore(o.Store); err != nil {
+			return fmt.Errorf("opening the content store: %w", err)
+		}
+	}
+
+	resolver := docker.NewResolver(docker.ResolverOptions{
+		Hosts: config.ConfigureHosts(ctx, config.HostOptions{HostDir: config.HostDirFromRoot(o.Hosts)}),
+	})
+	name, root, err := resolver.Resolve(ctx, o.Reference)
+	if err != nil {
+		return fmt.Errorf("resolving %s: %w", o.Reference, err)
+	}
+	image.Resolved(root)
+	fetcher, err := resolver.Fetcher(ctx, name)
+	if err != nil {
+		return fmt.Errorf("preparing to fetch %s: %w", name, err)
+	}
+
+	note := images.HandlerFunc(func(_ context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		switch {
+		case images.IsManifestType(d.MediaType):
+			image.FetchedManifest(d)
+		case !images.IsIndexType(d.MediaType):
+			image.FetchedBlob(d)
+		}
+		return nil, nil
+	})
+	children := images.LimitManifests(images.FilterPlatforms(images.ChildrenHandler(store), matcher), matcher, 1)
+	handler := images.Handlers(remotes.FetchHandler(store, fetcher), note, children)
+	if err := images.Dispatch(ctx, handler, semaphore.NewWeighted(herd.MaxConcurrentDownloads), root); err != nil {
+		return fmt.Errorf("fetching %s@%s: %w", o.Reference, root.Digest, err)
+	}
+	return nil
+}
