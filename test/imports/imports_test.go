@@ -36,7 +36,7 @@ var rules = []rule{
 	{folder: "pkg/oci", foreign: kubernetes},
 	{folder: "pkg/imagevector"},
 
-	{folder: "pkg/cacheserver", own: []string{"pkg/cacheserver", "pkg/oci"}, tests: []string{"test/testbed/upstream", "test/testbed/images"}, foreign: kubernetes},
+	{folder: "pkg/cacheserver", own: []string{"pkg/cacheserver", "pkg/oci"}, tests: []string{"test/testbed/upstream", "test/testbed/images", "test/testbed/containerdpull"}, foreign: kubernetes},
 	{folder: "pkg/cacheserver/config", own: []string{"pkg/oci"}, foreign: kubernetes},
 	{folder: "pkg/cacheserver/evict", own: []string{"pkg/oci"}, foreign: append([]string{"os", "net", "syscall"}, kubernetes...)},
 	{folder: "pkg/cacheserver/store", own: []string{"pkg/cacheserver/evict", "pkg/oci"}, foreign: append([]string{"net"}, kubernetes...)},
