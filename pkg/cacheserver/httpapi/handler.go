@@ -188,6 +188,12 @@ func (h *Handler) serveBlob(w *recorder, r *http.Request, target target) {
 		w.outcome, w.shared = b.Outcome(), b.Shared()
 		w.err = errors.Join(w.err, b.Content.Close())
 	}()
+	// Once an answer has begun, it can only break off. Clients that resume would ask here again until they give up, and
+	// never the upstream themselves.
+	if err := b.Await(r.Context(), rangeStart(r)); err != nil {
+		w.failFor(r, oci.CodeBlobUnknown, err)
+		return
+	}
 	describe(w, d, "application/octet-stream")
 	if b.Size < 0 {
 		if _, err := io.Copy(w, b.Content); err != nil {
@@ -203,6 +209,18 @@ func (h *Handler) serveBlob(w *recorder, r *http.Request, target target) {
 	}
 	// After an error it returns with less than it has announced, and the server closes the connection.
 	serveContent(w, r, content)
+}
+
+// rangeStart returns the first byte that a request for one range wants, in the form that clients resume with:
+// "bytes=<first>-[<last>]". It returns 0 for any other.
+func rangeStart(r *http.Request) int64 {
+	spec, _ := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
+	first, _, _ := strings.Cut(spec, "-")
+	offset, err := strconv.ParseInt(first, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return offset
 }
 
 func describe(w http.ResponseWriter, d digest.Digest, mediaType string) {

@@ -21,6 +21,7 @@ type Blob struct {
 	Size    int64
 	outcome func() Outcome
 	shared  func() int64
+	await   func(ctx context.Context, offset int64) error // nil where nothing has to be waited for
 }
 
 // NewBlob returns an answer whose outcome does not change.
@@ -33,6 +34,19 @@ func (b *Blob) Outcome() Outcome { return b.outcome() }
 
 // Shared is how many of the bytes that were read of Content came from a fetch that another request had begun.
 func (b *Blob) Shared() int64 { return b.shared() }
+
+// Await returns nil when Content can be read from the offset on, and an *Error when it is known that it cannot. Bytes that
+// the fetch would reach too late come straight from the upstream. If nothing is known after 20 s, which is less than
+// clients wait for the header of an answer, it returns nil.
+func (b *Blob) Await(ctx context.Context, offset int64) error {
+	if b.await == nil {
+		return nil
+	}
+	if err := b.await(ctx, offset); err != nil {
+		return explain(err)
+	}
+	return nil
+}
 
 // Blob opens a blob. What is stored for the repository needs no upstream. What is not is fetched once for all clients
 // that ask meanwhile; it returns when the first bytes are there. ctx must live as long as the content is read. Errors
@@ -150,5 +164,5 @@ func (c *Cache) fetchBlob(ctx context.Context, repository string, d digest.Diges
 	if err := open(); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	return &Blob{Content: r, Size: r.size, outcome: r.outcome, shared: func() int64 { return r.shared }}, nil
+	return &Blob{Content: r, Size: r.size, outcome: r.outcome, shared: func() int64 { return r.shared }, await: r.await}, nil
 }

@@ -413,6 +413,9 @@ func TestRangeAheadOfAFetch(t *testing.T) {
 				}
 				time.AfterFunc(test.after, func() { close(g.opened) })
 				began := time.Now()
+				if err := b.Await(t.Context(), 900); err != nil {
+					t.Fatal(err)
+				}
 				got, err := io.ReadAll(b.Content)
 				if err != nil || !bytes.Equal(got, content[900:]) || b.Outcome() != test.want {
 					t.Errorf("%d bytes, %s, %v", len(got), b.Outcome(), err)
@@ -430,6 +433,63 @@ func TestRangeAheadOfAFetch(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestAwait(t *testing.T) {
+	t.Parallel()
+	content := layer(1000)
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, 0, store.Options{})
+		d := f.upstream.addBlob(repository, content)
+		gate := newGate()
+		f.upstream.change(func() { f.upstream.body = gate.body(500) })
+		b, err := f.Blob(t.Context(), repository, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Content.Close()
+		await := func(ctx context.Context, offset int64, want error, took time.Duration) {
+			t.Helper()
+			start := time.Now()
+			if err := b.Await(ctx, offset); !errors.Is(err, want) || time.Since(start) != took {
+				t.Errorf("%d: %v after %s, want %v after %s", offset, err, time.Since(start), want, took)
+			}
+		}
+		await(t.Context(), 499, nil, 0)
+		await(t.Context(), 500, nil, awaitTimeout)
+		await(t.Context(), 1000, nil, 0) // which is no range of the blob
+		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		await(impatient, 500, context.DeadlineExceeded, time.Second)
+		time.AfterFunc(time.Second, func() { close(gate.opened) })
+		await(t.Context(), 999, nil, time.Second)
+		f.settle()
+		await(t.Context(), 999, nil, 0)
+	})
+}
+
+func TestAwaitTellsTheErrorOfTheUpstream(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{})
+	content := layer(1000)
+	d := f.upstream.addBlob(repository, content)
+	broken := errors.New("broken")
+	f.upstream.change(func() {
+		f.upstream.body = func(_ context.Context, content []byte, offset int64) *upstream.Blob {
+			return cut(content, offset, 500, broken)
+		}
+	})
+	b, err := f.Blob(t.Context(), repository, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Content.Close()
+	if _, explained := errors.AsType[*Error](b.Await(t.Context(), 600)); !explained {
+		t.Errorf("%v, want an *Error", b.Await(t.Context(), 600))
+	}
+	if err := b.Await(t.Context(), 600); !errors.Is(err, broken) {
+		t.Errorf("%v, want that of the upstream", err)
 	}
 }
 

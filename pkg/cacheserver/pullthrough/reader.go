@@ -13,12 +13,13 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
 
-// aheadTimeout is how long a reader waits for bytes that come after others which nobody needs before them. containerd
-// waits for 30 s at most until an answer begins.
-const aheadTimeout = 5 * time.Second
-
-// errAhead ends that waiting.
-var errAhead = errors.New("the fetch is too far behind")
+const (
+	// awaitTimeout is less than the 30 s in which containerd wants the header of an answer (from 2.3 on), and more than
+	// an upstream may be silent for.
+	awaitTimeout = 20 * time.Second
+	// aheadTimeout is how long a reader waits for a fetch that must get other bytes first, which nobody may need.
+	aheadTimeout = 5 * time.Second
+)
 
 // reader is one client's view of a blob that is not stored yet: the growing file of a fetch, and behind what that
 // could store the upstream itself.
@@ -58,6 +59,31 @@ func (r *reader) open() error {
 	return state.err
 }
 
+// await waits for the byte at the offset, see Blob.Await. Nothing may have been read before.
+func (r *reader) await(ctx context.Context, offset int64) error {
+	if r.through != nil || r.size >= 0 && offset >= r.size {
+		return nil
+	}
+	timeout := awaitTimeout
+	ahead := r.fetch.progress().readable() < offset
+	if ahead {
+		timeout = aheadTimeout
+	}
+	limited, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	state, err := r.fetch.await(limited, offset)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil && ahead:
+		r.offset = offset
+		return r.passThrough()
+	case err != nil, state.readable() > offset, errors.Is(state.err, errStorage):
+		return nil
+	}
+	return state.err
+}
+
 func (r *reader) outcome() Outcome {
 	if r.passed {
 		return PassThrough
@@ -74,13 +100,7 @@ func (r *reader) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	if r.through == nil {
-		state, err := r.await()
-		if errors.Is(err, errAhead) {
-			if err := r.passThrough(); err != nil {
-				return 0, err
-			}
-			return r.Read(p)
-		}
+		state, err := r.fetch.await(r.ctx, r.offset)
 		if err != nil {
 			return 0, err
 		}
@@ -110,16 +130,6 @@ func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.through.Read(p)
 	r.offset += int64(n)
 	return n, err
-}
-
-// await waits for bytes behind the offset, but not for long if the fetch must get others first.
-func (r *reader) await() (progress, error) {
-	if r.fetch.progress().readable() >= r.offset {
-		return r.fetch.await(r.ctx, r.offset)
-	}
-	ctx, cancel := context.WithTimeoutCause(r.ctx, aheadTimeout, errAhead)
-	defer cancel()
-	return r.fetch.await(ctx, r.offset)
 }
 
 // Seek implements io.Seeker.
