@@ -2,8 +2,8 @@
 //
 //	containerd-v2 --hosts /etc/containerd/certs.d [--clients 30] [--discard] docker.io/library/alpine:3.13.2
 //
-// It does what the transfer service behind the CRI plugin does, without unpacking, and reports to stdout what herd.Report says.
-// Nothing of it is image_pull_progress_timeout: a pull that stands still ends with --timeout.
+// It does what the transfer service behind the CRI plugin does, without unpacking, and reports to stdout what
+// herd.Report says. Nothing of it is image_pull_progress_timeout: a pull that stands still ends with --timeout.
 package main
 
 import (

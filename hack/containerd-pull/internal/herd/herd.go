@@ -1,4 +1,5 @@
-// Package herd is what the commands of all containerd lines share: flags, many clients at once, and the report.
+// Package herd is what the commands of all containerd lines share: flags, many clients at once, and the report. The
+// lines also share one go.mod, so that containerd 1.7 runs with newer versions of what it depends on than its releases.
 package herd
 
 import (
@@ -130,18 +131,22 @@ func (c command) run(ctx context.Context, pull Pull) (_ Report, err error) {
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(stores)) }()
 	}
+	options := make([]Options, c.clients)
+	for i := range options {
+		options[i] = c.pull
+		if c.discard {
+			continue
+		}
+		options[i].Store = filepath.Join(stores, strconv.Itoa(i))
+		if err := os.Mkdir(options[i].Store, 0o700); err != nil {
+			return Report{}, err
+		}
+	}
 	report := Report{Reference: c.pull.Reference, Platform: c.pull.Platform, Clients: make([]Client, c.clients)}
 	begin := time.Now()
 	var clients sync.WaitGroup
-	for i := range report.Clients {
-		o := c.pull
-		if !c.discard {
-			o.Store = filepath.Join(stores, strconv.Itoa(i))
-			if err := os.Mkdir(o.Store, 0o700); err != nil {
-				return Report{}, err
-			}
-		}
-		due := c.stagger * time.Duration(i) / time.Duration(c.clients)
+	for i, o := range options {
+		due := time.Duration(float64(c.stagger) * float64(i) / float64(c.clients))
 		clients.Go(func() { report.Clients[i] = run(ctx, begin, due, o, pull) })
 	}
 	clients.Wait()
