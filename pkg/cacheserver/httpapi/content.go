@@ -5,14 +5,31 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
-// serveContent is http.ServeContent with the errors of this protocol.
+// unsatisfiable is a range that lies outside of any content.
+const unsatisfiable = "bytes=9223372036854775807-"
+
+// serveContent is http.ServeContent with the errors of this protocol, for at most one range.
 func serveContent(w *recorder, r *http.Request, content io.ReadSeeker) {
-	http.ServeContent(&contentWriter{recorder: w, request: r}, r, "", time.Time{}, content)
+	out := &contentWriter{recorder: w, request: r}
+	span, _ := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
+	suffix, isSuffix := strings.CutPrefix(strings.TrimSpace(span), "-")
+	switch {
+	case strings.Contains(span, ","):
+		// RFC 9110, section 14.2, lets a server ignore ranges, and nobody pulls with several.
+		r = r.Clone(r.Context())
+		r.Header.Del("Range")
+	case isSuffix && suffix != "" && strings.Trim(suffix, "0") == "":
+		// The last 0 bytes, which the http package would send as 206 with a range that ends before it begins.
+		r = r.Clone(r.Context())
+		r.Header.Set("Range", unsatisfiable)
+	}
+	http.ServeContent(out, r, "", time.Time{}, content)
 }
 
 // contentWriter replaces what http.ServeContent has to say where it cannot serve the content.

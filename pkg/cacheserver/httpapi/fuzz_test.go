@@ -64,7 +64,7 @@ func FuzzRequest(f *testing.F) {
 }
 
 func FuzzRange(f *testing.F) {
-	for _, header := range []string{"bytes=0-", "bytes=2-4", "bytes=-1", "bytes=9-9", "bytes=10-", "bytes=0-0,2-3", "bytes=4-2", "bytes=a-b", "items=0-1", "bytes=0-18446744073709551616", "bytes=-", "bytes= 1 - 2 "} {
+	for _, header := range []string{"bytes=0-", "bytes=2-4", "bytes=-1", "bytes=9-9", "bytes=10-", "bytes=0-0,2-3", "bytes=4-2", "bytes=a-b", "items=0-1", "bytes=0-18446744073709551616", "bytes=-", "bytes= 1 - 2 ", "bytes=-0", "bytes= -00", "bytes=0-0,-0"} {
 		f.Add(header)
 	}
 	f.Fuzz(func(t *testing.T, header string) {
@@ -79,9 +79,6 @@ func FuzzRange(f *testing.F) {
 			}
 		case 206:
 			var first, last, size int
-			if strings.HasPrefix(rec.Header().Get("Content-Type"), "multipart/byteranges") {
-				return
-			}
 			n, err := fmt.Sscanf(rec.Header().Get("Content-Range"), "bytes %d-%d/%d", &first, &last, &size)
 			if n != 3 || err != nil || size != len(layer) || first > last || last >= size || rec.Body.String() != layer[first:last+1] {
 				t.Errorf("range %q: 206 %q with %q", header, rec.Header().Get("Content-Range"), rec.Body)
