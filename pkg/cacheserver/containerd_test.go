@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -371,15 +372,15 @@ func testUpstreamLimitsTheRate(t *testing.T, n containerd) {
 	c := start(t, u.config(t), cacheserver.Options{})
 	hosts := u.hosts(t, c.url())
 	wantPulled(t, n.pull(t, containerdpull.Options{Reference: reference(":" + tag), Hosts: hosts}), digestOf(t, image), image)
-	limited := 0
+	var limited atomic.Int64
 	u.inject(toCache(func(w http.ResponseWriter, _ *http.Request) bool {
-		limited++ // the requests come one after the other
+		limited.Add(1)
 		w.WriteHeader(http.StatusTooManyRequests)
 		return true
 	}))
 	wantPulled(t, n.pull(t, containerdpull.Options{Reference: reference(":" + tag), Hosts: hosts}), digestOf(t, image), image)
-	if direct := u.direct(); len(direct) > 0 || limited != 1 {
-		t.Errorf("of the warm image went past the cache: %v; the upstream was asked %d times", direct, limited)
+	if direct := u.direct(); len(direct) > 0 || limited.Load() != 1 {
+		t.Errorf("of the warm image went past the cache: %v; the upstream was asked %d times", direct, limited.Load())
 	}
 	wantPulled(t, n.pull(t, containerdpull.Options{Reference: reference(":other"), Hosts: hosts}), digestOf(t, other), other)
 	if direct := u.direct(); len(direct) == 0 {
