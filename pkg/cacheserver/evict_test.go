@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/random"
 
@@ -21,16 +22,16 @@ import (
 func smallVolume(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := limit(t, dir); err != nil {
+	if err := limit(t, dir, "16m"); err != nil {
 		t.Skipf("a volume with a limit can only be mounted by root: %v", err)
 	}
 	return dir
 }
 
-// limit mounts a volume of 16 MiB at the folder. It returns an error if that is not allowed.
-func limit(t *testing.T, dir string) error {
+// limit mounts a volume of the size, such as "16m", at the folder. It returns an error if that is not allowed.
+func limit(t *testing.T, dir, size string) error {
 	t.Helper()
-	err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=16m")
+	err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size)
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) {
 		return err
 	}
@@ -38,11 +39,23 @@ func limit(t *testing.T, dir string) error {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
+		if err := unmount(dir); err != nil {
 			t.Errorf("unmounting: %v", err)
 		}
 	})
 	return nil
+}
+
+// unmount waits for the processes that other tests start: until such a one executes its program it has copies of all
+// files that are open here.
+func unmount(dir string) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); ; <-tick.C {
+		if err := syscall.Unmount(dir, 0); !errors.Is(err, syscall.EBUSY) || time.Now().After(deadline) {
+			return err
+		}
+	}
 }
 
 // metric returns the value of a metric.

@@ -168,7 +168,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	}
 	cfg := u.config(t)
 	cfg.GarbageCollection.TTL = config.Duration(3 * time.Second)
-	if err := limit(t, cfg.Storage.Root); err != nil {
+	if err := limit(t, cfg.Storage.Root, "16m"); err != nil {
 		t.Logf("without a small volume only the TTL deletes something: %v", err)
 	}
 	file := writeConfig(t, cfg)
