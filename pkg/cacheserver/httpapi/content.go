@@ -11,23 +11,13 @@ import (
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
-// unsatisfiable is a range that lies outside of any content.
-const unsatisfiable = "bytes=9223372036854775807-"
-
 // serveContent is http.ServeContent with the errors of this protocol, for at most one range.
 func serveContent(w *recorder, r *http.Request, content io.ReadSeeker) {
 	out := &contentWriter{recorder: w, request: r}
-	span, _ := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
-	suffix, isSuffix := strings.CutPrefix(strings.TrimSpace(span), "-")
-	switch {
-	case strings.Contains(span, ","):
+	if strings.Contains(r.Header.Get("Range"), ",") {
 		// RFC 9110, section 14.2, lets a server ignore ranges, and nobody pulls with several.
 		r = r.Clone(r.Context())
 		r.Header.Del("Range")
-	case isSuffix && suffix != "" && strings.Trim(suffix, "0") == "":
-		// The last 0 bytes, which the http package would send as 206 with a range that ends before it begins.
-		r = r.Clone(r.Context())
-		r.Header.Set("Range", unsatisfiable)
 	}
 	http.ServeContent(out, r, "", time.Time{}, content)
 }
@@ -41,6 +31,15 @@ type contentWriter struct {
 
 // WriteHeader implements http.ResponseWriter.
 func (w *contentWriter) WriteHeader(status int) {
+	if status == http.StatusPartialContent {
+		// The last 0 bytes are no range, but the http package sends one that ends before it begins.
+		var first, last, size int64
+		_, err := fmt.Sscanf(w.Header().Get("Content-Range"), "bytes %d-%d/%d", &first, &last, &size)
+		if err == nil && first > last {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", size))
+			status = http.StatusRequestedRangeNotSatisfiable
+		}
+	}
 	if status < http.StatusBadRequest {
 		w.recorder.WriteHeader(status)
 		return
