@@ -431,7 +431,7 @@ func TestReferencedSecretsAreCopied(t *testing.T) {
 	if _, err := s.operation(manifest).reconcile(t.Context()); err == nil || !strings.Contains(err.Error(), "spec.resources[0].resourceRef: reading secret garden-dev/docker") {
 		t.Errorf("error for a missing secret is %v", err)
 	}
-	if err := s.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "garden-dev", Name: "docker"}, Data: map[string][]byte{"username": []byte("u")}}); err != nil {
+	if err := s.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "garden-dev", Name: "docker"}, Immutable: new(true), Data: map[string][]byte{"username": []byte("u")}}); err != nil {
 		t.Fatal(err)
 	}
 	s.reconcile(t, manifest)
@@ -439,8 +439,8 @@ func TestReferencedSecretsAreCopied(t *testing.T) {
 	if err := s.Get(t.Context(), client.ObjectKey{Namespace: shootNamespace, Name: "ref-docker"}, secret); err != nil {
 		t.Fatal(err)
 	}
-	if string(secret.Data["username"]) != "u" {
-		t.Errorf("copy is %v", secret.Data)
+	if string(secret.Data["username"]) != "u" || secret.Immutable == nil || !*secret.Immutable {
+		t.Errorf("copy is %v, immutable %v", secret.Data, secret.Immutable)
 	}
 }
 

@@ -88,7 +88,7 @@ func (o *operation) deployReferencedResources(ctx context.Context) error {
 		}
 		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: o.namespace, Name: v1beta1constants.ReferencedResourcesPrefix + source.Name}}
 		if _, err := controllerutils.GetAndCreateOrMergePatch(ctx, o.client, secret, func() error {
-			secret.Type, secret.Data = source.Type, source.Data
+			secret.Type, secret.Data, secret.Immutable = source.Type, source.Data, source.Immutable
 			return nil
 		}); err != nil {
 			return fmt.Errorf("writing secret %s: %w", client.ObjectKeyFromObject(secret), err)
