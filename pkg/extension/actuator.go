@@ -69,8 +69,8 @@ func NewActuator(seed client.Client, forShoot ShootClient, options desired.Optio
 // Reconcile deploys what the Extension's provider config asks for, publishes the addresses of the caches in its provider
 // status, and removes the caches that are no longer asked for. It does not wait for the caches to be ready.
 //
-// A bad config is a configuration problem for Gardener; it changes nothing, so the caches that run keep running. In a
-// hibernated Shoot nothing can be changed, and nothing is.
+// A bad config, or a bad Secret that it refers to, is a configuration problem for Gardener; it changes nothing, so the
+// caches that run keep running. In a hibernated Shoot nothing can be changed, and nothing is.
 func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extensionsv1alpha1.Extension) error {
 	cluster, err := extensionscontroller.GetCluster(ctx, a.seed, ex.Namespace)
 	if err != nil {
@@ -88,6 +88,10 @@ func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extension
 	if err != nil {
 		return err
 	}
+	secrets, err := a.referencedSecrets(ctx, ex.Namespace, cluster.Shoot, config)
+	if err != nil {
+		return err
+	}
 	shoot, err := a.forShoot(ctx, ex.Namespace)
 	if err != nil {
 		return fmt.Errorf("connecting to the Shoot of %s: %w", ex.Namespace, err)
@@ -97,7 +101,7 @@ func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extension
 	if err != nil {
 		return err
 	}
-	if err := a.deployWorkloads(ctx, ex.Namespace, config); err != nil {
+	if err := a.deployWorkloads(ctx, ex.Namespace, config, secrets); err != nil {
 		return err
 	}
 	// Nodes must hear of a removed cache even if its removal takes long.

@@ -39,10 +39,10 @@ func (a *Actuator) deployService(ctx context.Context, namespace string, cache v1
 	return a.deploy(ctx, namespace, serviceResourceName(cache), []client.Object{desired.Service(cache, address)})
 }
 
-func (a *Actuator) deployWorkloads(ctx context.Context, namespace string, config *v1alpha3.RegistryConfig) error {
+func (a *Actuator) deployWorkloads(ctx context.Context, namespace string, config *v1alpha3.RegistryConfig, secrets map[string]desired.Secrets) error {
 	var objects []client.Object
 	for _, cache := range config.Caches {
-		workload, err := desired.Workload(cache, a.options)
+		workload, err := desired.Workload(cache, secrets[cache.Upstream], a.options)
 		if err != nil {
 			return err
 		}

@@ -90,9 +90,10 @@ func TestDecodeNewerVersions(t *testing.T) {
 	}{
 		{"upstream alone", "v1alpha2", "{upstream: docker.io}", v1alpha3.RegistryCache{Upstream: "docker.io"}},
 		{"empty structs", "v1alpha2", "{upstream: a, volume: {}, garbageCollection: {}}", v1alpha3.RegistryCache{Upstream: "a"}},
-		{"everything", "v1alpha2", "{upstream: a, volume: {size: 20Gi, storageClassName: fast}, garbageCollection: {enabled: false}}", v1alpha3.RegistryCache{
+		{"everything", "v1alpha2", "{upstream: a, volume: {size: 20Gi, storageClassName: fast}, garbageCollection: {enabled: false}, secretReferenceName: ours}", v1alpha3.RegistryCache{
 			Upstream: "a", GarbageCollection: off,
-			Volume: &v1alpha3.Volume{Size: new(resource.MustParse("20Gi")), StorageClassName: new("fast")},
+			Volume:              &v1alpha3.Volume{Size: new(resource.MustParse("20Gi")), StorageClassName: new("fast")},
+			SecretReferenceName: new("ours"),
 		}},
 		{"garbage collection on", "v1alpha2", "{upstream: a, garbageCollection: {enabled: true}}", v1alpha3.RegistryCache{Upstream: "a"}},
 
@@ -110,6 +111,8 @@ func TestDecodeNewerVersions(t *testing.T) {
   remoteURL: http://10.1.2.3
   volume: {size: 1Ti, storageClassName: fast}
   garbageCollection: {ttl: 0s, highWatermark: 70, lowWatermark: 20}
+  secretReferenceName: our-credentials
+  caBundleSecretReferenceName: our-roots
   proxy: {httpProxy: "http://proxy:3128", httpsProxy: "http://proxy:3129", noProxy: "10.0.0.0/8,.example.com"}
   http: {tls: false}
   highAvailability: {enabled: false}
@@ -120,8 +123,10 @@ func TestDecodeNewerVersions(t *testing.T) {
 			GarbageCollection: &v1alpha3.GarbageCollection{
 				TTL: &metav1.Duration{}, HighWatermark: new(int32(70)), LowWatermark: new(int32(20)),
 			},
-			Proxy:             &v1alpha3.Proxy{HTTPProxy: new("http://proxy:3128"), HTTPSProxy: new("http://proxy:3129"), NoProxy: new("10.0.0.0/8,.example.com")},
-			ServiceNameSuffix: new("ours"),
+			Proxy:                       &v1alpha3.Proxy{HTTPProxy: new("http://proxy:3128"), HTTPSProxy: new("http://proxy:3129"), NoProxy: new("10.0.0.0/8,.example.com")},
+			SecretReferenceName:         new("our-credentials"),
+			CABundleSecretReferenceName: new("our-roots"),
+			ServiceNameSuffix:           new("ours"),
 		}},
 	} {
 		got, errs := Decode(toJSON(t, header(tc.version)+"caches:\n- "+tc.cache), field.NewPath("providerConfig"))

@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"encoding/pem"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
 )
@@ -27,6 +30,10 @@ func TestExampleShoots(t *testing.T) {
 		"shoot-v1alpha3.yaml": {"registry.extensions.gardener.cloud/v1alpha3", []string{"docker.io", "ghcr.io", "registry.example.com:5000", "registry.example.com-5000"}},
 	}
 
+	server := httptest.NewTLSServer(nil)
+	defer server.Close()
+	roots := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+
 	files, err := filepath.Glob(filepath.Join("..", "..", "..", "example", "shoot*.yaml"))
 	if err != nil {
 		t.Fatal(err)
@@ -41,10 +48,19 @@ func TestExampleShoots(t *testing.T) {
 		if err := yaml.UnmarshalStrict(data, &shoot); err != nil {
 			t.Fatalf("%s: %v", file, err)
 		}
-		noSecret := func(name string) (*corev1.Secret, error) {
-			return nil, apierrors.NewNotFound(corev1.Resource("secrets"), name)
+		asDescribed := func(name string) (*corev1.Secret, error) {
+			secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, Immutable: new(true)}
+			switch name {
+			case "example-credentials-1":
+				secret.Data = map[string][]byte{"username": []byte("robot"), "password": []byte("hunter2")}
+			case "example-roots-1":
+				secret.Data = map[string][]byte{"bundle.crt": roots}
+			default:
+				return nil, apierrors.NewNotFound(corev1.Resource("secrets"), name)
+			}
+			return secret, nil
 		}
-		if errs := ValidateShoot(&shoot, &shoot, noSecret); len(errs) > 0 {
+		if errs := ValidateShoot(&shoot, &shoot, asDescribed); len(errs) > 0 {
 			t.Errorf("%s: %v", file, errs)
 		}
 		raw := shoot.Spec.Extensions[enabledExtension(&shoot)].ProviderConfig.Raw

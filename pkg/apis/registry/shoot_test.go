@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -17,7 +18,6 @@ func TestValidateShoot(t *testing.T) {
 		v1alpha3      = "apiVersion: registry.extensions.gardener.cloud/v1alpha3, kind: RegistryConfig"
 		path          = "spec.extensions[1].providerConfig"
 		size          = `.caches[0].size: Invalid value: "5Gi": must not be less than before, write at least 10Gi: a volume cannot shrink; to start with an empty volume, remove the cache and add it again when it is gone`
-		notYet        = `.caches[0].secretReferenceName: Forbidden: not supported by this version yet; remove the field`
 		noSecret      = `.caches[0].secretReferenceName: Invalid value: "credentials": Secret "old", to which the entry of spec.resources refers, must exist in the namespace of the Shoot`
 		noNewSecret   = `.caches[0].secretReferenceName: Invalid value: "credentials": Secret "new", to which the entry of spec.resources refers, must exist in the namespace of the Shoot`
 		noConfig      = `: Required value: must be a RegistryConfig of registry.extensions.gardener.cloud/v1alpha3`
@@ -62,8 +62,9 @@ func TestValidateShoot(t *testing.T) {
 		}},
 		{"being deleted", "metadata: {deletionTimestamp: '2026-01-01T00:00:00Z'}\n" + shoot("disabled: false", ""), "", nil},
 
-		{"Secret is missing", shoot(secret, resources("old")), "", []string{path + notYet, path + noSecret}},
-		{"only the referenced Secret changes", shoot(secret, resources("new")), shoot(secret, resources("old")), []string{path + notYet, path + noNewSecret}},
+		{"Secret is there", shoot(secret, resources("there")), "", nil},
+		{"Secret is missing", shoot(secret, resources("old")), "", []string{path + noSecret}},
+		{"only the referenced Secret changes", shoot(secret, resources("new")), shoot(secret, resources("old")), []string{path + noNewSecret}},
 
 		{"workers", shoot(normal, "provider: {workers: [{name: a}, {name: b, cri: {name: containerd}}]}"), "", nil},
 		{"worker without containerd", shoot(normal, "provider: {workers: [{name: a}, {name: b, cri: {name: containerd}}, {name: c, cri: {name: docker}}]}"), "", []string{notContainerd}},
@@ -79,10 +80,16 @@ func TestValidateShoot(t *testing.T) {
 			}
 			return shoot
 		}
-		missing := func(name string) (*corev1.Secret, error) {
+		get := func(name string) (*corev1.Secret, error) {
+			if name == "there" {
+				return &corev1.Secret{
+					ObjectMeta: metav1.ObjectMeta{Name: name}, Immutable: new(true),
+					Data: map[string][]byte{"username": []byte("robot"), "password": []byte("hunter2")},
+				}, nil
+			}
 			return nil, apierrors.NewNotFound(corev1.Resource("secrets"), name)
 		}
-		if diff := cmp.Diff(tc.want, messages(ValidateShoot(read(tc.shoot), read(tc.old), missing))); diff != "" {
+		if diff := cmp.Diff(tc.want, messages(ValidateShoot(read(tc.shoot), read(tc.old), get))); diff != "" {
 			t.Errorf("%s: -want +got:\n%s", tc.name, diff)
 		}
 	}

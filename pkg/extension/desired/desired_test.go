@@ -34,10 +34,11 @@ func TestGolden(t *testing.T) {
 	for _, tc := range []struct {
 		file      string
 		cache     v1alpha3.RegistryCache
+		secrets   Secrets
 		options   Options
 		clusterIP string
 	}{
-		{"docker-io.yaml", defaulted(v1alpha3.RegistryCache{Upstream: "docker.io"}), options, ""},
+		{"docker-io.yaml", defaulted(v1alpha3.RegistryCache{Upstream: "docker.io"}), Secrets{}, options, ""},
 		{
 			"all-fields.yaml",
 			v1alpha3.RegistryCache{
@@ -54,13 +55,22 @@ func TestGolden(t *testing.T) {
 				},
 				ServiceNameSuffix: new("the-example-registry-of-the-team-that-likes-long-names"),
 			},
+			Secrets{},
 			Options{Image: options.Image, CABundle: "-----BEGIN CERTIFICATE-----\n"},
 			"10.96.0.20",
+		},
+		{
+			"private.yaml",
+			defaulted(v1alpha3.RegistryCache{Upstream: "registry.example.com"}),
+			Secrets{Credentials: &Credentials{Username: "@robot", Password: "hunter2: #"}, CABundle: "-----BEGIN CERTIFICATE-----\nof the Shoot owner\n"},
+			// Without a line feed at its end, as operators may write it.
+			Options{Image: options.Image, CABundle: "-----BEGIN CERTIFICATE-----\nof the operator"},
+			"",
 		},
 	} {
 		t.Run(tc.file, func(t *testing.T) {
 			t.Parallel()
-			got := toYAML(t, append(workload(t, tc.cache, tc.options), Service(tc.cache, tc.clusterIP)))
+			got := toYAML(t, append(workload(t, tc.cache, tc.secrets, tc.options), Service(tc.cache, tc.clusterIP)))
 			path := filepath.Join("testdata", tc.file)
 			if *update {
 				if err := os.WriteFile(path, got, 0o644); err != nil {
@@ -87,7 +97,8 @@ func TestServerReadsItsConfig(t *testing.T) {
 			TTL: &metav1.Duration{Duration: 90 * time.Minute}, HighWatermark: new(int32(60)),
 		},
 	})
-	for _, obj := range workload(t, cache, Options{Image: "i", CABundle: "pem"}) {
+	secrets := Secrets{Credentials: &Credentials{Username: "robot", Password: "hunter2"}}
+	for _, obj := range workload(t, cache, secrets, Options{Image: "i", CABundle: "pem"}) {
 		secret, ok := obj.(*corev1.Secret)
 		if !ok {
 			continue
@@ -97,7 +108,10 @@ func TestServerReadsItsConfig(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := config.Default()
-		want.Upstream = config.Upstream{Host: "docker.io", RemoteURL: "https://registry-1.docker.io", CAFile: "/etc/registry-cache/ca.crt"}
+		want.Upstream = config.Upstream{
+			Host: "docker.io", RemoteURL: "https://registry-1.docker.io",
+			CAFile: "/etc/registry-cache/ca.crt", CredentialsDir: "/etc/registry-cache",
+		}
 		want.GarbageCollection.TTL = config.Duration(90 * time.Minute)
 		want.Storage.HighWatermark, want.Storage.LowWatermark = 60, 50
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -111,36 +125,55 @@ func TestServerReadsItsConfig(t *testing.T) {
 func TestWhatRestartsThePod(t *testing.T) {
 	t.Parallel()
 	options := Options{Image: "i", CABundle: "a"}
-	template := func(cache v1alpha3.RegistryCache, options Options) corev1.PodTemplateSpec {
-		for _, obj := range workload(t, defaulted(cache), options) {
-			if set, ok := obj.(*appsv1.StatefulSet); ok {
-				return set.Spec.Template
-			}
-		}
-		t.Fatal("no StatefulSet among the objects")
-		return corev1.PodTemplateSpec{}
-	}
-	before := template(v1alpha3.RegistryCache{Upstream: "docker.io"}, options)
+	before := podTemplate(t, v1alpha3.RegistryCache{Upstream: "docker.io"}, Secrets{}, options)
 	for _, tc := range []struct {
 		name     string
 		cache    v1alpha3.RegistryCache
+		secrets  Secrets
 		options  Options
 		restarts bool
 	}{
-		{"nothing changed", v1alpha3.RegistryCache{}, options, false},
-		{"larger volume", v1alpha3.RegistryCache{Volume: &v1alpha3.Volume{Size: new(resource.MustParse("20Gi"))}}, options, false},
-		{"other TTL", v1alpha3.RegistryCache{GarbageCollection: &v1alpha3.GarbageCollection{TTL: &metav1.Duration{Duration: 1}}}, options, true},
-		{"other watermark", v1alpha3.RegistryCache{GarbageCollection: &v1alpha3.GarbageCollection{HighWatermark: new(int32(50))}}, options, true},
-		{"proxy", v1alpha3.RegistryCache{Proxy: &v1alpha3.Proxy{HTTPSProxy: new("https://proxy.example.com")}}, options, true},
-		{"proxy that says nothing", v1alpha3.RegistryCache{Proxy: &v1alpha3.Proxy{}}, options, false},
-		{"other remote URL", v1alpha3.RegistryCache{RemoteURL: new("https://mirror.example.com")}, options, true},
-		{"other roots", v1alpha3.RegistryCache{}, Options{Image: "i", CABundle: "b"}, true},
-		{"no roots", v1alpha3.RegistryCache{}, Options{Image: "i"}, true},
-		{"other image", v1alpha3.RegistryCache{}, Options{Image: "j", CABundle: "a"}, true},
+		{"nothing changed", v1alpha3.RegistryCache{}, Secrets{}, options, false},
+		{"larger volume", v1alpha3.RegistryCache{Volume: &v1alpha3.Volume{Size: new(resource.MustParse("20Gi"))}}, Secrets{}, options, false},
+		{"other TTL", v1alpha3.RegistryCache{GarbageCollection: &v1alpha3.GarbageCollection{TTL: &metav1.Duration{Duration: 1}}}, Secrets{}, options, true},
+		{"other watermark", v1alpha3.RegistryCache{GarbageCollection: &v1alpha3.GarbageCollection{HighWatermark: new(int32(50))}}, Secrets{}, options, true},
+		{"proxy", v1alpha3.RegistryCache{Proxy: &v1alpha3.Proxy{HTTPSProxy: new("https://proxy.example.com")}}, Secrets{}, options, true},
+		{"proxy that says nothing", v1alpha3.RegistryCache{Proxy: &v1alpha3.Proxy{}}, Secrets{}, options, false},
+		{"other remote URL", v1alpha3.RegistryCache{RemoteURL: new("https://mirror.example.com")}, Secrets{}, options, true},
+		{"other roots", v1alpha3.RegistryCache{}, Secrets{}, Options{Image: "i", CABundle: "b"}, true},
+		{"no roots", v1alpha3.RegistryCache{}, Secrets{}, Options{Image: "i"}, true},
+		{"other image", v1alpha3.RegistryCache{}, Secrets{}, Options{Image: "j", CABundle: "a"}, true},
+		// The server must be told that there are credentials now.
+		{"credentials", v1alpha3.RegistryCache{}, Secrets{Credentials: &Credentials{Username: "robot", Password: "a"}}, options, true},
+		{"roots of the Shoot owner beside the operator's", v1alpha3.RegistryCache{}, Secrets{CABundle: "b"}, options, false},
 	} {
 		tc.cache.Upstream = "docker.io"
-		if restarts := cmp.Diff(before, template(tc.cache, tc.options)) != ""; restarts != tc.restarts {
+		if restarts := cmp.Diff(before, podTemplate(t, tc.cache, tc.secrets, tc.options)) != ""; restarts != tc.restarts {
 			t.Errorf("%s: pod restarts: %t, want %t", tc.name, restarts, tc.restarts)
+		}
+	}
+}
+
+// The server reads the files again; a restart would interrupt pulls.
+func TestRotationDoesNotRestartThePod(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name          string
+		before, after Secrets
+	}{
+		{"password", Secrets{Credentials: &Credentials{Username: "robot", Password: "a"}}, Secrets{Credentials: &Credentials{Username: "robot", Password: "b"}}},
+		{"username", Secrets{Credentials: &Credentials{Username: "robot", Password: "a"}}, Secrets{Credentials: &Credentials{Username: "other", Password: "a"}}},
+		{"roots", Secrets{CABundle: "a"}, Secrets{CABundle: "b"}},
+	} {
+		cache := v1alpha3.RegistryCache{Upstream: "docker.io"}
+		before, after := podTemplate(t, cache, tc.before, Options{Image: "i"}), podTemplate(t, cache, tc.after, Options{Image: "i"})
+		if diff := cmp.Diff(before, after); diff != "" {
+			t.Errorf("%s: -before +after:\n%s", tc.name, diff)
+		}
+		for _, mount := range after.Spec.Containers[0].VolumeMounts {
+			if mount.SubPath != "" {
+				t.Errorf("%s would never be updated", mount.MountPath)
+			}
 		}
 	}
 }
@@ -149,7 +182,7 @@ func TestWhatRestartsThePod(t *testing.T) {
 func TestServiceNameSuffixSeparatesCaches(t *testing.T) {
 	t.Parallel()
 	names := func(cache v1alpha3.RegistryCache) (names []string, selected map[string]string) {
-		for _, obj := range append(workload(t, cache, Options{Image: "i"}), Service(cache, "")) {
+		for _, obj := range append(workload(t, cache, Secrets{}, Options{Image: "i"}), Service(cache, "")) {
 			names = append(names, fmt.Sprintf("%T %s", obj, obj.GetName()))
 			if set, ok := obj.(*appsv1.StatefulSet); ok {
 				names = append(names, "volume "+set.Spec.VolumeClaimTemplates[0].Name+"-"+set.Name+"-0")
@@ -193,7 +226,7 @@ func TestEndpoint(t *testing.T) {
 
 func TestWorkloadRefusesWhatTheServerWould(t *testing.T) {
 	t.Parallel()
-	_, err := Workload(defaulted(v1alpha3.RegistryCache{Upstream: "docker.io", RemoteURL: new("")}), Options{Image: "i"})
+	_, err := Workload(defaulted(v1alpha3.RegistryCache{Upstream: "docker.io", RemoteURL: new("")}), Secrets{}, Options{Image: "i"})
 	if err == nil || !strings.HasPrefix(err.Error(), "writing the configuration of the cache of docker.io: ") {
 		t.Errorf("got error %v", err)
 	}
@@ -205,13 +238,24 @@ func defaulted(cache v1alpha3.RegistryCache) v1alpha3.RegistryCache {
 	return all.Caches[0]
 }
 
-func workload(t *testing.T, cache v1alpha3.RegistryCache, options Options) []client.Object {
+func workload(t *testing.T, cache v1alpha3.RegistryCache, secrets Secrets, options Options) []client.Object {
 	t.Helper()
-	objects, err := Workload(cache, options)
+	objects, err := Workload(cache, secrets, options)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return objects
+}
+
+func podTemplate(t *testing.T, cache v1alpha3.RegistryCache, secrets Secrets, options Options) corev1.PodTemplateSpec {
+	t.Helper()
+	for _, obj := range workload(t, defaulted(cache), secrets, options) {
+		if set, ok := obj.(*appsv1.StatefulSet); ok {
+			return set.Spec.Template
+		}
+	}
+	t.Fatal("no StatefulSet among the objects")
+	return corev1.PodTemplateSpec{}
 }
 
 // toYAML writes Secrets with readable data.

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -20,10 +21,12 @@ const (
 	configDir     = "/etc/registry-cache"
 	configKey     = "config.yaml"
 	caBundleKey   = "ca.crt"
+	usernameKey   = "username"
+	passwordKey   = "password"
 	configVolume  = "config"
 	contentVolume = "cache-volume"
 
-	// checksumAnnotation makes the pod restart when its configuration changes.
+	// checksumAnnotation makes the pod restart when what it reads only once changes.
 	checksumAnnotation = "checksum/config"
 
 	// user is the user and group "nonroot" of the image.
@@ -38,10 +41,26 @@ type Options struct {
 	CABundle string
 }
 
+// Secrets are the contents of the Secrets that the Shoot owner has made for one cache. The zero value is none.
+type Secrets struct {
+	// Credentials are for the upstream. nil means anonymous access.
+	Credentials *Credentials
+	// CABundle are roots, in PEM, which the cache trusts for its upstream beside the public ones and those of Options.
+	// "" means none.
+	CABundle string
+}
+
+// Credentials are a username and a password, both not empty. The server ignores line feeds at their ends.
+type Credentials struct {
+	Username, Password string
+}
+
 // Workload are the objects that serve cache, all but its Service: the configuration, the StatefulSet with its volume
 // claim, the NetworkPolicy. The defaults of cache must be filled in (v1alpha3.SetDefaults).
-func Workload(cache v1alpha3.RegistryCache, options Options) ([]client.Object, error) {
-	secret, err := configSecret(cache, options)
+//
+// The pod template depends on which of secrets there are, and not on what they are.
+func Workload(cache v1alpha3.RegistryCache, secrets Secrets, options Options) ([]client.Object, error) {
+	secret, err := configSecret(cache, secrets, options)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +69,11 @@ func Workload(cache v1alpha3.RegistryCache, options Options) ([]client.Object, e
 
 // configSecret has the same name with any content. A name with a hash would have to change in the StatefulSet at the
 // same time, but the resource manager deletes the old Secret first: a pod that restarts in between would not find it.
-func configSecret(cache v1alpha3.RegistryCache, options Options) (*corev1.Secret, error) {
+//
+// What is secret is in it, too. The kubelet replaces all files of a volume in one step, so a pod never finds a
+// configuration that names files which are not there yet. They are not mounted with a subPath: such files stay as they
+// were when the pod started.
+func configSecret(cache v1alpha3.RegistryCache, secrets Secrets, options Options) (*corev1.Secret, error) {
 	server := config.Default()
 	server.Upstream.Host = cache.Upstream
 	server.Upstream.RemoteURL = *cache.RemoteURL
@@ -58,15 +81,27 @@ func configSecret(cache v1alpha3.RegistryCache, options Options) (*corev1.Secret
 	server.Storage.HighWatermark = int(*cache.GarbageCollection.HighWatermark)
 	server.Storage.LowWatermark = int(*cache.GarbageCollection.LowWatermark)
 	data := map[string][]byte{}
-	if options.CABundle != "" {
+	if bundle := joinBundles(options.CABundle, secrets.CABundle); bundle != "" {
 		server.Upstream.CAFile = configDir + "/" + caBundleKey
-		data[caBundleKey] = []byte(options.CABundle)
+		data[caBundleKey] = []byte(bundle)
+	}
+	if credentials := secrets.Credentials; credentials != nil {
+		server.Upstream.CredentialsDir = configDir
+		data[usernameKey], data[passwordKey] = []byte(credentials.Username), []byte(credentials.Password)
 	}
 	var err error
 	if data[configKey], err = server.Marshal(); err != nil {
 		return nil, fmt.Errorf("writing the configuration of the cache of %s: %w", cache.Upstream, err)
 	}
 	return &corev1.Secret{ObjectMeta: objectMeta(cache, cache.ObjectName()+"-config"), Type: corev1.SecretTypeOpaque, Data: data}, nil
+}
+
+// joinBundles puts the second bundle on a line of its own: a certificate that begins in the middle of a line is ignored.
+func joinBundles(first, second string) string {
+	if first != "" && second != "" && !strings.HasSuffix(first, "\n") {
+		first += "\n"
+	}
+	return first + second
 }
 
 func statefulSet(cache v1alpha3.RegistryCache, options Options, secret *corev1.Secret) *appsv1.StatefulSet {
@@ -87,7 +122,7 @@ func statefulSet(cache v1alpha3.RegistryCache, options Options, secret *corev1.S
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{
 					Labels:      podLabels,
-					Annotations: map[string]string{checksumAnnotation: checksum(secret.Data)},
+					Annotations: map[string]string{checksumAnnotation: checksum(secret.Data[configKey], options.CABundle)},
 				},
 				Spec: podSpec(cache, options, secret.Name),
 			},
@@ -188,11 +223,12 @@ func proxyEnvironment(proxy *v1alpha3.Proxy) []corev1.EnvVar {
 	return environment
 }
 
-// checksum covers the values with their lengths, so that nothing can move from one to the other unnoticed.
-func checksum(data map[string][]byte) string {
+// checksum covers the configuration and the operator's CA bundle, with their lengths, so that nothing can move from one
+// to the other unnoticed. It does not cover what the Shoot owner's Secrets hold: the server reads those files again when
+// the kubelet has replaced them, and a rotation must not interrupt pulls.
+func checksum(configuration []byte, caBundle string) string {
 	sum := sha256.New()
-	for _, key := range []string{configKey, caBundleKey} {
-		fmt.Fprintf(sum, "%s %d\n%s", key, len(data[key]), data[key])
-	}
+	fmt.Fprintf(sum, "%s %d\n%s", configKey, len(configuration), configuration)
+	fmt.Fprintf(sum, "%s %d\n%s", caBundleKey, len(caBundle), caBundle)
 	return hex.EncodeToString(sum.Sum(nil))
 }

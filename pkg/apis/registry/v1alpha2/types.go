@@ -28,7 +28,9 @@ type RegistryCache struct {
 	// +optional
 	GarbageCollection *GarbageCollection `json:"garbageCollection,omitempty"`
 	// SecretReferenceName is the name of the entry of the Shoot's spec.resources that refers to the Secret with the
-	// credentials for the upstream. Anonymous access if it is left out. Not supported by this version yet.
+	// credentials for the upstream. The Secret must be immutable and have the keys "username" and "password", no others.
+	// For new credentials, let the entry refer to another Secret; the cache takes them over while it runs. Anonymous
+	// access if it is left out.
 	// +optional
 	SecretReferenceName *string `json:"secretReferenceName,omitempty"`
 }

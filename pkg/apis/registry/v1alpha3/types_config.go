@@ -35,12 +35,14 @@ type RegistryCache struct {
 	GarbageCollection *GarbageCollection `json:"garbageCollection,omitempty"`
 	// SecretReferenceName is the name of the entry of the Shoot's spec.resources that refers to the Secret with the
 	// credentials for the upstream. The Secret must be immutable and have the keys "username" and "password", no others.
-	// Anonymous access if it is left out. Not supported by this version yet.
+	// For new credentials, let the entry refer to another Secret; the cache takes them over while it runs. Anonymous
+	// access if it is left out.
 	// +optional
 	SecretReferenceName *string `json:"secretReferenceName,omitempty"`
 	// CABundleSecretReferenceName is the name of the entry of the Shoot's spec.resources that refers to the Secret with
 	// the certificate authorities that are trusted for the upstream, beside the public ones. The Secret must be immutable
-	// and have the key "bundle.crt", no other, with certificates in PEM. Not supported by this version yet.
+	// and have the key "bundle.crt", no other, with certificates in PEM. For others, let the entry refer to another
+	// Secret. The nodes do not get them: pulls that do not go through the cache need those roots from elsewhere.
 	// +optional
 	CABundleSecretReferenceName *string `json:"caBundleSecretReferenceName,omitempty"`
 	// Proxy is the proxy through which the cache reaches the upstream. None if it is left out.

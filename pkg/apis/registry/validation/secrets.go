@@ -17,10 +17,13 @@ import (
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 )
 
+// The keys of Secrets that a RegistryConfig refers to.
 const (
-	usernameKey = "username"
-	passwordKey = "password"
-	caBundleKey = "bundle.crt"
+	// UsernameKey and PasswordKey are the keys of a Secret with credentials.
+	UsernameKey = "username"
+	PasswordKey = "password"
+	// CABundleKey is the key of a Secret with certificate authorities, which are in PEM.
+	CABundleKey = "bundle.crt"
 
 	// serviceAccountKey is the username that Google's registries want with the JSON key of a service account as password.
 	serviceAccountKey = "_json_key"
@@ -94,10 +97,10 @@ func resolve(reference string, resources []gardencorev1beta1.NamedResourceRefere
 
 // credentialsComplaint says what is wrong with the data of a Secret with credentials, "" for nothing.
 func credentialsComplaint(data map[string][]byte) string {
-	if complaint := keysComplaint(data, passwordKey, usernameKey); complaint != "" {
+	if complaint := keysComplaint(data, PasswordKey, UsernameKey); complaint != "" {
 		return complaint
 	}
-	username, password := string(data[usernameKey]), string(data[passwordKey])
+	username, password := string(data[UsernameKey]), string(data[PasswordKey])
 	switch {
 	case strings.TrimSpace(username) == "":
 		return `must not have a blank "username"`
@@ -127,11 +130,11 @@ func isServiceAccountKey(password string) bool {
 
 // caBundleComplaint says what is wrong with the data of a Secret with certificate authorities, "" for nothing.
 func caBundleComplaint(data map[string][]byte) string {
-	if complaint := keysComplaint(data, caBundleKey); complaint != "" {
+	if complaint := keysComplaint(data, CABundleKey); complaint != "" {
 		return complaint
 	}
-	if err := cabundle.Validate(string(data[caBundleKey])); err != nil {
-		return fmt.Sprintf("must have certificates in PEM as %q: %v", caBundleKey, err)
+	if err := cabundle.Validate(string(data[CABundleKey])); err != nil {
+		return fmt.Sprintf("must have certificates in PEM as %q: %v", CABundleKey, err)
 	}
 	return ""
 }

@@ -66,12 +66,6 @@ func ValidateSupported(config *v1alpha3.RegistryConfig, fldPath *field.Path) fie
 	var errs field.ErrorList
 	for i := range config.Caches {
 		cache, path := &config.Caches[i], fldPath.Child("caches").Index(i)
-		if name := cache.SecretReferenceName; name != nil {
-			errs = append(errs, field.Forbidden(path.Child("secretReferenceName"), notYet+"remove the field"))
-		}
-		if name := cache.CABundleSecretReferenceName; name != nil {
-			errs = append(errs, field.Forbidden(path.Child("caBundleSecretReferenceName"), notYet+"remove the field"))
-		}
 		if http := cache.HTTP; http != nil && http.TLS != nil && *http.TLS {
 			errs = append(errs, field.Forbidden(path.Child("http", "tls"), notYet+"write false or remove the field"))
 		}
