@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -178,6 +179,52 @@ func TestCacheWithSuffix(t *testing.T) {
 	wantReady := map[string]metav1.ConditionStatus{"my.reg.io registry-my-reg-io": "False", "my-reg.io registry-mine": "True"}
 	if diff := cmp.Diff(wantReady, got); diff != "" {
 		t.Errorf("readiness: -want +got:\n%s", diff)
+	}
+}
+
+const highlyAvailableConfig = `{"apiVersion":"registry.extensions.gardener.cloud/v1alpha3","kind":"RegistryConfig","caches":[
+	{"upstream":"docker.io","highAvailability":{"enabled":true}},{"upstream":"ghcr.io"}]}`
+
+func TestHighAvailabilityOnAndOff(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	for _, step := range []struct {
+		name         string
+		ask          func() *extensionsv1alpha1.Extension
+		wantReplicas map[string]int32
+		wantBudgets  []string
+	}{
+		{"off", func() *extensionsv1alpha1.Extension { return s.ask(t, "docker.io", "ghcr.io") }, map[string]int32{"registry-docker-io": 1, "registry-ghcr-io": 1}, nil},
+		{"on", func() *extensionsv1alpha1.Extension { return s.askRaw(t, []byte(highlyAvailableConfig)) }, map[string]int32{"registry-docker-io": 2, "registry-ghcr-io": 1}, []string{"registry-docker-io"}},
+		{"off again", func() *extensionsv1alpha1.Extension { return s.ask(t, "docker.io", "ghcr.io") }, map[string]int32{"registry-docker-io": 1, "registry-ghcr-io": 1}, nil},
+	} {
+		s.reconcile(t, step.ask())
+		sets, budgets := &appsv1.StatefulSetList{}, &policyv1.PodDisruptionBudgetList{}
+		if err := s.shoot.List(t.Context(), sets); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.shoot.List(t.Context(), budgets); err != nil {
+			t.Fatal(err)
+		}
+		replicas := map[string]int32{}
+		for _, set := range sets.Items {
+			replicas[set.Name] = *set.Spec.Replicas
+			// With the label, the resource manager would make two of one replica.
+			_, labelled := set.Labels["high-availability-config.resources.gardener.cloud/type"]
+			if labelled != (step.wantReplicas[set.Name] == 2) {
+				t.Errorf("%s: the resource manager takes %s for highly available: %t", step.name, set.Name, labelled)
+			}
+		}
+		if diff := cmp.Diff(step.wantReplicas, replicas); diff != "" {
+			t.Errorf("%s: replicas: -want +got:\n%s", step.name, diff)
+		}
+		var names []string
+		for _, budget := range budgets.Items {
+			names = append(names, budget.Name)
+		}
+		if diff := cmp.Diff(step.wantBudgets, names); diff != "" {
+			t.Errorf("%s: PodDisruptionBudgets: -want +got:\n%s", step.name, diff)
+		}
 	}
 }
 

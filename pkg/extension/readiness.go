@@ -10,6 +10,7 @@ import (
 	resourcesv1alpha1 "github.com/gardener/gardener/pkg/apis/resources/v1alpha1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
@@ -18,13 +19,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-
-	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 )
 
 const (
-	// unreadyInterval is how often the readiness of a Shoot's caches is looked at while one of them is not ready. While
-	// all are, the resource manager notices when that changes.
+	// unreadyInterval is how often the readiness of a Shoot's caches is looked at while one of their pods is not ready.
+	// While all are, the resource manager notices when that changes.
 	unreadyInterval = 30 * time.Second
 	// readinessTimeout bounds one look. Without it a Shoot whose API server accepts requests and does not answer them
 	// would take a worker away from all others.
@@ -92,7 +91,7 @@ func (r *readiness) Reconcile(ctx context.Context, request reconcile.Request) (r
 			return reconcile.Result{}, err
 		}
 		changed = meta.SetStatusCondition(&caches[i].Conditions, condition) || changed
-		allReady = allReady && meta.IsStatusConditionTrue(caches[i].Conditions, v1alpha3.ConditionReady)
+		allReady = allReady && condition.Status == metav1.ConditionTrue && condition.Reason != reasonSomePodsReady
 	}
 	if changed {
 		// With a lock: the addresses in caches are those of the moment when ex was read.

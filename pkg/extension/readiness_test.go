@@ -9,6 +9,7 @@ import (
 
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -66,6 +67,41 @@ func TestReadinessFollowsThePods(t *testing.T) {
 	s.reconcile(t, s.extension(t))
 	if s.writes != before {
 		t.Errorf("the actuator disagrees: %v", s.takeLog())
+	}
+}
+
+// One pod is enough to serve, and the other one is still looked for: the resource manager does not tell of it while some
+// other cache is not healthy.
+func TestReadinessOfAHighlyAvailableCache(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	s.reconcile(t, s.askRaw(t, []byte(highlyAvailableConfig)))
+	s.setReady(t, "ghcr.io", 1)
+	r := &readiness{seed: s.seed, forShoot: s.client}
+	const set = "StatefulSet kube-system/registry-docker-io"
+	for _, step := range []struct {
+		ready       int32
+		want        metav1.Condition
+		wantRequeue time.Duration
+	}{
+		{0, metav1.Condition{Status: "False", Reason: "PodNotReady", Message: "no pod of " + set + " is ready"}, unreadyInterval},
+		{1, metav1.Condition{Status: "True", Reason: "SomePodsReady", Message: "1 of 2 pods of " + set + " are ready"}, unreadyInterval},
+		{2, metav1.Condition{Status: "True", Reason: "PodReady", Message: "2 of 2 pods of " + set + " are ready"}, 0},
+		{1, metav1.Condition{Status: "True", Reason: "SomePodsReady", Message: "1 of 2 pods of " + set + " are ready"}, unreadyInterval},
+	} {
+		s.setReady(t, "docker.io", step.ready)
+		result, err := r.Reconcile(t.Context(), request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result.RequeueAfter != step.wantRequeue {
+			t.Errorf("%d ready: looks again after %s, want %s", step.ready, result.RequeueAfter, step.wantRequeue)
+		}
+		step.want.Type = "Ready"
+		got := s.status(t).Caches[0].Conditions
+		if diff := cmp.Diff([]metav1.Condition{step.want}, got, cmpopts.IgnoreFields(metav1.Condition{}, "LastTransitionTime")); diff != "" {
+			t.Errorf("%d ready: -want +got:\n%s", step.ready, diff)
+		}
 	}
 }
 

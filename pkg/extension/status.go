@@ -21,6 +21,9 @@ import (
 	"github.com/registry-cache/extension/pkg/extension/desired"
 )
 
+// reasonSomePodsReady is the reason of the condition Ready if a cache serves, and not all of its pods do.
+const reasonSomePodsReady = "SomePodsReady"
+
 // publishedCaches are the caches of the Extension's status, none if it has no status yet.
 func publishedCaches(log logr.Logger, ex *extensionsv1alpha1.Extension) []v1alpha3.RegistryCacheStatus {
 	if ex.Status.ProviderStatus == nil {
@@ -81,8 +84,8 @@ func writeStatus(ctx context.Context, seed client.Client, ex *extensionsv1alpha1
 	return nil
 }
 
-// readyCondition tells whether a pod of the cache whose StatefulSet has that name can serve. Its transition time is not
-// set.
+// readyCondition tells whether a pod of the cache whose StatefulSet has that name can serve; of a highly available one,
+// one of the two is enough. Its transition time is not set.
 func readyCondition(ctx context.Context, shoot client.Client, name string) (metav1.Condition, error) {
 	set := &appsv1.StatefulSet{}
 	key := client.ObjectKey{Namespace: desired.Namespace, Name: name}
@@ -94,6 +97,12 @@ func readyCondition(ctx context.Context, shoot client.Client, name string) (meta
 		return metav1.Condition{}, fmt.Errorf("reading StatefulSet %s of the Shoot: %w", key, err)
 	case set.Status.ReadyReplicas == 0:
 		condition.Reason, condition.Message = "PodNotReady", fmt.Sprintf("no pod of StatefulSet %s is ready", key)
+	case set.Spec.Replicas != nil && *set.Spec.Replicas > set.Status.ReadyReplicas:
+		condition.Status = metav1.ConditionTrue
+		condition.Reason, condition.Message = reasonSomePodsReady, fmt.Sprintf("%d of %d pods of StatefulSet %s are ready", set.Status.ReadyReplicas, *set.Spec.Replicas, key)
+	case set.Spec.Replicas != nil && *set.Spec.Replicas > 1:
+		condition.Status = metav1.ConditionTrue
+		condition.Reason, condition.Message = "PodReady", fmt.Sprintf("%d of %d pods of StatefulSet %s are ready", *set.Spec.Replicas, *set.Spec.Replicas, key)
 	default:
 		condition.Status = metav1.ConditionTrue
 		condition.Reason, condition.Message = "PodReady", fmt.Sprintf("%d pods of StatefulSet %s are ready", set.Status.ReadyReplicas, key)

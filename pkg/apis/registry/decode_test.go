@@ -115,7 +115,7 @@ func TestDecodeNewerVersions(t *testing.T) {
   caBundleSecretReferenceName: our-roots
   proxy: {httpProxy: "http://proxy:3128", httpsProxy: "http://proxy:3129", noProxy: "10.0.0.0/8,.example.com"}
   http: {tls: false}
-  highAvailability: {enabled: false}
+  highAvailability: {enabled: true}
   serviceNameSuffix: ours`, v1alpha3.RegistryCache{
 			Upstream:  "registry.example.com:5000",
 			RemoteURL: new("http://10.1.2.3"),
@@ -124,6 +124,7 @@ func TestDecodeNewerVersions(t *testing.T) {
 				TTL: &metav1.Duration{}, HighWatermark: new(int32(70)), LowWatermark: new(int32(20)),
 			},
 			Proxy:                       &v1alpha3.Proxy{HTTPProxy: new("http://proxy:3128"), HTTPSProxy: new("http://proxy:3129"), NoProxy: new("10.0.0.0/8,.example.com")},
+			HighAvailability:            &v1alpha3.HighAvailability{Enabled: new(true)},
 			SecretReferenceName:         new("our-credentials"),
 			CABundleSecretReferenceName: new("our-roots"),
 			ServiceNameSuffix:           new("ours"),

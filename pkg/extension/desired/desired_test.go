@@ -67,6 +67,13 @@ func TestGolden(t *testing.T) {
 			Options{Image: options.Image, CABundle: "-----BEGIN CERTIFICATE-----\nof the operator"},
 			"",
 		},
+		{
+			"highly-available.yaml",
+			defaulted(v1alpha3.RegistryCache{Upstream: "docker.io", HighAvailability: &v1alpha3.HighAvailability{Enabled: new(true)}}),
+			Secrets{},
+			options,
+			"",
+		},
 	} {
 		t.Run(tc.file, func(t *testing.T) {
 			t.Parallel()

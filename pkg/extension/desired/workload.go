@@ -56,7 +56,7 @@ type Credentials struct {
 }
 
 // Workload are the objects that serve cache, all but its Service: the configuration, the StatefulSet with its volume
-// claim, the NetworkPolicy. The defaults of cache must be filled in (v1alpha3.SetDefaults).
+// claim, the NetworkPolicy, and the PodDisruptionBudget if it is highly available. The defaults of cache must be filled in (v1alpha3.SetDefaults).
 //
 // The pod template depends on which of secrets there are, and not on what they are.
 func Workload(cache v1alpha3.RegistryCache, secrets Secrets, options Options) ([]client.Object, error) {
@@ -64,7 +64,13 @@ func Workload(cache v1alpha3.RegistryCache, secrets Secrets, options Options) ([
 	if err != nil {
 		return nil, err
 	}
-	return []client.Object{secret, statefulSet(cache, options, secret), networkPolicy(cache)}, nil
+	set := statefulSet(cache, options, secret)
+	objects := []client.Object{secret, set, networkPolicy(cache)}
+	if highlyAvailable(cache) {
+		makeHighlyAvailable(set)
+		objects = append(objects, disruptionBudget(cache))
+	}
+	return objects, nil
 }
 
 // configSecret has the same name with any content. A name with a hash would have to change in the StatefulSet at the

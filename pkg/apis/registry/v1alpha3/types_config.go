@@ -115,8 +115,9 @@ type HTTP struct {
 
 // HighAvailability is how a cache outlives the loss of a node.
 type HighAvailability struct {
-	// Enabled says whether the cache has two replicas on different nodes. Defaults to false; true is not supported by
-	// this version yet.
+	// Enabled says whether the cache has two replicas, on different nodes and in different zones where there are some.
+	// Each has a volume of its own and fetches what it lacks from the upstream. Defaults to false. It can be changed at
+	// any time; the volume of a replica that is given up stays until the cache is removed.
 	// +optional
 	Enabled *bool `json:"enabled,omitempty"`
 }

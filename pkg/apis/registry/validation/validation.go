@@ -69,9 +69,6 @@ func ValidateSupported(config *v1alpha3.RegistryConfig, fldPath *field.Path) fie
 		if http := cache.HTTP; http != nil && http.TLS != nil && *http.TLS {
 			errs = append(errs, field.Forbidden(path.Child("http", "tls"), notYet+"write false or remove the field"))
 		}
-		if ha := cache.HighAvailability; ha != nil && ha.Enabled != nil && *ha.Enabled {
-			errs = append(errs, field.Forbidden(path.Child("highAvailability", "enabled"), notYet+"write false or remove the field"))
-		}
 	}
 	return errs
 }
