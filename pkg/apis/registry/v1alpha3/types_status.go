@@ -1,10 +1,18 @@
 package v1alpha3
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
-// ConditionReady is the type of the condition that tells whether a cache can serve its clients. It says nothing about
-// the upstream.
-const ConditionReady = "Ready"
+const (
+	// ConditionReady is the type of the condition that tells whether a cache can serve its clients. It says nothing about
+	// the upstream.
+	ConditionReady = "Ready"
+	// ConditionVolumeResized is the type of the condition that tells whether the volume of a cache has at least the size
+	// that the RegistryConfig asks for, and if not, what to do. A cache serves its clients whatever it is.
+	ConditionVolumeResized = "VolumeResized"
+)
 
 // RegistryStatus is what the controller writes to status.providerStatus of the Extension: what the nodes need to know
 // to use the caches, and how the caches are.
@@ -34,9 +42,23 @@ type RegistryCacheStatus struct {
 	RemoteURL string `json:"remoteURL"`
 	// ClusterIP is the address of the cache's Service in the Shoot.
 	ClusterIP string `json:"clusterIP"`
-	// Conditions tell how the cache is. The type Ready is always there.
+	// Volume is the size of the cache's volume. Absent while the cache has no PersistentVolumeClaim.
+	// +optional
+	Volume *VolumeStatus `json:"volume,omitempty"`
+	// Conditions tell how the cache is. The type Ready is always there, VolumeResized together with the volume.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// VolumeStatus is the size of the volume of a cache, as it was when the controller last looked. Where the cache has
+// several replicas, each figure is the smallest of them.
+type VolumeStatus struct {
+	// Requested is what the PersistentVolumeClaim asks for. It is more than the size in the RegistryConfig if the claim
+	// was enlarged by hand.
+	Requested resource.Quantity `json:"requested"`
+	// Capacity is what the PersistentVolumeClaim has. Absent until it is bound; less than requested while it grows.
+	// +optional
+	Capacity *resource.Quantity `json:"capacity,omitempty"`
 }
