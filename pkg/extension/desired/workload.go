@@ -132,16 +132,7 @@ func statefulSet(cache v1alpha3.RegistryCache, options Options, secret *corev1.S
 				},
 				Spec: podSpec(cache, options, secret.Name),
 			},
-			VolumeClaimTemplates: []corev1.PersistentVolumeClaim{{
-				ObjectMeta: metav1.ObjectMeta{Name: contentVolume, Labels: labels(cache)},
-				Spec: corev1.PersistentVolumeClaimSpec{
-					AccessModes:      []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
-					StorageClassName: cache.Volume.StorageClassName,
-					Resources: corev1.VolumeResourceRequirements{
-						Requests: corev1.ResourceList{corev1.ResourceStorage: *cache.Volume.Size},
-					},
-				},
-			}},
+			VolumeClaimTemplates: []corev1.PersistentVolumeClaim{VolumeClaimTemplate(cache)},
 		},
 	}
 }
