@@ -108,6 +108,9 @@ func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extension
 	if err := a.updateStatus(ctx, log, shoot, ex, config, addresses); err != nil {
 		return err
 	}
+	if err := a.replaceStatefulSets(ctx, log, shoot, ex.Namespace, config); err != nil {
+		return err
+	}
 	return a.removeServices(ctx, log, ex.Namespace, config)
 }
 

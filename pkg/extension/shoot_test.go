@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -38,8 +40,15 @@ var errInjected = errors.New("injected")
 // testShoot is a Seed and a Shoot of fake clients. Between them it does the resource manager's part, at once: what a
 // ManagedResource holds appears in the Shoot, and what it no longer holds goes.
 type testShoot struct {
-	seed, shoot client.Client
-	actuator    *Actuator
+	seed client.Client
+	// shoot is for the test and the resource manager. The client that the controllers get counts and fails as the one of
+	// the Seed does.
+	shoot    client.WithWatch
+	actuator *Actuator
+
+	// calls counts the writes and the reads; failCall is the one that fails, 0 for none.
+	calls    atomic.Int64
+	failCall int64
 
 	mu sync.Mutex // guards what follows
 	// log has an entry for each change in the order in which they happened: "apply <ManagedResource>", "delete …",
@@ -51,18 +60,25 @@ type testShoot struct {
 	taken map[string]bool
 	// applied are the objects of each ManagedResource in the Shoot.
 	applied map[string][]client.Object
-	// writes counts the writes to the Seed; failAt is the one that fails, 0 for none.
+	// writes counts the writes of the controllers to the Seed and to the Shoot; failAt is the one that fails, 0 for none.
 	writes, failAt int
-	nextAddress    int
+	// deletions are the options of all deletions in the Shoot, by the name of the object.
+	deletions map[string]client.DeleteOptions
+	// beforePatch is called before the controllers patch an object of the Shoot, and may fail in the API server's place.
+	beforePatch func(client.Object) error
+	// replicas is what the webhook for high availability makes of the replicas of StatefulSets, 0 for nothing.
+	replicas    int32
+	nextAddress int
+	nextUID     int
 }
 
 func newTestShoot(t *testing.T) *testShoot {
 	t.Helper()
-	s := &testShoot{held: map[string]bool{}, taken: map[string]bool{}, applied: map[string][]client.Object{}, nextAddress: 20}
+	s := &testShoot{held: map[string]bool{}, taken: map[string]bool{}, applied: map[string][]client.Object{}, deletions: map[string]client.DeleteOptions{}, nextAddress: 20}
 	// The default converters parse the schema of all of Kubernetes each time, for server-side apply.
 	noSchema := managedfields.NewDeducedTypeConverter()
 	s.shoot = fake.NewClientBuilder().WithScheme(kubernetes.ShootScheme).WithTypeConverters(noSchema).
-		WithStatusSubresource(&appsv1.StatefulSet{}).
+		WithStatusSubresource(&appsv1.StatefulSet{}, &corev1.PersistentVolumeClaim{}).
 		Build()
 	s.seed = fake.NewClientBuilder().WithScheme(kubernetes.SeedScheme).WithTypeConverters(noSchema).
 		WithStatusSubresource(&extensionsv1alpha1.Extension{}, &resourcesv1alpha1.ManagedResource{}).
@@ -73,6 +89,12 @@ func newTestShoot(t *testing.T) *testShoot {
 			}},
 		}).
 		WithInterceptorFuncs(interceptor.Funcs{
+			Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+				return s.read(func() error { return c.Get(ctx, key, obj, opts...) })
+			},
+			List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+				return s.read(func() error { return c.List(ctx, list, opts...) })
+			},
 			Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
 				return s.write(ctx, c, obj, func() error { return c.Create(ctx, obj, opts...) })
 			},
@@ -110,11 +132,55 @@ func (s *testShoot) client(_ context.Context, namespace string) (client.Client, 
 	if namespace != shootNamespace {
 		return nil, fmt.Errorf("no Shoot in namespace %s", namespace)
 	}
-	return s.shoot, nil
+	return interceptor.NewClient(s.shoot, interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+			return s.read(func() error { return c.Get(ctx, key, obj, opts...) })
+		},
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+			return s.read(func() error { return c.List(ctx, list, opts...) })
+		},
+		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+			return s.write(ctx, c, nil, func() error {
+				s.log = append(s.log, "patch "+obj.GetName())
+				if s.beforePatch != nil {
+					if err := s.beforePatch(obj); err != nil {
+						return err
+					}
+				}
+				return c.Patch(ctx, obj, patch, opts...)
+			})
+		},
+		Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
+			return s.write(ctx, c, nil, func() error {
+				s.log = append(s.log, "delete "+obj.GetName())
+				options := client.DeleteOptions{}
+				s.deletions[obj.GetName()] = *options.ApplyOptions(opts)
+				return c.Delete(ctx, obj, opts...)
+			})
+		},
+	}), nil
+}
+
+// read counts a read, and lets it fail if it is its turn.
+func (s *testShoot) read(do func() error) error {
+	if err := s.call(); err != nil {
+		return err
+	}
+	return do()
+}
+
+func (s *testShoot) call() error {
+	if s.calls.Add(1) == s.failCall {
+		return errInjected
+	}
+	return nil
 }
 
 // write counts a write, lets it fail if it is its turn, and applies what it has written if that is a ManagedResource.
 func (s *testShoot) write(ctx context.Context, c client.Client, obj client.Object, do func() error) error {
+	if err := s.call(); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.writes++
@@ -158,8 +224,13 @@ func (s *testShoot) apply(ctx context.Context, c client.Client, resource *resour
 				s.nextAddress++
 			}
 		}
+		if set, ok := obj.(*appsv1.StatefulSet); ok && s.replicas > 0 {
+			set.Spec.Replicas = &s.replicas
+		}
 		live := obj.DeepCopyObject().(client.Object)
 		if err := s.shoot.Get(ctx, client.ObjectKeyFromObject(obj), live); apierrors.IsNotFound(err) {
+			s.nextUID++
+			obj.SetUID(types.UID(fmt.Sprintf("uid-%d", s.nextUID)))
 			if err := s.shoot.Create(ctx, obj); err != nil {
 				return err
 			}
@@ -167,7 +238,13 @@ func (s *testShoot) apply(ctx context.Context, c client.Client, resource *resour
 		} else if err != nil {
 			return err
 		}
+		if set, ok := obj.(*appsv1.StatefulSet); ok {
+			// As mergeStatefulSet of the resource manager does it.
+			set.Spec.VolumeClaimTemplates = live.(*appsv1.StatefulSet).Spec.VolumeClaimTemplates
+		}
 		obj.SetResourceVersion(live.GetResourceVersion())
+		obj.SetUID(live.GetUID())
+		obj.SetFinalizers(live.GetFinalizers())
 		if err := s.shoot.Update(ctx, obj); err != nil {
 			return err
 		}
