@@ -2,42 +2,50 @@ package extension
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	extensionscontroller "github.com/gardener/gardener/extensions/pkg/controller"
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
 	resourcesv1alpha1 "github.com/gardener/gardener/pkg/apis/resources/v1alpha1"
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 )
 
 const (
-	// unreadyInterval is how often the readiness of a Shoot's caches is looked at while one of their pods is not ready.
-	// While all are, the resource manager notices when that changes.
+	// unreadyInterval is how often a Shoot's caches are looked at while one of their pods is not ready or a volume grows.
+	// While all are ready, the resource manager notices when that changes.
 	unreadyInterval = 30 * time.Second
 	// readinessTimeout bounds one look. Without it a Shoot whose API server accepts requests and does not answer them
 	// would take a worker away from all others.
 	readinessTimeout = 30 * time.Second
 )
 
-// readiness keeps the condition Ready of the caches in the provider status up to date. The actuator cannot: it is done
-// long before a new cache has its volume, and runs again only when gardenlet asks for it.
+// readiness keeps the conditions Ready and VolumeResized of the caches in the provider status up to date, and lets volumes
+// grow that could not when the actuator wanted to. The actuator cannot: it is done long before a new cache has its volume
+// or an old one has grown, and runs again only when gardenlet asks for it.
 type readiness struct {
 	seed     client.Client
 	forShoot ShootClient
 }
 
-// addReadiness watches the ManagedResources of the workloads, whose health the resource manager maintains.
+// addReadiness watches the ManagedResources of the workloads, whose health the resource manager maintains, and the status
+// that the actuator writes: after that a volume may have to be waited for.
 func addReadiness(mgr manager.Manager, forShoot ShootClient, options controller.Options) error {
 	toExtension := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, obj client.Object) []reconcile.Request {
 		// gardenlet names the Extensions of a Shoot like their type.
@@ -48,10 +56,29 @@ func addReadiness(mgr manager.Manager, forShoot ShootClient, options controller.
 		Named(Type+"-readiness").
 		WithOptions(options).
 		Watches(&resourcesv1alpha1.ManagedResource{}, toExtension, builder.WithPredicates(workloads)).
+		Watches(&extensionsv1alpha1.Extension{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(statusChanged())).
 		Complete(&readiness{seed: mgr.GetClient(), forShoot: forShoot}); err != nil {
 		return fmt.Errorf("adding the controller %s-readiness: %w", Type, err)
 	}
 	return nil
+}
+
+// statusChanged lets the changes of the provider status through, of Extensions of our type.
+func statusChanged() predicate.Predicate {
+	return predicate.Funcs{
+		UpdateFunc: func(update event.UpdateEvent) bool {
+			before, ok := update.ObjectOld.(*extensionsv1alpha1.Extension)
+			if !ok {
+				return false
+			}
+			after, ok := update.ObjectNew.(*extensionsv1alpha1.Extension)
+			return ok && after.Spec.Type == Type && !equality.Semantic.DeepEqual(before.Status.ProviderStatus, after.Status.ProviderStatus)
+		},
+		// What is there when the controller starts comes with its ManagedResource.
+		CreateFunc:  func(event.CreateEvent) bool { return false },
+		DeleteFunc:  func(event.DeleteEvent) bool { return false },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
 }
 
 // Reconcile looks at the caches that the Extension's provider status names. Before the actuator has published them, or
@@ -84,25 +111,57 @@ func (r *readiness) Reconcile(ctx context.Context, request reconcile.Request) (r
 		return reconcile.Result{}, fmt.Errorf("connecting to the Shoot of %s: %w", ex.Namespace, err)
 	}
 
-	changed, allReady := false, true
+	logger := log.FromContext(ctx)
+	configured := configuredCaches(logger, ex)
+	changed, settled := false, true
+	var failed error
 	for i := range caches {
 		condition, err := readyCondition(ctx, shoot, caches[i].ObjectName())
 		if err != nil {
 			return reconcile.Result{}, err
 		}
 		changed = meta.SetStatusCondition(&caches[i].Conditions, condition) || changed
-		allReady = allReady && condition.Status == metav1.ConditionTrue && condition.Reason != reasonSomePodsReady
+		settled = settled && condition.Status == metav1.ConditionTrue && condition.Reason != reasonSomePodsReady
+
+		cache, ok := configured[caches[i].ObjectName()]
+		if !ok {
+			// The actuator is about to remove it.
+			continue
+		}
+		volumeChanged, err := updateVolume(ctx, logger, shoot, cache, &caches[i])
+		// A volume that cannot be looked at does not keep anybody from knowing what is ready.
+		failed = errors.Join(failed, err)
+		changed = changed || volumeChanged
+		settled = settled && volumeSettled(caches[i])
 	}
 	if changed {
 		// With a lock: the addresses in caches are those of the moment when ex was read.
 		if err := writeStatus(ctx, r.seed, ex, caches, client.MergeFromWithOptimisticLock{}); apierrors.IsConflict(err) {
-			return reconcile.Result{RequeueAfter: time.Second}, nil
+			return reconcile.Result{RequeueAfter: time.Second}, failed
 		} else if err != nil {
-			return reconcile.Result{}, err
+			return reconcile.Result{}, errors.Join(failed, err)
 		}
 	}
-	if !allReady {
+	if failed != nil {
+		return reconcile.Result{}, failed
+	}
+	if !settled {
 		return reconcile.Result{RequeueAfter: unreadyInterval}, nil
 	}
 	return reconcile.Result{}, nil
+}
+
+// configuredCaches are the caches that the Extension asks for, by their ObjectName. There are none if the config is bad,
+// which the actuator reports.
+func configuredCaches(log logr.Logger, ex *extensionsv1alpha1.Extension) map[string]v1alpha3.RegistryCache {
+	config, err := decodeConfig(ex)
+	if err != nil {
+		log.V(1).Info("Leaving the volumes alone, the configuration is bad", "error", err.Error())
+		return nil
+	}
+	caches := map[string]v1alpha3.RegistryCache{}
+	for _, cache := range config.Caches {
+		caches[cache.ObjectName()] = cache
+	}
+	return caches
 }

@@ -38,7 +38,8 @@ func publishedCaches(log logr.Logger, ex *extensionsv1alpha1.Extension) []v1alph
 	return status.Caches
 }
 
-// updateStatus publishes the caches of config, each of which has an address in addresses.
+// updateStatus publishes the caches of config, each of which has an address in addresses. On the way it has their volumes
+// grow.
 func (a *Actuator) updateStatus(ctx context.Context, log logr.Logger, shoot client.Client, ex *extensionsv1alpha1.Extension, config *v1alpha3.RegistryConfig, addresses map[string]string) error {
 	published := publishedCaches(log, ex)
 	conditions := map[string][]metav1.Condition{}
@@ -61,6 +62,9 @@ func (a *Actuator) updateStatus(ctx context.Context, log logr.Logger, shoot clie
 			Conditions: conditions[cache.Upstream],
 		}
 		meta.SetStatusCondition(&status.Conditions, ready)
+		if _, err := updateVolume(ctx, log, shoot, cache, &status); err != nil {
+			return err
+		}
 		caches = append(caches, status)
 	}
 	if equality.Semantic.DeepEqual(published, caches) {
