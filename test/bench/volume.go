@@ -187,7 +187,7 @@ func (b *bench) evict(ctx context.Context, v volume, n int) (err error) {
 	took := time.Since(began)
 	idle, err := e.paced(ctx, v.image, func(ctx context.Context) error {
 		select {
-		case <-time.After(took):
+		case <-time.After(min(took, 20*time.Second)):
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)
