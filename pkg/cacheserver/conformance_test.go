@@ -84,7 +84,7 @@ func conformanceSummary(report string) map[string]string {
 func buildConformance(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "conformance")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "tool")
+	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", program, "tool")
 	build.Dir = filepath.Join("..", "..", "hack", "conformance")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=")
 	if output, err := build.CombinedOutput(); err != nil {

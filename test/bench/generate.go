@@ -63,9 +63,19 @@ func generate(ctx context.Context, output string, rounds int, quick bool) (*benc
 	return b, nil
 }
 
-// close ends what generate started. The content of the upstream goes, the results stay.
-func (b *bench) close() error {
-	return errors.Join(b.origin.stop(), os.RemoveAll(filepath.Join(b.dir, "upstream")), os.RemoveAll(filepath.Join(b.dir, "volume")))
+// close ends what generate started. The content of the upstream goes, the results stay, and the logs stay if the run did
+// not succeed.
+func (b *bench) close(succeeded bool) error {
+	err := errors.Join(b.origin.stop(), os.RemoveAll(filepath.Join(b.dir, "upstream")), os.RemoveAll(filepath.Join(b.dir, "volume")))
+	if !succeeded {
+		return err
+	}
+	logs, globErr := filepath.Glob(filepath.Join(b.dir, "*.log"))
+	err = errors.Join(err, globErr)
+	for _, log := range logs {
+		err = errors.Join(err, os.Remove(log))
+	}
+	return err
 }
 
 // origin is the upstream registry in a process of its own.

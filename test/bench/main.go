@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return fmt.Errorf("generating: %w", err)
 	}
-	defer func() { err = errors.Join(err, b.close()) }()
+	defer func() { err = errors.Join(err, b.close(err == nil)) }()
 	for _, s := range scenarios {
 		if !pattern.MatchString(s.name) {
 			continue
