@@ -122,14 +122,6 @@ type blob struct {
 	size   int64
 }
 
-// bytes returns the size of all blobs.
-func (i image) bytes() (sum int64) {
-	for _, b := range i.blobs {
-		sum += b.size
-	}
-	return sum
-}
-
 // push makes the upstream offer a new image with layers of these sizes, in bytes.
 func (b *bench) push(ctx context.Context, layers ...int64) (image, error) {
 	b.seed++
