@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
@@ -73,23 +71,15 @@ func (b *bench) herdOf(ctx context.Context, name string, clients int, size int64
 	}
 	var mu sync.Mutex // guards seconds
 	var seconds []float64
-	g, groupCtx := errgroup.WithContext(ctx)
-	for n := range clients {
-		g.Go(func() error {
-			c, err := newClient(e.url, e.ca)
-			if err != nil {
-				return err
-			}
-			defer c.close()
-			began := time.Now()
-			err = c.fetch(groupCtx, i.repository, layer, n == 0)
-			mu.Lock()
-			defer mu.Unlock()
-			seconds = append(seconds, time.Since(began).Seconds())
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
+	err = e.each(ctx, clients, func(ctx context.Context, number int, c *client) error {
+		began := time.Now()
+		err := c.fetch(ctx, i.repository, layer, number == 0)
+		mu.Lock()
+		defer mu.Unlock()
+		seconds = append(seconds, time.Since(began).Seconds())
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	requests, err := b.origin.admin.Requests(ctx, 0)

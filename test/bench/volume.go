@@ -212,13 +212,8 @@ func (e *engine) paced(ctx context.Context, i image, work func(context.Context) 
 		defer close(done)
 		return work(ctx)
 	})
-	for n := range clients {
-		g.Go(func() error {
-			c, err := newClient(e.url, e.ca)
-			if err != nil {
-				return err
-			}
-			defer c.close()
+	g.Go(func() error {
+		return e.each(ctx, clients, func(ctx context.Context, n int, c *client) error {
 			tick := time.NewTicker(pause)
 			defer tick.Stop()
 			for {
@@ -234,7 +229,7 @@ func (e *engine) paced(ctx context.Context, i image, work func(context.Context) 
 				times[n] = append(times[n], time.Since(began).Seconds())
 			}
 		})
-	}
+	})
 	err := g.Wait()
 	var all []float64
 	for _, t := range times {

@@ -85,26 +85,33 @@ func warmManifest(ctx context.Context, b *bench) error {
 	})
 }
 
-// load lets clients call f again and again for the duration.
-func (e *engine) load(ctx context.Context, clients int, duration time.Duration, f func(context.Context, *client) error) error {
-	end := time.Now().Add(duration)
+// each runs f with n new clients at once, numbered from 0.
+func (e *engine) each(ctx context.Context, n int, f func(ctx context.Context, number int, c *client) error) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for range clients {
+	for number := range n {
 		g.Go(func() error {
 			c, err := newClient(e.url, e.ca)
 			if err != nil {
 				return err
 			}
 			defer c.close()
-			for time.Now().Before(end) {
-				if err := f(ctx, c); err != nil {
-					return err
-				}
-			}
-			return nil
+			return f(ctx, number, c)
 		})
 	}
 	return g.Wait()
+}
+
+// load lets clients call f again and again for the duration.
+func (e *engine) load(ctx context.Context, clients int, duration time.Duration, f func(context.Context, *client) error) error {
+	end := time.Now().Add(duration)
+	return e.each(ctx, clients, func(ctx context.Context, _ int, c *client) error {
+		for time.Now().Before(end) {
+			if err := f(ctx, c); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // warmBlob measures what a GiB of a stored blob costs.
@@ -126,23 +133,14 @@ func warmBlob(ctx context.Context, b *bench) error {
 			}
 			began := time.Now()
 			used, err := e.during(func() error {
-				g, ctx := errgroup.WithContext(ctx)
-				for range clients {
-					g.Go(func() error {
-						c, err := newClient(e.url, e.ca)
-						if err != nil {
+				return e.each(ctx, clients, func(ctx context.Context, _ int, c *client) error {
+					for range each {
+						if err := c.fetch(ctx, i.repository, layer, false); err != nil {
 							return err
 						}
-						defer c.close()
-						for range each {
-							if err := c.fetch(ctx, i.repository, layer, false); err != nil {
-								return err
-							}
-						}
-						return nil
-					})
-				}
-				return g.Wait()
+					}
+					return nil
+				})
 			})
 			if err != nil {
 				return err
@@ -276,23 +274,14 @@ func warmTag(ctx context.Context, b *bench) error {
 		}
 		const clients, each = 10, 50
 		used, err := e.during(func() error {
-			g, ctx := errgroup.WithContext(ctx)
-			for range clients {
-				g.Go(func() error {
-					c, err := newClient(e.url, e.ca)
-					if err != nil {
+			return e.each(ctx, clients, func(ctx context.Context, _ int, c *client) error {
+				for range each {
+					if err := c.head(ctx, i); err != nil {
 						return err
 					}
-					defer c.close()
-					for range each {
-						if err := c.head(ctx, i); err != nil {
-							return err
-						}
-					}
-					return nil
-				})
-			}
-			return g.Wait()
+				}
+				return nil
+			})
 		})
 		if err != nil {
 			return err
