@@ -1,0 +1,176 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/registry-cache/extension/pkg/oci"
+)
+
+// request is a GET or HEAD below /v2/<repository>/.
+type request struct {
+	method, repository, kind, reference string
+	// offset is the first byte to get; 0 asks for the whole.
+	offset int64
+	// ifRange goes with it, unless it is empty.
+	ifRange string
+	// firstByte asks for no more than that.
+	firstByte bool
+	// query is encoded. It stays out of errors.
+	query string
+}
+
+// String names the request in errors.
+func (r request) String() string {
+	return r.method + " " + r.repository + "/" + r.kind + "/" + r.reference
+}
+
+// rangeHeader returns the header Range, empty for the whole.
+func (r request) rangeHeader() string {
+	switch {
+	case r.firstByte:
+		return "bytes=0-0"
+	case r.offset > 0:
+		return fmt.Sprintf("bytes=%d-", r.offset)
+	}
+	return ""
+}
+
+// do returns the answer if its status is 200, or 206 where a range was asked for. Its body is limited by the idle
+// timeout.
+func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
+	turn := c.requests
+	if r.method == http.MethodGet && r.kind == "blobs" && !r.firstByte {
+		turn = c.transfers
+	}
+	if err := turn.acquire(ctx); err != nil {
+		return nil, classify(ctx, r.String(), err)
+	}
+	release := sync.OnceFunc(turn.release)
+	resp, err := c.send(ctx, r, release)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK && (resp.StatusCode != http.StatusPartialContent || r.rangeHeader() == "") {
+		refused := &Error{Op: r.String(), StatusCode: resp.StatusCode, RetryAfter: retryAfter(resp, time.Now())}
+		return nil, errors.Join(refused, discard(resp.Body))
+	}
+	return resp, nil
+}
+
+// send returns an answer of any status. Closing its body calls release.
+func (c *Client) send(ctx context.Context, r request, release func()) (*http.Response, error) {
+	start := time.Now()
+	limited, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(c.headerTimeout, func() { cancel(errHeaderTimeout) })
+	resp, err := c.authenticated(limited, r)
+	if !timer.Stop() && err == nil {
+		err = errors.Join(errHeaderTimeout, resp.Body.Close())
+	}
+	if err != nil {
+		err = classify(limited, r.String(), err)
+		cancel(nil)
+		status := 0
+		if refused, ok := errors.AsType[*Error](err); ok {
+			status = refused.StatusCode
+		}
+		c.metrics.observe(start, status)
+		return nil, err
+	}
+	c.metrics.observe(start, resp.StatusCode)
+	end := func() bool { return true }
+	if r.kind != "blobs" {
+		end = time.AfterFunc(c.answerTimeout, func() { cancel(errAnswerTimeout) }).Stop
+	}
+	resp.Body = &body{
+		ReadCloser: resp.Body,
+		ctx:        limited,
+		cancel:     cancel,
+		idle:       c.idleTimeout,
+		op:         r.String(),
+		received:   c.metrics.received,
+		release: func() {
+			end()
+			release()
+		},
+	}
+	return resp, nil
+}
+
+// authenticated sends the request with what authorization is known, and once more after a challenge.
+func (c *Client) authenticated(ctx context.Context, r request) (*http.Response, error) {
+	for attempt := 0; ; attempt++ {
+		authorization, err := c.auth.authorization(ctx, r.repository)
+		if err != nil {
+			return nil, err
+		}
+		u := c.remote.JoinPath("v2", r.repository, r.kind, r.reference)
+		u.RawQuery = r.query
+		req, err := http.NewRequestWithContext(ctx, r.method, u.String(), nil)
+		if err != nil {
+			return nil, err
+		}
+		if authorization != "" {
+			req.Header.Set("Authorization", authorization)
+		}
+		switch r.kind {
+		case "manifests":
+			req.Header.Set("Accept", strings.Join(oci.ManifestMediaTypes(), ", ")+", */*;q=0.5")
+		case "referrers":
+			req.Header.Set("Accept", oci.MediaTypeIndex)
+		}
+		if span := r.rangeHeader(); span != "" {
+			req.Header.Set("Range", span)
+			if r.ifRange != "" {
+				req.Header.Set("If-Range", r.ifRange)
+			}
+		}
+		resp, err := c.http.Do(req)
+		if err != nil {
+			return nil, err
+		}
+		// A challenge of a host that the upstream redirected to is none of its own.
+		if resp.StatusCode != http.StatusUnauthorized || attempt > 0 || !c.sameHost(resp.Request.URL) {
+			return resp, nil
+		}
+		if !c.auth.challenged(ctx, resp, r.repository, authorization) {
+			return resp, nil
+		}
+		if err := discard(resp.Body); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (c *Client) sameHost(u *url.URL) bool {
+	return u.Scheme == c.remote.Scheme && u.Host == c.remote.Host
+}
+
+// checkRedirect keeps credentials, and addresses that carry signatures, from other hosts.
+func (c *Client) checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) >= maxRedirects {
+		return fmt.Errorf("redirected more than %d times", maxRedirects)
+	}
+	req.Header.Del("Referer")
+	if !c.sameHost(req.URL) {
+		req.Header.Del("Authorization")
+	}
+	return nil
+}
+
+// discard reads what is left of a small body, so that the connection can be used again, and closes it.
+func discard(body io.ReadCloser) error {
+	_, err := io.CopyN(io.Discard, body, 4<<10)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return errors.Join(err, body.Close())
+}
