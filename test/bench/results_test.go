@@ -54,6 +54,10 @@ func TestSummary(t *testing.T) {
 			t.Errorf("there is no line %s", want)
 		}
 	}
+	r.Quick = true
+	if quick := r.summary(); strings.Contains(summary, "quick run") || !strings.Contains(quick, "quick run") {
+		t.Errorf("it does not tell a quick run from others:\n%s", quick)
+	}
 	if strings.Contains(summary, "readers") {
 		t.Error("it has a target that was not measured")
 	}

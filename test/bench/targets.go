@@ -54,6 +54,9 @@ func (r *results) summary() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%s, %d processors, %.1f GiB, Linux %s, %s, commit %s, rounds: %d\n\n",
 		r.Host.CPU, r.Host.CPUs, float64(r.Host.MemoryKiB)/(1<<20), r.Host.Kernel, r.Host.GoVersion, r.Host.Commit, r.Rounds)
+	if r.Quick {
+		s.WriteString("This was a quick run: it shows that everything runs, and proves no figure.\n\n")
+	}
 	s.WriteString("| target | wanted | measured: median (min – max) | met |\n| --- | --- | --- | --- |\n")
 	for _, t := range targets {
 		values, limit := r.hold(t)
