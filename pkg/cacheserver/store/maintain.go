@@ -128,21 +128,21 @@ func (s *Store) evict(ctx context.Context, excess int64, demands ...demand) (fre
 		if !ok {
 			break
 		}
-		err := s.remove(v)
-		rest(ctx, min(time.Since(began), maxRest))
-		if err != nil {
+		if err := s.remove(v); err != nil {
 			s.log.Warn("Cannot delete an object", "digest", v.Digest, "error", err)
 			s.index.Kept(v.Digest)
 			kept = append(kept, v.Digest)
-			continue
+		} else {
+			s.index.Removed(v.Digest)
+			freed += v.Size
+			promised.keep(freed)
+			counts[v.Reason]++
+			s.metrics.evictions.WithLabelValues(string(v.Reason)).Inc()
+			s.metrics.evictedBytes.WithLabelValues(string(v.Reason)).Add(float64(v.Size))
+			s.log.Debug("Deleted an object", "digest", v.Digest, "reason", v.Reason, "bytes", v.Size, "lastUse", v.LastUse)
 		}
-		s.index.Removed(v.Digest)
-		freed += v.Size
-		promised.keep(freed)
-		counts[v.Reason]++
-		s.metrics.evictions.WithLabelValues(string(v.Reason)).Inc()
-		s.metrics.evictedBytes.WithLabelValues(string(v.Reason)).Add(float64(v.Size))
-		s.log.Debug("Deleted an object", "digest", v.Digest, "reason", v.Reason, "bytes", v.Size, "lastUse", v.LastUse)
+		// At last, because those who want the object wait for its removal, and those who want room for its space.
+		rest(ctx, min(time.Since(began), maxRest))
 	}
 	for _, d := range kept {
 		s.index.Retry(d)

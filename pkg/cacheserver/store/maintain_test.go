@@ -168,6 +168,32 @@ func TestWhatIsUsedStays(t *testing.T) {
 	})
 }
 
+// Who asks for what is being deleted waits for the deletion, and not for the pause after it.
+func TestPausesHoldNobodyUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		removing := make(chan struct{}, 10)
+		s := open(t, t.TempDir(), Options{Policy: week, RemoveFile: func(path string) error {
+			if filepath.Base(path) == "data" {
+				removing <- struct{}{}
+				time.Sleep(time.Second)
+			}
+			return os.Remove(path)
+		}})
+		stop := maintain(t, s)
+		defer stop()
+		d := sized(t, s, 1, 10)
+		<-removing
+		began := time.Now()
+		if _, err := s.Content(d); !errors.Is(err, ErrNotFound) {
+			t.Errorf("what is deleted: %v", err)
+		}
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("it took %s to say so", took)
+		}
+	})
+}
+
 // Content whose link could not be made is of no use to anybody, and goes.
 func TestContentWithoutLinkGoes(t *testing.T) {
 	t.Parallel()
