@@ -156,7 +156,7 @@ func (c *Cache) fetchBlob(ctx context.Context, repository string, d digest.Diges
 			return nil, errors.Join(err, r.Close())
 		}
 	}
-	open := r.passThrough
+	open := func() error { return r.passThrough(0) }
 	if allowed {
 		f.allow(repository)
 		open = r.open

@@ -469,6 +469,69 @@ func TestAwait(t *testing.T) {
 	})
 }
 
+// Waiting for a part does not change where reading begins.
+func TestAwaitLeavesThePosition(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, 0, store.Options{})
+		content := layer(1000)
+		d := f.upstream.addBlob(repository, content)
+		g := newGate()
+		f.upstream.change(func() {
+			f.upstream.body = func(ctx context.Context, content []byte, offset int64) *upstream.Blob {
+				if offset > 0 {
+					return whole(content, offset)
+				}
+				return g.body(100)(ctx, content, offset)
+			}
+		})
+		b, err := f.Blob(t.Context(), repository, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Content.Close()
+		if err := b.Await(t.Context(), 900); err != nil {
+			t.Fatal(err)
+		}
+		close(g.opened)
+		if got, err := io.ReadAll(b.Content); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%d of %d bytes, %v", len(got), len(content), err)
+		}
+	})
+}
+
+// What the volume has no room for comes from the upstream, which may refuse it by now. That is told, too.
+func TestAwaitBehindAFullVolume(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{CreateFile: func(dir, prefix string) (store.File, error) {
+		file, err := os.CreateTemp(dir, prefix)
+		return &limitedFile{file, 4 * fetchBuffer}, err
+	}})
+	content := layer(10 * fetchBuffer)
+	d := f.upstream.addBlob(repository, content)
+	b, err := f.Blob(t.Context(), repository, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Content.Close()
+	f.settle()
+	f.failWith(status(http.StatusTooManyRequests))
+	offset := int64(8 * fetchBuffer)
+	if explained, ok := errors.AsType[*Error](b.Await(t.Context(), offset)); !ok || explained.Reason != RateLimited {
+		t.Errorf("%v, want that the upstream limits the rate", explained)
+	}
+	f.failWith(nil)
+	if err := b.Await(t.Context(), offset); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Content.Seek(offset, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(b.Content); err != nil || !bytes.Equal(got, content[offset:]) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
 func TestAwaitTellsTheErrorOfTheUpstream(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, 0, store.Options{})

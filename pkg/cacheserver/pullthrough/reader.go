@@ -54,12 +54,12 @@ func (r *reader) open() error {
 		r.hit = r.hit || state.stored
 		return nil
 	case errors.Is(state.err, errStorage), r.foreign:
-		return r.passThrough()
+		return r.passThrough(0)
 	}
 	return state.err
 }
 
-// await waits for the byte at the offset, see Blob.Await. Nothing may have been read before.
+// await waits for the byte at the offset, see Blob.Await. It does not change where reading begins.
 func (r *reader) await(ctx context.Context, offset int64) error {
 	if r.through != nil || r.size >= 0 && offset >= r.size {
 		return nil
@@ -75,11 +75,10 @@ func (r *reader) await(ctx context.Context, offset int64) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case err != nil && ahead:
-		r.offset = offset
-		return r.passThrough()
-	case err != nil, state.readable() > offset, errors.Is(state.err, errStorage):
+	case state.readable() > offset, err != nil && !ahead:
 		return nil
+	case err != nil, errors.Is(state.err, errStorage):
+		return r.passThrough(offset)
 	}
 	return state.err
 }
@@ -123,7 +122,7 @@ func (r *reader) Read(p []byte) (int, error) {
 		}
 	}
 	if r.through == nil || r.through.offset != r.offset {
-		if err := r.passThrough(); err != nil {
+		if err := r.passThrough(r.offset); err != nil {
 			return 0, err
 		}
 	}
@@ -161,7 +160,7 @@ func (r *reader) Close() error {
 }
 
 // passThrough asks the upstream for the bytes from the offset on.
-func (r *reader) passThrough() error {
+func (r *reader) passThrough(offset int64) error {
 	if r.through != nil {
 		previous := r.through
 		r.through = nil
@@ -169,13 +168,17 @@ func (r *reader) passThrough() error {
 			return err
 		}
 	}
-	blob, err := r.cache.upstream.Blob(r.ctx, r.repository, r.digest, upstream.From{Offset: r.offset})
+	blob, err := r.cache.upstream.Blob(r.ctx, r.repository, r.digest, upstream.From{Offset: offset})
 	if err != nil {
 		return err
 	}
-	r.size, r.passed = blob.Size, true
-	r.through = &throughReader{Blob: blob, digest: r.digest, offset: r.offset}
-	if r.offset == 0 {
+	r.passed = true
+	if r.size < 0 {
+		// An answer with a part may not tell the size of the whole.
+		r.size = blob.Size
+	}
+	r.through = &throughReader{Blob: blob, digest: r.digest, offset: offset}
+	if offset == 0 {
 		r.through.hash = digest.SHA256.Digester()
 	}
 	return nil
