@@ -11,7 +11,7 @@ import (
 const ExtensionType = "registry-cache"
 
 // ValidateShoot checks all that a Shoot says about registry caches: its provider config, the Secrets that it refers to,
-// and that its nodes can use caches at all. old is what the Shoot was before, nil for a new one.
+// that none of the upstreams is mirrored as well, and that its nodes can use caches at all. old is what the Shoot was before, nil for a new one.
 //
 // Everything but the rules about changes is checked however little has changed: the config may stay as it is while
 // spec.resources refers to another Secret. A Shoot that has disabled the extension, or is being deleted, gets no caches
@@ -29,6 +29,7 @@ func ValidateShoot(shoot, old *gardencorev1beta1.Shoot, get validation.GetSecret
 	}
 	config, errs := decode(providerConfig(shoot, index), oldRaw, path)
 	if config != nil {
+		errs = append(errs, validateMirrors(config, shoot, path)...)
 		errs = append(errs, validation.ValidateSecrets(config, shoot.Spec.Resources, get, path)...)
 	}
 	return append(errs, validateWorkers(shoot)...)
@@ -37,11 +38,15 @@ func ValidateShoot(shoot, old *gardencorev1beta1.Shoot, get validation.GetSecret
 // enabledExtension is the index of the extension in the Shoot's spec, -1 if it has none or has disabled it.
 func enabledExtension(shoot *gardencorev1beta1.Shoot) int {
 	for i, extension := range shoot.Spec.Extensions {
-		if extension.Type == ExtensionType && (extension.Disabled == nil || !*extension.Disabled) {
+		if extension.Type == ExtensionType && !isDisabled(extension) {
 			return i
 		}
 	}
 	return -1
+}
+
+func isDisabled(extension gardencorev1beta1.Extension) bool {
+	return extension.Disabled != nil && *extension.Disabled
 }
 
 // providerConfig is the config of the extension with that index, nil if there is none.

@@ -21,6 +21,7 @@ func TestValidateShoot(t *testing.T) {
 		noSecret      = `.caches[0].secretReferenceName: Invalid value: "credentials": Secret "old", to which the entry of spec.resources refers, must exist in the namespace of the Shoot`
 		noNewSecret   = `.caches[0].secretReferenceName: Invalid value: "credentials": Secret "new", to which the entry of spec.resources refers, must exist in the namespace of the Shoot`
 		noConfig      = `: Required value: must be a RegistryConfig of registry.extensions.gardener.cloud/v1alpha3`
+		mirroredToo   = path + `.caches[0].upstream: Invalid value: "docker.io": an upstream cannot be cached and mirrored at once, and spec.extensions[2].providerConfig.mirrors[1].upstream is the same; remove one of the two`
 		notContainerd = `spec.provider.workers[2].cri.name: Unsupported value: "docker": supported values: "containerd"`
 	)
 	// shoot is a manifest with the registry-cache as the second extension.
@@ -35,6 +36,11 @@ func TestValidateShoot(t *testing.T) {
 	secret := config(v1alpha3, "{upstream: docker.io, secretReferenceName: credentials}")
 	resources := func(name string) string {
 		return "resources: [{name: credentials, resourceRef: {apiVersion: v1, kind: Secret, name: " + name + "}}]"
+	}
+	// mirrored also has the extension registry-mirror.
+	mirrored := func(extension, mirrors string) string {
+		return "spec: {extensions: [{type: shoot-dns-service}, {type: registry-cache, " + normal + "}, {type: registry-mirror, " + extension +
+			", providerConfig: {apiVersion: mirror.extensions.gardener.cloud/v1alpha1, kind: MirrorConfig, " + mirrors + "}}]}"
 	}
 	for _, tc := range []struct {
 		name, shoot, old string
@@ -68,6 +74,13 @@ func TestValidateShoot(t *testing.T) {
 
 		{"workers", shoot(normal, "provider: {workers: [{name: a}, {name: b, cri: {name: containerd}}]}"), "", nil},
 		{"worker without containerd", shoot(normal, "provider: {workers: [{name: a}, {name: b, cri: {name: containerd}}, {name: c, cri: {name: docker}}]}"), "", []string{notContainerd}},
+		{"mirror of another upstream", mirrored("disabled: false", "mirrors: [{upstream: quay.io}]"), "", nil},
+		{"mirror of the same upstream", mirrored("disabled: false", "mirrors: [{upstream: quay.io}, {upstream: docker.io, unknown: field}]"), "", []string{mirroredToo}},
+		{"mirror of the same upstream, added", mirrored("disabled: false", "mirrors: [{upstream: quay.io}, {upstream: docker.io}]"), shoot(normal, ""), []string{mirroredToo}},
+		{"mirrors disabled", mirrored("disabled: true", "mirrors: [{upstream: quay.io}, {upstream: docker.io}]"), "", nil},
+		{"mirrors that cannot be read", mirrored("disabled: false", "mirrors: {upstream: docker.io}"), "", nil},
+		{"mirrors without a config", "spec: {extensions: [{type: registry-mirror}, {type: registry-cache, " + normal + "}]}", "", nil},
+
 		{"everything at once", shoot("disabled: false", "provider: {workers: [{}, {}, {cri: {name: docker}}]}"), "", []string{path + noConfig, notContainerd}},
 	} {
 		read := func(manifest string) *gardencorev1beta1.Shoot {
