@@ -46,6 +46,7 @@ var rules = []rule{
 	{folder: "pkg/cacheserver/httpapi", own: []string{"pkg/cacheserver/pullthrough", "pkg/oci"}, foreign: kubernetes},
 
 	{folder: "pkg/apis", own: []string{"pkg/apis", "pkg/oci"}},
+	{folder: "pkg/admission", own: []string{"pkg/apis"}},
 	{folder: "pkg/extension", own: []string{"pkg/apis", "pkg/extension", "pkg/imagevector", "pkg/oci"}},
 	{folder: "pkg/extension/desired", own: []string{"pkg/apis", "pkg/cacheserver/config", "pkg/oci"}},
 	{folder: "pkg/nodeconfig", own: []string{"pkg/apis", "pkg/oci"}},
