@@ -16,6 +16,7 @@ import (
 	"helm.sh/helm/v4/pkg/chart/common"
 	"helm.sh/helm/v4/pkg/chart/common/util"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	chartutil "helm.sh/helm/v4/pkg/chart/v2/util"
 	"helm.sh/helm/v4/pkg/engine"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	vpaautoscalingv1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -150,7 +152,11 @@ func TestPriorityClass(t *testing.T) {
 
 func TestPodIsConfined(t *testing.T) {
 	t.Parallel()
-	objects := render(t, nil)
+	checkPodIsConfined(t, render(t, nil))
+}
+
+func checkPodIsConfined(t *testing.T, objects []client.Object) {
+	t.Helper()
 	pod := find[*appsv1.Deployment](t, objects).Spec.Template.Spec
 	wantPod := &corev1.PodSecurityContext{
 		RunAsNonRoot: new(true), RunAsUser: new(int64(65532)), RunAsGroup: new(int64(65532)), FSGroup: new(int64(65532)),
@@ -249,11 +255,21 @@ func unknown(values, defaults map[string]any) []string {
 	return paths
 }
 
-// render renders the chart over its default values and decodes each object strictly.
+// render renders the chart of the controller.
 func render(t *testing.T, values map[string]any) []client.Object {
 	t.Helper()
-	chart, err := loader.LoadDir(extensionChart)
+	return renderChart(t, extensionChart, namespace, values)
+}
+
+// renderChart renders the chart in the folder dir over its default values and decodes each object strictly.
+func renderChart(t *testing.T, dir, namespace string, values map[string]any) []client.Object {
+	t.Helper()
+	chart, err := loader.LoadDir(dir)
 	if err != nil {
+		t.Fatal(err)
+	}
+	// For a chart without others below it, this does nothing.
+	if err := chartutil.ProcessDependencies(chart, values); err != nil {
 		t.Fatal(err)
 	}
 	all, err := util.ToRenderValues(chart, values, common.ReleaseOptions{Name: "test", Namespace: namespace, IsInstall: true}, nil)
@@ -264,7 +280,13 @@ func render(t *testing.T, values map[string]any) []client.Object {
 	if err != nil {
 		t.Fatal(err)
 	}
-	decoder := serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).UniversalDeserializer()
+	types := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, vpaautoscalingv1.AddToScheme} {
+		if err := add(types); err != nil {
+			t.Fatal(err)
+		}
+	}
+	decoder := serializer.NewCodecFactory(types, serializer.EnableStrict).UniversalDeserializer()
 	var objects []client.Object
 	for name, content := range files {
 		if !strings.HasSuffix(name, ".yaml") {
@@ -279,6 +301,10 @@ func render(t *testing.T, values map[string]any) []client.Object {
 			}
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
+			}
+			if len(bytes.TrimSpace(buffer[:n])) == 0 {
+				// All of it is left out by a condition.
+				continue
 			}
 			obj, _, err := decoder.Decode(buffer[:n], nil, nil)
 			if err != nil {

@@ -20,7 +20,7 @@ func main() {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newControllerCommand())
+	root.AddCommand(newControllerCommand(), newAdmissionCommand())
 	if err := root.ExecuteContext(signals.SetupSignalHandler()); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
