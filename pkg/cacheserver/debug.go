@@ -1,17 +1,21 @@
 package cacheserver
 
 import (
+	"context"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/pprof"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
 
-// debugHandler serves /healthz, /readyz, /metrics and /debug/pprof. ready tells whether this server can answer,
-// whatever its upstream does.
-func debugHandler(gatherer prometheus.Gatherer, ready func() error) http.Handler {
+// debugHandler serves /healthz, /readyz, /metrics, /debug/pprof, and on /upstream an upstream.State as JSON. ready tells
+// whether this server can answer, whatever its upstream does.
+func debugHandler(gatherer prometheus.Gatherer, ready func() error, state func(context.Context) upstream.State) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "ok\n") // an error means that the client left
@@ -22,6 +26,10 @@ func debugHandler(gatherer prometheus.Gatherer, ready func() error) http.Handler
 			return
 		}
 		_, _ = io.WriteString(w, "ok\n") // an error means that the client left
+	})
+	mux.HandleFunc("GET /upstream", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(state(r.Context())) // an error means that the client left
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(gatherer, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)

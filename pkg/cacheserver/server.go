@@ -133,7 +133,7 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 			return errors.New("shutting down")
 		}
 		return s.store.Check()
-	}))
+	}, s.upstream.State))
 	if s.listener, err = net.Listen("tcp", cfg.Listen.Address); err != nil {
 		return nil, fmt.Errorf("listening for the registry API: %w", err)
 	}

@@ -86,11 +86,7 @@ func (a *authorizer) authorization(ctx context.Context, repository string) (stri
 	case challenge == nil:
 		return "", nil
 	case strings.EqualFold(challenge.Scheme, "basic"):
-		config, err := a.credentials.Authorization()
-		if err != nil || config.Username == "" && config.Password == "" {
-			return "", err
-		}
-		return "Basic " + base64.StdEncoding.EncodeToString([]byte(config.Username+":"+config.Password)), nil
+		return a.basic()
 	case time.Now().Before(known.expires):
 		return "Bearer " + known.value, nil
 	}
@@ -119,10 +115,22 @@ func (a *authorizer) authorization(ctx context.Context, repository string) (stri
 	}
 }
 
-// exchange asks the token server.
+// basic is the header for the scheme Basic; empty without credentials.
+func (a *authorizer) basic() (string, error) {
+	config, err := a.credentials.Authorization()
+	if err != nil || config.Username == "" && config.Password == "" {
+		return "", err
+	}
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(config.Username+":"+config.Password)), nil
+}
+
+// exchange asks the token server. An empty scope stands for none.
 func (a *authorizer) exchange(ctx context.Context, challenge *transport.Challenge, scope string) (string, error) {
-	answer, err := transport.Exchange(ctx, a.registry, a.credentials, a.transport, []string{scope}, challenge)
-	op := "getting a token for " + scope
+	op, scopes := "getting a token", []string(nil)
+	if scope != "" {
+		op, scopes = op+" for "+scope, []string{scope}
+	}
+	answer, err := transport.Exchange(ctx, a.registry, a.credentials, a.transport, scopes, challenge)
 	if err != nil {
 		a.forget(challenge)
 		if refused, ok := errors.AsType[*transport.Error](err); ok {

@@ -68,6 +68,7 @@ type Client struct {
 	idleTimeout   time.Duration
 	answerTimeout time.Duration
 	metrics       *metrics
+	watcher       *watcher
 	transfers     *queue
 	requests      *queue
 }
@@ -106,6 +107,7 @@ func New(remoteURL string, o Options) (*Client, error) {
 		idleTimeout:   o.IdleTimeout,
 		answerTimeout: cmp.Or(o.AnswerTimeout, defaultAnswerTimeout),
 		metrics:       metrics,
+		watcher:       newWatcher(o.CredentialsDir != ""),
 		transfers:     newQueue(cmp.Or(o.MaxTransfers, defaultMaxTransfers), queueTimeout, metrics),
 		requests:      newQueue(cmp.Or(o.MaxRequests, defaultMaxRequests), queueTimeout, metrics),
 	}

@@ -83,9 +83,11 @@ func (c *Client) send(ctx context.Context, r request, release func()) (*http.Res
 			status = refused.StatusCode
 		}
 		c.metrics.observe(start, status)
+		c.watcher.failed(err)
 		return nil, err
 	}
 	c.metrics.observe(start, resp.StatusCode)
+	c.watcher.answered(resp)
 	end := func() bool { return true }
 	if r.kind != "blobs" {
 		end = time.AfterFunc(c.answerTimeout, func() { cancel(errAnswerTimeout) }).Stop

@@ -1,0 +1,88 @@
+package upstream
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func TestStateAsksWhenNobodyElseDoes(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, reachable, reason string
+		age                     time.Duration
+		want                    int64
+	}{
+		{"some minutes ago", ReachableYes, ReasonAnswers, quietAfter - time.Minute, 0},
+		{"long ago", ReachableYes, ReasonAnswers, quietAfter + time.Second, 1},
+		{"just failed", ReachableNo, ReasonUnreachable, failingAfter - 5*time.Second, 0},
+		{"failed", ReachableNo, ReasonUnreachable, failingAfter + time.Second, 1},
+		{"limits", ReachableNo, ReasonRateLimited, quietAfter - time.Minute, 0},
+		{"has limited long ago", ReachableNo, ReasonRateLimited, quietAfter + time.Second, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			var asked atomic.Int64
+			server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodGet && r.URL.Path == "/v2/" {
+					asked.Add(1)
+				}
+			}))
+			defer server.Close()
+			c, err := New(server.URL, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			c.watcher.state = State{Reachable: tc.reachable, Reason: tc.reason, LastRequest: time.Now().Add(-tc.age)}
+			state := c.State(t.Context())
+			if got := asked.Load(); got != tc.want {
+				t.Errorf("asked %d times, want %d", got, tc.want)
+			}
+			if tc.want > 0 && state.Reachable != ReachableYes {
+				t.Errorf("got %+v", state)
+			}
+			if c.State(t.Context()); asked.Load() != tc.want {
+				t.Errorf("asked again")
+			}
+		})
+	}
+}
+
+// While one asks, the others are told what is known, and an upstream that is silent gets one request.
+func TestStateIsAskedForByOne(t *testing.T) {
+	t.Parallel()
+	began, proceed := make(chan struct{}), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(began)
+		<-proceed
+	}))
+	defer server.Close()
+	c, err := New(server.URL, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	first := make(chan State)
+	go func() { first <- c.State(t.Context()) }()
+	<-began
+	if state := c.State(t.Context()); state.Reachable != ReachableUnknown || state.Reason != ReasonNotAsked {
+		t.Errorf("got %+v", state)
+	}
+	close(proceed)
+	if state := <-first; state.Reachable != ReachableYes {
+		t.Errorf("got %+v", state)
+	}
+}
+
+func TestStateMessageIsBounded(t *testing.T) {
+	t.Parallel()
+	w := newWatcher(false)
+	w.set(ReachableNo, ReasonUnreachable, strings.Repeat("é", maxStateMessage))
+	if got := w.current().Message; len(got) > maxStateMessage || !strings.HasSuffix(got, "é…") {
+		t.Errorf("%d bytes, ending in %q", len(got), got[len(got)-5:])
+	}
+}
