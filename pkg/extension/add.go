@@ -8,6 +8,7 @@ import (
 	"github.com/gardener/gardener/extensions/pkg/controller/extension"
 	"github.com/gardener/gardener/extensions/pkg/util"
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -41,7 +42,7 @@ func AddToManager(ctx context.Context, mgr manager.Manager, caches desired.Optio
 	}); err != nil {
 		return fmt.Errorf("adding the controller %s: %w", Type, err)
 	}
-	return addReadiness(mgr, forShoot, options.Controller)
+	return addReadiness(mgr, forShoot, newShootConfig(mgr.GetClient()), options.Controller)
 }
 
 // newShootClient returns the ShootClient that reads the kubeconfig in the Shoot's namespace.
@@ -49,5 +50,13 @@ func newShootClient(seed client.Client) ShootClient {
 	return func(ctx context.Context, namespace string) (client.Client, error) {
 		_, shoot, err := util.NewClientForShoot(ctx, seed, namespace, client.Options{}, extensionsconfigv1alpha1.RESTOptions{})
 		return shoot, err
+	}
+}
+
+// newShootConfig returns the shootConfig that reads the kubeconfig in the Shoot's namespace.
+func newShootConfig(seed client.Client) shootConfig {
+	return func(ctx context.Context, namespace string) (*rest.Config, error) {
+		config, _, err := util.NewClientForShoot(ctx, seed, namespace, client.Options{}, extensionsconfigv1alpha1.RESTOptions{})
+		return config, err
 	}
 }

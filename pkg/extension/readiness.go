@@ -28,25 +28,27 @@ import (
 )
 
 const (
-	// unreadyInterval is how often a Shoot's caches are looked at while one of their pods is not ready or a volume grows.
-	// While all are ready, the resource manager notices when that changes.
+	// unreadyInterval is how often a Shoot's caches are looked at while one of their pods is not ready, a volume grows
+	// or an upstream is not reachable. While all are ready, the resource manager notices when that changes.
 	unreadyInterval = 30 * time.Second
 	// readinessTimeout bounds one look. Without it a Shoot whose API server accepts requests and does not answer them
 	// would take a worker away from all others.
 	readinessTimeout = 30 * time.Second
 )
 
-// readiness keeps the conditions Ready and VolumeResized of the caches in the provider status up to date, and lets volumes
+// readiness keeps the conditions Ready, VolumeResized and UpstreamReachable of the caches in the provider status up to date, and lets volumes
 // grow that could not when the actuator wanted to. The actuator cannot: it is done long before a new cache has its volume
 // or an old one has grown, and runs again only when gardenlet asks for it.
 type readiness struct {
 	seed     client.Client
 	forShoot ShootClient
+	// proxied is how pods of the Shoot are asked about their upstreams; nil for not at all.
+	proxied shootConfig
 }
 
 // addReadiness watches the ManagedResources of the workloads, whose health the resource manager maintains, and the status
 // that the actuator writes: after that a volume may have to be waited for.
-func addReadiness(mgr manager.Manager, forShoot ShootClient, options controller.Options) error {
+func addReadiness(mgr manager.Manager, forShoot ShootClient, proxied shootConfig, options controller.Options) error {
 	toExtension := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, obj client.Object) []reconcile.Request {
 		// gardenlet names the Extensions of a Shoot like their type.
 		return []reconcile.Request{{NamespacedName: client.ObjectKey{Namespace: obj.GetNamespace(), Name: Type}}}
@@ -57,7 +59,7 @@ func addReadiness(mgr manager.Manager, forShoot ShootClient, options controller.
 		WithOptions(options).
 		Watches(&resourcesv1alpha1.ManagedResource{}, toExtension, builder.WithPredicates(workloads)).
 		Watches(&extensionsv1alpha1.Extension{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(statusChanged())).
-		Complete(&readiness{seed: mgr.GetClient(), forShoot: forShoot}); err != nil {
+		Complete(&readiness{seed: mgr.GetClient(), forShoot: forShoot, proxied: proxied}); err != nil {
 		return fmt.Errorf("adding the controller %s-readiness: %w", Type, err)
 	}
 	return nil
@@ -134,6 +136,11 @@ func (r *readiness) Reconcile(ctx context.Context, request reconcile.Request) (r
 		changed = changed || volumeChanged
 		settled = settled && volumeSettled(caches[i])
 	}
+	if r.proxied != nil {
+		config, err := r.proxied(ctx, ex.Namespace)
+		upstreamsChanged, upstreamsSettled := updateUpstreams(ctx, config, err, caches, configured)
+		changed, settled = changed || upstreamsChanged, settled && upstreamsSettled
+	}
 	if changed {
 		// With a lock: the addresses in caches are those of the moment when ex was read.
 		if err := writeStatus(ctx, r.seed, ex, caches, client.MergeFromWithOptimisticLock{}); apierrors.IsConflict(err) {
@@ -147,6 +154,10 @@ func (r *readiness) Reconcile(ctx context.Context, request reconcile.Request) (r
 	}
 	if !settled {
 		return reconcile.Result{RequeueAfter: unreadyInterval}, nil
+	}
+	if r.proxied != nil {
+		// Nobody tells when an upstream fails.
+		return reconcile.Result{RequeueAfter: upstreamInterval}, nil
 	}
 	return reconcile.Result{}, nil
 }

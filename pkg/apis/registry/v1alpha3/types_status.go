@@ -12,6 +12,9 @@ const (
 	// ConditionVolumeResized is the type of the condition that tells whether the volume of a cache has at least the size
 	// that the RegistryConfig asks for, and if not, what to do. A cache serves its clients whatever it is.
 	ConditionVolumeResized = "VolumeResized"
+	// ConditionUpstreamReachable is the type of the condition that tells whether the upstream of a cache answers it, and if
+	// not, what to do. A cache serves what it has whatever it is.
+	ConditionUpstreamReachable = "UpstreamReachable"
 )
 
 // RegistryStatus is what the controller writes to status.providerStatus of the Extension: what the nodes need to know
@@ -45,7 +48,8 @@ type RegistryCacheStatus struct {
 	// Volume is the size of the cache's volume. Absent while the cache has no PersistentVolumeClaim.
 	// +optional
 	Volume *VolumeStatus `json:"volume,omitempty"`
-	// Conditions tell how the cache is. The type Ready is always there, VolumeResized together with the volume.
+	// Conditions tell how the cache is. The type Ready is always there, VolumeResized together with the volume,
+	// UpstreamReachable as soon as the cache was asked about its upstream.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
