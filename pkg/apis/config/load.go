@@ -2,6 +2,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,8 +10,8 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	"github.com/registry-cache/extension/pkg/apis/cabundle"
 	"github.com/registry-cache/extension/pkg/apis/config/v1alpha1"
+	"github.com/registry-cache/extension/pkg/apis/registry"
 )
 
 // maxFileSize bounds what Load reads, in bytes. 1 MiB is what a ConfigMap or Secret can hold.
@@ -37,11 +38,25 @@ func Load(path string) (*v1alpha1.ControllerConfiguration, error) {
 	return configuration, nil
 }
 
-// Parse decodes data, YAML or JSON, strictly and validates it.
+// Default returns the configuration that holds without a file.
+func Default() *v1alpha1.ControllerConfiguration {
+	configuration := &v1alpha1.ControllerConfiguration{}
+	v1alpha1.SetDefaults(configuration)
+	return configuration
+}
+
+// Parse decodes data, YAML or JSON, strictly, fills in defaults and validates it.
 func Parse(data []byte) (*v1alpha1.ControllerConfiguration, error) {
 	var configuration v1alpha1.ControllerConfiguration
-	if err := yaml.UnmarshalStrict(data, &configuration); err != nil {
+	document, err := yaml.YAMLToJSONStrict(data)
+	if err != nil {
 		return nil, err
+	}
+	if document[0] != '{' && string(document) != "null" {
+		return nil, errors.New("want an object with apiVersion and kind")
+	}
+	if errs := registry.DecodeStrict(document, &configuration, nil); len(errs) > 0 {
+		return nil, errs.ToAggregate()
 	}
 	if configuration.APIVersion != v1alpha1.APIVersion || configuration.Kind != v1alpha1.Kind {
 		return nil, fmt.Errorf("it is %q %q, want apiVersion: %s, kind: %s", configuration.APIVersion, configuration.Kind, v1alpha1.APIVersion, v1alpha1.Kind)
@@ -49,10 +64,10 @@ func Parse(data []byte) (*v1alpha1.ControllerConfiguration, error) {
 	if strings.TrimSpace(configuration.CABundle) == "" {
 		// The caches would not start with a bundle that has no certificate.
 		configuration.CABundle = ""
-		return &configuration, nil
 	}
-	if err := cabundle.Validate(configuration.CABundle); err != nil {
-		return nil, fmt.Errorf("caBundle: %w", err)
+	v1alpha1.SetDefaults(&configuration)
+	if errs := validate(&configuration); len(errs) > 0 {
+		return nil, errs.ToAggregate()
 	}
 	return &configuration, nil
 }

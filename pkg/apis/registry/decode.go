@@ -47,7 +47,7 @@ func asV1alpha3(in *v1alpha3.RegistryConfig) *v1alpha3.RegistryConfig { return i
 func reader[T any](convert func(in *T) *v1alpha3.RegistryConfig) func([]byte, *field.Path) (*v1alpha3.RegistryConfig, field.ErrorList) {
 	return func(raw []byte, fldPath *field.Path) (*v1alpha3.RegistryConfig, field.ErrorList) {
 		in := new(T)
-		if errs := decodeStrict(raw, in, fldPath); len(errs) > 0 {
+		if errs := DecodeStrict(raw, in, fldPath); len(errs) > 0 {
 			return nil, errs
 		}
 		return convert(in), nil
@@ -169,8 +169,9 @@ func checkTypeMeta(raw []byte, fldPath *field.Path) (version, *field.Error) {
 	return version{}, field.NotSupported(fldPath.Child("apiVersion"), shorten(meta.APIVersion), apiVersions())
 }
 
-// decodeStrict decodes raw into out, which is a pointer to a struct.
-func decodeStrict(raw []byte, out any, fldPath *field.Path) field.ErrorList {
+// DecodeStrict decodes raw, JSON, into out, which is a pointer to a struct. Upper and lower case differ. Unknown and
+// repeated fields are errors, and all errors name their field below fldPath, which may be nil.
+func DecodeStrict(raw []byte, out any, fldPath *field.Path) field.ErrorList {
 	strictErrs, err := json.UnmarshalStrict(raw, out)
 	if err != nil {
 		if found := typeError(raw, reflect.TypeOf(out).Elem(), fldPath); found != nil {

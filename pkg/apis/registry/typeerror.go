@@ -2,7 +2,9 @@ package registry
 
 import (
 	stdjson "encoding/json"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -50,6 +52,17 @@ func typeError(raw []byte, t reflect.Type, path *field.Path) *field.Error {
 		}
 		for i, value := range values {
 			if err := typeError(value, t.Elem(), path.Index(i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	case t.Kind() == reflect.Map && t.Key().Kind() == reflect.String:
+		var values map[string]stdjson.RawMessage
+		if json.UnmarshalCaseSensitivePreserveInts(raw, &values) != nil {
+			return invalid(raw, t, path)
+		}
+		for _, key := range slices.Sorted(maps.Keys(values)) {
+			if err := typeError(values[key], t.Elem(), path.Key(key)); err != nil {
 				return err
 			}
 		}

@@ -1,7 +1,10 @@
 // Package v1alpha1 is the configuration file of the extension's controller, which the operator of the landscape writes.
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 const (
 	// APIVersion is the apiVersion of every object of this package.
@@ -10,13 +13,48 @@ const (
 	Kind = "ControllerConfiguration"
 )
 
+// Engine is the program that serves caches.
+type Engine string
+
+const (
+	// RegistryCache is the cache server of this project.
+	RegistryCache Engine = "registry-cache"
+	// Distribution is the registry of the distribution project, as it is.
+	Distribution Engine = "distribution"
+)
+
 // ControllerConfiguration holds for the caches of all Shoots.
 type ControllerConfiguration struct {
 	metav1.TypeMeta `json:",inline"`
 
+	// Engine is the program that serves the caches. With another engine the next reconciliation of a Shoot restarts the
+	// pods of its caches; they go on with what their volumes hold. Default registry-cache.
+	// +optional
+	Engine Engine `json:"engine,omitempty"`
 	// CABundle are roots in PEM, one certificate after the other, which every cache trusts for its upstream beside the
 	// public ones: for landscapes whose registries, or whose way to them, have a certificate authority of their own.
 	// Blank means none.
 	// +optional
 	CABundle string `json:"caBundle,omitempty"`
+	// Resources are the requests and limits of cpu and memory of the container of each cache. They replace the default
+	// as a whole: requests of 20m cpu and 64Mi memory, and no limits. In a Shoot with vertical pod autoscaling the
+	// requests are where it starts.
+	// +optional
+	Resources corev1.ResourceRequirements `json:"resources,omitzero"`
+	// Readiness is how often the controller looks at caches between reconciliations.
+	// +optional
+	Readiness Readiness `json:"readiness,omitzero"`
+}
+
+// Readiness are the intervals at which the controller looks at the caches of a Shoot, to report about them in the status
+// of the Extension and to let volumes grow that could not before. Each look asks the API server of the Shoot a few
+// times for each cache.
+type Readiness struct {
+	// Interval is the time between two looks while all is well. At least 10s, default 5m.
+	// +optional
+	Interval *metav1.Duration `json:"interval,omitempty"`
+	// UnreadyInterval is the time between two looks while a pod is not ready or a volume grows. At least 1s, at most
+	// Interval, default 30s.
+	// +optional
+	UnreadyInterval *metav1.Duration `json:"unreadyInterval,omitempty"`
 }
