@@ -44,10 +44,11 @@ $(TESTBED):
 ##@ Product
 
 .PHONY: build images
-build: ## Build the controller and the cache server as static binaries into bin/.
+build: ## Build the controller, the cache server and the stock registry as static binaries into bin/.
 	go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
+	cd hack/distribution && go build -trimpath -buildvcs=false -ldflags '-s -w' -o $(CURDIR)/bin/distribution tool
 
-images: build ## Write the OCI images of both as archives into bin/images/ (VERSION=... is the tag).
+images: build ## Write the OCI images of the three as archives into bin/images/ (VERSION=... is the tag).
 	go run ./hack/images --binaries bin --output bin/images --tag $(VERSION)
 
 ##@ Development

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	gardencorev1 "github.com/gardener/gardener/pkg/apis/core/v1"
 	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
@@ -21,6 +22,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
@@ -30,6 +33,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/registry-cache/extension/pkg/apis/config"
+	configv1alpha1 "github.com/registry-cache/extension/pkg/apis/config/v1alpha1"
 )
 
 const (
@@ -80,12 +84,23 @@ func TestConfigIsReadByTheController(t *testing.T) {
 	t.Parallel()
 	const images = "images:\n- name: registry-cache\n  repository: registry.example.com/registry-cache\n  tag: v2\n"
 	for _, tc := range []struct {
-		name         string
-		values       map[string]any
-		images, want string
+		name   string
+		values map[string]any
+		images string
+		want   *configv1alpha1.ControllerConfiguration
 	}{
-		{"defaults", nil, "", ""},
-		{"all set", map[string]any{"config": map[string]any{"caBundle": root}, "imageVectorOverwrite": images}, images, root},
+		{"defaults", nil, "", config.Default()},
+		{"all set", map[string]any{"config": map[string]any{
+			"engine": "distribution", "caBundle": root,
+			"resources": map[string]any{"requests": map[string]any{"cpu": "50m"}, "limits": map[string]any{"memory": "1Gi"}},
+			"readiness": map[string]any{"interval": "1m", "unreadyInterval": "10s"},
+		}, "imageVectorOverwrite": images}, images, &configv1alpha1.ControllerConfiguration{
+			Engine: configv1alpha1.Distribution, CABundle: root,
+			Resources: corev1.ResourceRequirements{
+				Requests: corev1.ResourceList{"cpu": resource.MustParse("50m")}, Limits: corev1.ResourceList{"memory": resource.MustParse("1Gi")},
+			},
+			Readiness: configv1alpha1.Readiness{Interval: &metav1.Duration{Duration: time.Minute}, UnreadyInterval: &metav1.Duration{Duration: 10 * time.Second}},
+		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -95,8 +110,9 @@ func TestConfigIsReadByTheController(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%v in\n%s", err, data["config.yaml"])
 			}
-			if got.CABundle != tc.want {
-				t.Errorf("got bundle %q, want %q", got.CABundle, tc.want)
+			got.TypeMeta = metav1.TypeMeta{}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
 			}
 			if strings.TrimSpace(data["images.yaml"]) != strings.TrimSpace(tc.images) {
 				t.Errorf("got image vector %q, want %q", data["images.yaml"], tc.images)

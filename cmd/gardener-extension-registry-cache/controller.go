@@ -28,7 +28,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/registry-cache/extension/pkg/apis/config"
-	configv1alpha1 "github.com/registry-cache/extension/pkg/apis/config/v1alpha1"
 	"github.com/registry-cache/extension/pkg/extension"
 	"github.com/registry-cache/extension/pkg/extension/desired"
 	"github.com/registry-cache/extension/pkg/imagevector"
@@ -108,14 +107,14 @@ func newControllerCommand() *cobra.Command {
 }
 
 func (o *controllerOptions) run(ctx context.Context) error {
-	configuration := &configv1alpha1.ControllerConfiguration{}
+	configuration := config.Default()
 	if o.configFile != "" {
 		var err error
 		if configuration, err = config.Load(o.configFile); err != nil {
 			return err
 		}
 	}
-	image, err := imagevector.CacheServer(version)
+	image, err := imagevector.Engine(string(configuration.Engine), version)
 	if err != nil {
 		return err
 	}
@@ -142,7 +141,13 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("adding the heartbeat: %w", err)
 	}
-	if err := extension.AddToManager(ctx, mgr, desired.Options{Image: image, CABundle: configuration.CABundle}, extension.AddOptions{
+	if err := extension.AddToManager(ctx, mgr, desired.Options{
+		Engine:    configuration.Engine,
+		Image:     image,
+		Resources: configuration.Resources,
+		CABundle:  configuration.CABundle,
+	}, extension.AddOptions{
+		Readiness:                 extension.ReadinessIntervals{Ready: configuration.Readiness.Interval.Duration, Unready: configuration.Readiness.UnreadyInterval.Duration},
 		Controller:                controller.Options{MaxConcurrentReconciles: o.controller.Completed().MaxConcurrentReconciles},
 		IgnoreOperationAnnotation: o.reconciler.Completed().IgnoreOperationAnnotation,
 		ExtensionClasses:          o.general.Completed().ExtensionClasses,
@@ -150,7 +155,7 @@ func (o *controllerOptions) run(ctx context.Context) error {
 		return err
 	}
 
-	mgr.GetLogger().Info("Starting", "version", version, "cacheServerImage", image)
+	mgr.GetLogger().Info("Starting", "version", version, "engine", configuration.Engine, "engineImage", image)
 	if err := mgr.Start(ctx); err != nil {
 		return fmt.Errorf("running the manager: %w", err)
 	}

@@ -20,6 +20,8 @@ import (
 type AddOptions struct {
 	// Controller holds for each of the controllers.
 	Controller controller.Options
+	// Readiness are the intervals of the controller that reports whether caches are ready.
+	Readiness ReadinessIntervals
 	// IgnoreOperationAnnotation makes the controller act on each change, and not only when gardenlet asks for it.
 	IgnoreOperationAnnotation bool
 	// ExtensionClasses are the classes to be responsible for; empty means Shoots.
@@ -42,7 +44,7 @@ func AddToManager(ctx context.Context, mgr manager.Manager, caches desired.Optio
 	}); err != nil {
 		return fmt.Errorf("adding the controller %s: %w", Type, err)
 	}
-	return addReadiness(mgr, forShoot, newShootConfig(mgr.GetClient()), options.Controller)
+	return addReadiness(mgr, forShoot, newShootConfig(mgr.GetClient()), options.Readiness, options.Controller)
 }
 
 // newShootClient returns the ShootClient that reads the kubeconfig in the Shoot's namespace.

@@ -27,28 +27,33 @@ import (
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 )
 
-const (
-	// unreadyInterval is how often a Shoot's caches are looked at while one of their pods is not ready, a volume grows
-	// or an upstream is not reachable. While all are ready, the resource manager notices when that changes.
-	unreadyInterval = 30 * time.Second
-	// readinessTimeout bounds one look. Without it a Shoot whose API server accepts requests and does not answer them
-	// would take a worker away from all others.
-	readinessTimeout = 30 * time.Second
-)
+// readinessTimeout bounds one look. Without it a Shoot whose API server accepts requests and does not answer them would
+// take a worker away from all others.
+const readinessTimeout = 30 * time.Second
 
-// readiness keeps the conditions Ready, VolumeResized and UpstreamReachable of the caches in the provider status up to date, and lets volumes
-// grow that could not when the actuator wanted to. The actuator cannot: it is done long before a new cache has its volume
-// or an old one has grown, and runs again only when gardenlet asks for it.
+// ReadinessIntervals are the times between two looks at the caches of a Shoot. Both must be set.
+type ReadinessIntervals struct {
+	// Ready holds while all is well. The resource manager notices when a pod is not ready any more, and nobody else
+	// notices a volume that was enlarged by hand, or an upstream that fails.
+	Ready time.Duration
+	// Unready holds while a pod is not ready, a volume grows or an upstream is not reachable.
+	Unready time.Duration
+}
+
+// readiness keeps the conditions of the caches in the provider status up to date, and lets volumes grow that could not when
+// the actuator wanted to. The actuator cannot: it is done long before a new cache has its volume or an old one has grown,
+// and runs again only when gardenlet asks for it.
 type readiness struct {
 	seed     client.Client
 	forShoot ShootClient
 	// proxied is how pods of the Shoot are asked about their upstreams; nil for not at all.
-	proxied shootConfig
+	proxied   shootConfig
+	intervals ReadinessIntervals
 }
 
 // addReadiness watches the ManagedResources of the workloads, whose health the resource manager maintains, and the status
 // that the actuator writes: after that a volume may have to be waited for.
-func addReadiness(mgr manager.Manager, forShoot ShootClient, proxied shootConfig, options controller.Options) error {
+func addReadiness(mgr manager.Manager, forShoot ShootClient, proxied shootConfig, intervals ReadinessIntervals, options controller.Options) error {
 	toExtension := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, obj client.Object) []reconcile.Request {
 		// gardenlet names the Extensions of a Shoot like their type.
 		return []reconcile.Request{{NamespacedName: client.ObjectKey{Namespace: obj.GetNamespace(), Name: Type}}}
@@ -59,7 +64,7 @@ func addReadiness(mgr manager.Manager, forShoot ShootClient, proxied shootConfig
 		WithOptions(options).
 		Watches(&resourcesv1alpha1.ManagedResource{}, toExtension, builder.WithPredicates(workloads)).
 		Watches(&extensionsv1alpha1.Extension{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(statusChanged())).
-		Complete(&readiness{seed: mgr.GetClient(), forShoot: forShoot, proxied: proxied}); err != nil {
+		Complete(&readiness{seed: mgr.GetClient(), forShoot: forShoot, proxied: proxied, intervals: intervals}); err != nil {
 		return fmt.Errorf("adding the controller %s-readiness: %w", Type, err)
 	}
 	return nil
@@ -153,13 +158,9 @@ func (r *readiness) Reconcile(ctx context.Context, request reconcile.Request) (r
 		return reconcile.Result{}, failed
 	}
 	if !settled {
-		return reconcile.Result{RequeueAfter: unreadyInterval}, nil
+		return reconcile.Result{RequeueAfter: r.intervals.Unready}, nil
 	}
-	if r.proxied != nil {
-		// Nobody tells when an upstream fails.
-		return reconcile.Result{RequeueAfter: upstreamInterval}, nil
-	}
-	return reconcile.Result{}, nil
+	return reconcile.Result{RequeueAfter: r.intervals.Ready}, nil
 }
 
 // configuredCaches are the caches that the Extension asks for, by their ObjectName. There are none if the config is bad,

@@ -16,13 +16,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
+var testIntervals = ReadinessIntervals{Ready: 5 * time.Minute, Unready: 30 * time.Second}
+
 var request = reconcile.Request{NamespacedName: client.ObjectKey{Namespace: shootNamespace, Name: Type}}
 
 func TestReadinessFollowsThePods(t *testing.T) {
 	t.Parallel()
 	s := newTestShoot(t)
 	s.reconcile(t, s.ask(t, "docker.io", "ghcr.io"))
-	r := &readiness{seed: s.seed, forShoot: s.client}
+	r := &readiness{seed: s.seed, forShoot: s.client, intervals: testIntervals}
 
 	for _, step := range []struct {
 		name              string
@@ -31,11 +33,11 @@ func TestReadinessFollowsThePods(t *testing.T) {
 		wantRequeue       time.Duration
 		wantStatusWritten bool
 	}{
-		{"no pod yet", 0, 0, map[string]metav1.ConditionStatus{"docker.io": "False", "ghcr.io": "False"}, unreadyInterval, false},
-		{"the first", 1, 0, map[string]metav1.ConditionStatus{"docker.io": "True", "ghcr.io": "False"}, unreadyInterval, true},
-		{"both", 1, 1, map[string]metav1.ConditionStatus{"docker.io": "True", "ghcr.io": "True"}, 0, true},
-		{"still both", 1, 1, map[string]metav1.ConditionStatus{"docker.io": "True", "ghcr.io": "True"}, 0, false},
-		{"one lost", 1, 0, map[string]metav1.ConditionStatus{"docker.io": "True", "ghcr.io": "False"}, unreadyInterval, true},
+		{"no pod yet", 0, 0, map[string]metav1.ConditionStatus{"docker.io": "False", "ghcr.io": "False"}, testIntervals.Unready, false},
+		{"the first", 1, 0, map[string]metav1.ConditionStatus{"docker.io": "True", "ghcr.io": "False"}, testIntervals.Unready, true},
+		{"both", 1, 1, map[string]metav1.ConditionStatus{"docker.io": "True", "ghcr.io": "True"}, testIntervals.Ready, true},
+		{"still both", 1, 1, map[string]metav1.ConditionStatus{"docker.io": "True", "ghcr.io": "True"}, testIntervals.Ready, false},
+		{"one lost", 1, 0, map[string]metav1.ConditionStatus{"docker.io": "True", "ghcr.io": "False"}, testIntervals.Unready, true},
 	} {
 		s.setReady(t, "docker.io", step.dockerIO)
 		s.setReady(t, "ghcr.io", step.ghcrIO)
@@ -77,17 +79,17 @@ func TestReadinessOfAHighlyAvailableCache(t *testing.T) {
 	s := newTestShoot(t)
 	s.reconcile(t, s.askRaw(t, []byte(highlyAvailableConfig)))
 	s.setReady(t, "ghcr.io", 1)
-	r := &readiness{seed: s.seed, forShoot: s.client}
+	r := &readiness{seed: s.seed, forShoot: s.client, intervals: testIntervals}
 	const set = "StatefulSet kube-system/registry-docker-io"
 	for _, step := range []struct {
 		ready       int32
 		want        metav1.Condition
 		wantRequeue time.Duration
 	}{
-		{0, metav1.Condition{Status: "False", Reason: "PodNotReady", Message: "no pod of " + set + " is ready"}, unreadyInterval},
-		{1, metav1.Condition{Status: "True", Reason: "SomePodsReady", Message: "1 of 2 pods of " + set + " are ready"}, unreadyInterval},
-		{2, metav1.Condition{Status: "True", Reason: "PodReady", Message: "2 of 2 pods of " + set + " are ready"}, 0},
-		{1, metav1.Condition{Status: "True", Reason: "SomePodsReady", Message: "1 of 2 pods of " + set + " are ready"}, unreadyInterval},
+		{0, metav1.Condition{Status: "False", Reason: "PodNotReady", Message: "no pod of " + set + " is ready"}, testIntervals.Unready},
+		{1, metav1.Condition{Status: "True", Reason: "SomePodsReady", Message: "1 of 2 pods of " + set + " are ready"}, testIntervals.Unready},
+		{2, metav1.Condition{Status: "True", Reason: "PodReady", Message: "2 of 2 pods of " + set + " are ready"}, testIntervals.Ready},
+		{1, metav1.Condition{Status: "True", Reason: "SomePodsReady", Message: "1 of 2 pods of " + set + " are ready"}, testIntervals.Unready},
 	} {
 		s.setReady(t, "docker.io", step.ready)
 		result, err := r.Reconcile(t.Context(), request)

@@ -22,9 +22,6 @@ import (
 )
 
 const (
-	// upstreamInterval is how often the upstreams of a Shoot are looked at while all are well. Otherwise it is
-	// unreadyInterval.
-	upstreamInterval = 5 * time.Minute
 	// upstreamsTimeout bounds the looks at all upstreams of a Shoot, and leaves time to write the status. A server answers
 	// within ten seconds even if it asks the upstream for it.
 	upstreamsTimeout = 12 * time.Second

@@ -90,35 +90,35 @@ func TestUpstreamReachable(t *testing.T) {
 		want   metav1.Condition
 		again  time.Duration
 	}{
-		{"answers", "", states("yes", "Answers", "the upstream answers"), metav1.Condition{Status: "True", Reason: "Answers", Message: "the upstream answers"}, upstreamInterval},
+		{"answers", "", states("yes", "Answers", "the upstream answers"), metav1.Condition{Status: "True", Reason: "Answers", Message: "the upstream answers"}, testIntervals.Ready},
 		{"what the server writes", "", answers(200, string(document)),
-			metav1.Condition{Status: "False", Reason: "RateLimited", Message: "the upstream answered 429 Too Many Requests" + served + ". Credentials (secretReferenceName, a field of v1alpha3) raise the limit of most registries"}, unreadyInterval},
+			metav1.Condition{Status: "False", Reason: "RateLimited", Message: "the upstream answered 429 Too Many Requests" + served + ". Credentials (secretReferenceName, a field of v1alpha3) raise the limit of most registries"}, testIntervals.Unready},
 		{"wants credentials", "", states("no", "Unauthorized", "it answered 401"),
-			metav1.Condition{Status: "False", Reason: "Unauthorized", Message: "it answered 401. Give the cache credentials with secretReferenceName (a field of v1alpha3)"}, unreadyInterval},
+			metav1.Condition{Status: "False", Reason: "Unauthorized", Message: "it answered 401. Give the cache credentials with secretReferenceName (a field of v1alpha3)"}, testIntervals.Unready},
 		{"wrong credentials", `, "secretReferenceName": "robot"`, states("no", "Unauthorized", "it answered 401"),
-			metav1.Condition{Status: "False", Reason: "Unauthorized", Message: `it answered 401. Correct the Secret of secretReferenceName "robot": make a new one and let the entry of spec.resources refer to it`}, unreadyInterval},
+			metav1.Condition{Status: "False", Reason: "Unauthorized", Message: `it answered 401. Correct the Secret of secretReferenceName "robot": make a new one and let the entry of spec.resources refer to it`}, testIntervals.Unready},
 		{"no roots", "", states("no", "CertificateNotTrusted", "unknown authority"),
-			metav1.Condition{Status: "False", Reason: "CertificateNotTrusted", Message: "unknown authority. If the certificate is right, give the cache its roots with caBundleSecretReferenceName (a field of v1alpha3)"}, unreadyInterval},
+			metav1.Condition{Status: "False", Reason: "CertificateNotTrusted", Message: "unknown authority. If the certificate is right, give the cache its roots with caBundleSecretReferenceName (a field of v1alpha3)"}, testIntervals.Unready},
 		{"wrong roots", `, "caBundleSecretReferenceName": "roots"`, states("no", "CertificateNotTrusted", "unknown authority"),
-			metav1.Condition{Status: "False", Reason: "CertificateNotTrusted", Message: `unknown authority. Correct the roots in the Secret of caBundleSecretReferenceName "roots": make a new one and let the entry of spec.resources refer to it`}, unreadyInterval},
-		{"fails", "", states("no", "Failing", "it answered 503"), metav1.Condition{Status: "False", Reason: "Failing", Message: "it answered 503" + served + " until the upstream has recovered"}, unreadyInterval},
+			metav1.Condition{Status: "False", Reason: "CertificateNotTrusted", Message: `unknown authority. Correct the roots in the Secret of caBundleSecretReferenceName "roots": make a new one and let the entry of spec.resources refer to it`}, testIntervals.Unready},
+		{"fails", "", states("no", "Failing", "it answered 503"), metav1.Condition{Status: "False", Reason: "Failing", Message: "it answered 503" + served + " until the upstream has recovered"}, testIntervals.Unready},
 		{"unreachable", "", states("no", "Unreachable", "connection refused"),
-			metav1.Condition{Status: "False", Reason: "Unreachable", Message: "connection refused" + served + ". Check that the upstream is up, that pods of the Shoot can reach it, and remoteURL and proxy if the cache has them"}, unreadyInterval},
-		{"not asked", "", states("unknown", "NotAsked", "nothing was asked yet"), metav1.Condition{Status: "Unknown", Reason: "NotAsked", Message: "nothing was asked yet"}, unreadyInterval},
+			metav1.Condition{Status: "False", Reason: "Unreachable", Message: "connection refused" + served + ". Check that the upstream is up, that pods of the Shoot can reach it, and remoteURL and proxy if the cache has them"}, testIntervals.Unready},
+		{"not asked", "", states("unknown", "NotAsked", "nothing was asked yet"), metav1.Condition{Status: "Unknown", Reason: "NotAsked", Message: "nothing was asked yet"}, testIntervals.Unready},
 		{"stock registry", "", answers(404, "404 page not found\n"),
-			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "the server in pod " + pod + " does not tell about its upstream"}, upstreamInterval},
+			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "the server in pod " + pod + " does not tell about its upstream"}, testIntervals.Ready},
 		{"no pod", "", answers(404, noPod),
-			metav1.Condition{Status: "Unknown", Reason: "NotAnswered", Message: "pod " + pod + " was not asked: the API server of the Shoot answered 404 Not Found"}, unreadyInterval},
+			metav1.Condition{Status: "Unknown", Reason: "NotAnswered", Message: "pod " + pod + " was not asked: the API server of the Shoot answered 404 Not Found"}, testIntervals.Unready},
 		{"pod does not listen", "", answers(503, "connection refused"),
-			metav1.Condition{Status: "Unknown", Reason: "NotAnswered", Message: "pod " + pod + " was not asked: the API server of the Shoot answered 503 Service Unavailable"}, unreadyInterval},
+			metav1.Condition{Status: "Unknown", Reason: "NotAnswered", Message: "pod " + pod + " was not asked: the API server of the Shoot answered 503 Service Unavailable"}, testIntervals.Unready},
 		{"no JSON", "", answers(200, "<html>"),
-			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "what the server in pod " + pod + " tells about its upstream cannot be read"}, upstreamInterval},
+			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "what the server in pod " + pod + " tells about its upstream cannot be read"}, testIntervals.Ready},
 		{"too long", "", answers(200, `{"reachable":"yes","reason":"Answers"}`+strings.Repeat(" ", maxUpstreamState)),
-			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "what the server in pod " + pod + " tells about its upstream cannot be read"}, upstreamInterval},
+			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "what the server in pod " + pod + " tells about its upstream cannot be read"}, testIntervals.Ready},
 		{"reason that is none", "", states("no", "a reason with spaces", ""),
-			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "what the server in pod " + pod + " tells about its upstream cannot be read"}, upstreamInterval},
+			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "what the server in pod " + pod + " tells about its upstream cannot be read"}, testIntervals.Ready},
 		{"long message", "", states("yes", "Answers", strings.Repeat("x", 10_000)),
-			metav1.Condition{Status: "True", Reason: "Answers", Message: strings.Repeat("x", maxUpstreamMessage) + "…"}, upstreamInterval},
+			metav1.Condition{Status: "True", Reason: "Answers", Message: strings.Repeat("x", maxUpstreamMessage) + "…"}, testIntervals.Ready},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -126,7 +126,7 @@ func TestUpstreamReachable(t *testing.T) {
 			s.reconcile(t, s.ask(t, "docker.io"))
 			s.setReady(t, "docker.io", 1)
 			p.set(pod, tc.answer)
-			r := &readiness{seed: s.seed, forShoot: s.client, proxied: p.config}
+			r := &readiness{seed: s.seed, forShoot: s.client, proxied: p.config, intervals: testIntervals}
 			if tc.config != "" {
 				// Only the spec changes: the actuator would look for the Secret.
 				s.askRaw(t, []byte(`{"apiVersion":"registry.extensions.gardener.cloud/v1alpha3","kind":"RegistryConfig","caches":[{"upstream":"docker.io"`+tc.config+`}]}`))
@@ -166,7 +166,7 @@ func TestUpstreamMessagesDoNotCauseWrites(t *testing.T) {
 	s, p := newTestShoot(t), newPods(t)
 	s.reconcile(t, s.ask(t, "docker.io"))
 	s.setReady(t, "docker.io", 1)
-	r := &readiness{seed: s.seed, forShoot: s.client, proxied: p.config}
+	r := &readiness{seed: s.seed, forShoot: s.client, proxied: p.config, intervals: testIntervals}
 	for i, message := range []string{"read from port 1", "read from port 2"} {
 		p.set("registry-docker-io-0", states("no", "Unreachable", message))
 		before := s.writes
@@ -184,7 +184,7 @@ func TestUpstreamOfAHighlyAvailableCache(t *testing.T) {
 	s, p := newTestShoot(t), newPods(t)
 	s.reconcile(t, s.askRaw(t, []byte(highlyAvailableConfig)))
 	s.setReady(t, "docker.io", 2)
-	r := &readiness{seed: s.seed, forShoot: s.client, proxied: p.config}
+	r := &readiness{seed: s.seed, forShoot: s.client, proxied: p.config, intervals: testIntervals}
 	yes, no := states("yes", "Answers", ""), states("no", "Failing", "")
 	gone := answers(http.StatusNotFound, noPod)
 	for _, tc := range []struct {
@@ -242,8 +242,8 @@ func TestUpstreamsOfAShootThatIsNotReached(t *testing.T) {
 	s.reconcile(t, s.ask(t, "docker.io"))
 	s.setReady(t, "docker.io", 1)
 	failing := func(context.Context, string) (*rest.Config, error) { return nil, errors.New("no kubeconfig") }
-	result, err := (&readiness{seed: s.seed, forShoot: s.client, proxied: failing}).Reconcile(t.Context(), request)
-	if err != nil || result.RequeueAfter != unreadyInterval {
+	result, err := (&readiness{seed: s.seed, forShoot: s.client, proxied: failing, intervals: testIntervals}).Reconcile(t.Context(), request)
+	if err != nil || result.RequeueAfter != testIntervals.Unready {
 		t.Errorf("got %v, %v", result, err)
 	}
 	conditions := s.status(t).Caches[0].Conditions

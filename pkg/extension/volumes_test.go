@@ -105,16 +105,16 @@ func TestVolumeGrows(t *testing.T) {
 	s.checkVolume(t, "20Gi", "10Gi", "False", "Resizing")
 
 	// The storage is slow. The cache is ready all the time.
-	r := &readiness{seed: s.seed, forShoot: s.client}
+	r := &readiness{seed: s.seed, forShoot: s.client, intervals: testIntervals}
 	s.setReady(t, "docker.io", 1)
 	for _, step := range []struct {
 		capacity       string
 		requeue        time.Duration
 		status, reason string
 	}{
-		{"10Gi", unreadyInterval, "False", "Resizing"},
-		{"15Gi", unreadyInterval, "False", "Resizing"},
-		{"20Gi", 0, "True", "AsConfigured"},
+		{"10Gi", testIntervals.Unready, "False", "Resizing"},
+		{"15Gi", testIntervals.Unready, "False", "Resizing"},
+		{"20Gi", testIntervals.Ready, "True", "AsConfigured"},
 	} {
 		s.setCapacity(t, dockerClaim, step.capacity)
 		result, err := r.Reconcile(t.Context(), request)
@@ -227,8 +227,8 @@ func TestPendingVolumeGrowsLater(t *testing.T) {
 	s.createClaim(t, claim)
 	s.reconcile(t, s.askSize(t, "20Gi"))
 	s.setReady(t, "docker.io", 1)
-	r := &readiness{seed: s.seed, forShoot: s.client}
-	if result, err := r.Reconcile(t.Context(), request); err != nil || result.RequeueAfter != unreadyInterval {
+	r := &readiness{seed: s.seed, forShoot: s.client, intervals: testIntervals}
+	if result, err := r.Reconcile(t.Context(), request); err != nil || result.RequeueAfter != testIntervals.Unready {
 		t.Errorf("not bound: got %v, %v, want another look", result, err)
 	}
 	s.checkRequest(t, dockerClaim, "10Gi")

@@ -11,10 +11,10 @@ import (
 //go:embed images.yaml
 var images []byte
 
-// CacheServer returns the reference of the cache server's image. The operator's image vector, the file named by the
-// environment variable IMAGEVECTOR_OVERWRITE, may name another repository, with or without a tag, or a whole reference; a
-// tag that nobody gives is version, because server and extension are released together.
-func CacheServer(version string) (string, error) {
+// Engine returns the reference of the image of an engine, which has the engine's name. The operator's image vector, the
+// file named by the environment variable IMAGEVECTOR_OVERWRITE, may name another repository, with or without a tag, or a
+// whole reference; a tag that nobody gives is version, because the images and the extension are released together.
+func Engine(name, version string) (string, error) {
 	vector, err := imagevector.Read(images)
 	if err != nil {
 		return "", fmt.Errorf("reading the built-in image vector: %w", err)
@@ -23,9 +23,9 @@ func CacheServer(version string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading the image vector of %s: %w", imagevector.OverrideEnv, err)
 	}
-	image, err := vector.FindImage("registry-cache")
+	image, err := vector.FindImage(name)
 	if err != nil {
-		return "", fmt.Errorf("looking up the image registry-cache: %w", err)
+		return "", fmt.Errorf("looking up the image %s: %w", name, err)
 	}
 	image.WithOptionalTag(version)
 	return image.String(), nil

@@ -68,7 +68,7 @@ func Up(ctx context.Context, progress *workspace.Progress, o Options) (*Testbed,
 	if err != nil {
 		return nil, err
 	}
-	if err := product.Install(ctx, cluster, progress, roots); err != nil {
+	if err := product.Install(ctx, cluster, progress, product.Options{CABundle: roots}); err != nil {
 		return nil, err
 	}
 	return &Testbed{Cluster: cluster, Upstream: client}, nil

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/yaml"
 
+	configv1alpha1 "github.com/registry-cache/extension/pkg/apis/config/v1alpha1"
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/pkg/cacheserver/config"
 )
@@ -31,6 +32,7 @@ var update = flag.Bool("update", false, "write the golden files instead of compa
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	options := Options{Image: "registry.example.com/registry-cache:v1.2.3"}
+	stock := Options{Engine: configv1alpha1.Distribution, Image: "registry.example.com/distribution:v1.2.3"}
 	for _, tc := range []struct {
 		file      string
 		cache     v1alpha3.RegistryCache
@@ -74,10 +76,37 @@ func TestGolden(t *testing.T) {
 			options,
 			"",
 		},
+		{
+			// Too long for the label of a pod's name, and its label has no port.
+			"long-name.yaml",
+			defaulted(v1alpha3.RegistryCache{Upstream: "registry.of-the-team-that-likes-long-names.eu-west-1.example.com:5443"}),
+			Secrets{},
+			Options{Image: options.Image, Resources: corev1.ResourceRequirements{
+				Requests: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("128Mi")},
+				Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")},
+			}},
+			"",
+		},
+		{"distribution.yaml", defaulted(v1alpha3.RegistryCache{Upstream: "docker.io"}), Secrets{}, stock, ""},
+		{
+			"distribution-private.yaml",
+			v1alpha3.RegistryCache{
+				Upstream:          "registry.example.com",
+				Volume:            &v1alpha3.Volume{Size: new(resource.MustParse("100Gi")), StorageClassName: new("fast")},
+				GarbageCollection: &v1alpha3.GarbageCollection{TTL: &metav1.Duration{}},
+				Proxy:             &v1alpha3.Proxy{HTTPSProxy: new("https://proxy.example.com"), NoProxy: new("10.0.0.0/8")},
+				HighAvailability:  &v1alpha3.HighAvailability{Enabled: new(true)},
+				ServiceNameSuffix: new("mine"),
+			},
+			Secrets{Credentials: &Credentials{Username: "@robot", Password: "hunter2: #"}, CABundle: "-----BEGIN CERTIFICATE-----\nof the Shoot owner\n"},
+			Options{Engine: configv1alpha1.Distribution, Image: stock.Image, CABundle: "-----BEGIN CERTIFICATE-----\nof the operator"},
+			"",
+		},
 	} {
 		t.Run(tc.file, func(t *testing.T) {
 			t.Parallel()
-			got := toYAML(t, append(workload(t, tc.cache, tc.secrets, tc.options), Service(tc.cache, tc.clusterIP)))
+			cache := defaulted(tc.cache)
+			got := toYAML(t, append(workload(t, cache, tc.secrets, tc.options), Service(cache, tc.clusterIP)))
 			path := filepath.Join("testdata", tc.file)
 			if *update {
 				if err := os.WriteFile(path, got, 0o644); err != nil {

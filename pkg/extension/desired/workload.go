@@ -1,28 +1,20 @@
 package desired
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	configv1alpha1 "github.com/registry-cache/extension/pkg/apis/config/v1alpha1"
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/pkg/cacheserver/config"
 )
 
 const (
-	configDir     = "/etc/registry-cache"
-	configKey     = "config.yaml"
-	caBundleKey   = "ca.crt"
-	usernameKey   = "username"
-	passwordKey   = "password"
 	configVolume  = "config"
 	contentVolume = "cache-volume"
 
@@ -35,8 +27,12 @@ const (
 
 // Options are what all caches of all Shoots have in common.
 type Options struct {
-	// Image is the reference of the cache server's image. Required.
+	// Engine is the program that serves the caches. "" means RegistryCache.
+	Engine configv1alpha1.Engine
+	// Image is the reference of the engine's image. Required.
 	Image string
+	// Resources are those of the container. Nothing at all means DefaultResources.
+	Resources corev1.ResourceRequirements
 	// CABundle are roots, in PEM, which the caches trust for their upstreams beside the public ones. "" means none.
 	CABundle string
 }
@@ -58,13 +54,17 @@ type Credentials struct {
 // Workload are the objects that serve cache, all but its Service: the configuration, the StatefulSet with its volume
 // claim, the NetworkPolicy, and the PodDisruptionBudget if it is highly available. The defaults of cache must be filled in (v1alpha3.SetDefaults).
 //
-// The pod template depends on which of secrets there are, and not on what they are.
+// The pod template depends on which of secrets there are, and, unless the engine is Distribution, not on what they are.
+//
+// Another engine changes the Secret and the pod template, and nothing else: the StatefulSet is updated in place, and the
+// next pod goes on with the volume of the one before.
 func Workload(cache v1alpha3.RegistryCache, secrets Secrets, options Options) ([]client.Object, error) {
-	secret, err := configSecret(cache, secrets, options)
+	engine, err := engineOf(cache, secrets, options)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("writing the configuration of the cache of %s: %w", cache.Upstream, err)
 	}
-	set := statefulSet(cache, options, secret)
+	secret := configSecret(cache, engine.files)
+	set := statefulSet(cache, options, engine)
 	objects := []client.Object{secret, set, networkPolicy(cache)}
 	if highlyAvailable(cache) {
 		makeHighlyAvailable(set)
@@ -79,38 +79,11 @@ func Workload(cache v1alpha3.RegistryCache, secrets Secrets, options Options) ([
 // What is secret is in it, too. The kubelet replaces all files of a volume in one step, so a pod never finds a
 // configuration that names files which are not there yet. They are not mounted with a subPath: such files stay as they
 // were when the pod started.
-func configSecret(cache v1alpha3.RegistryCache, secrets Secrets, options Options) (*corev1.Secret, error) {
-	server := config.Default()
-	server.Upstream.Host = cache.Upstream
-	server.Upstream.RemoteURL = *cache.RemoteURL
-	server.GarbageCollection.TTL = config.Duration(cache.GarbageCollection.TTL.Duration)
-	server.Storage.HighWatermark = int(*cache.GarbageCollection.HighWatermark)
-	server.Storage.LowWatermark = int(*cache.GarbageCollection.LowWatermark)
-	data := map[string][]byte{}
-	if bundle := joinBundles(options.CABundle, secrets.CABundle); bundle != "" {
-		server.Upstream.CAFile = configDir + "/" + caBundleKey
-		data[caBundleKey] = []byte(bundle)
-	}
-	if credentials := secrets.Credentials; credentials != nil {
-		server.Upstream.CredentialsDir = configDir
-		data[usernameKey], data[passwordKey] = []byte(credentials.Username), []byte(credentials.Password)
-	}
-	var err error
-	if data[configKey], err = server.Marshal(); err != nil {
-		return nil, fmt.Errorf("writing the configuration of the cache of %s: %w", cache.Upstream, err)
-	}
-	return &corev1.Secret{ObjectMeta: objectMeta(cache, cache.ObjectName()+"-config"), Type: corev1.SecretTypeOpaque, Data: data}, nil
+func configSecret(cache v1alpha3.RegistryCache, files map[string][]byte) *corev1.Secret {
+	return &corev1.Secret{ObjectMeta: objectMeta(cache, cache.ObjectName()+"-config"), Type: corev1.SecretTypeOpaque, Data: files}
 }
 
-// joinBundles puts the second bundle on a line of its own: a certificate that begins in the middle of a line is ignored.
-func joinBundles(first, second string) string {
-	if first != "" && second != "" && !strings.HasSuffix(first, "\n") {
-		first += "\n"
-	}
-	return first + second
-}
-
-func statefulSet(cache v1alpha3.RegistryCache, options Options, secret *corev1.Secret) *appsv1.StatefulSet {
+func statefulSet(cache v1alpha3.RegistryCache, options Options, engine engine) *appsv1.StatefulSet {
 	podLabels := labels(cache)
 	// What Gardener's network policies in kube-system let out.
 	podLabels["networking.gardener.cloud/to-dns"] = "allowed"
@@ -128,16 +101,16 @@ func statefulSet(cache v1alpha3.RegistryCache, options Options, secret *corev1.S
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{
 					Labels:      podLabels,
-					Annotations: map[string]string{checksumAnnotation: checksum(secret.Data[configKey], options.CABundle)},
+					Annotations: map[string]string{checksumAnnotation: engine.checksum},
 				},
-				Spec: podSpec(cache, options, secret.Name),
+				Spec: podSpec(cache, options, engine),
 			},
 			VolumeClaimTemplates: []corev1.PersistentVolumeClaim{VolumeClaimTemplate(cache)},
 		},
 	}
 }
 
-func podSpec(cache v1alpha3.RegistryCache, options Options, secretName string) corev1.PodSpec {
+func podSpec(cache v1alpha3.RegistryCache, options Options, engine engine) corev1.PodSpec {
 	probe := func(path string, periodSeconds, failureThreshold int32) *corev1.Probe {
 		return &corev1.Probe{
 			ProbeHandler:     corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromString("debug")}},
@@ -163,22 +136,17 @@ func podSpec(cache v1alpha3.RegistryCache, options Options, secretName string) c
 			Name:            "registry-cache",
 			Image:           options.Image,
 			ImagePullPolicy: corev1.PullIfNotPresent,
-			Args:            []string{"serve", "--config", configDir + "/" + configKey},
-			Env:             proxyEnvironment(cache.Proxy),
+			Args:            engine.args,
+			Env:             append(proxyEnvironment(cache.Proxy), engine.environment...),
 			Ports: []corev1.ContainerPort{
 				{Name: "registry-cache", ContainerPort: registryPort, Protocol: corev1.ProtocolTCP},
 				{Name: "debug", ContainerPort: debugPort, Protocol: corev1.ProtocolTCP},
 			},
-			// Requests only: what the server takes beyond them follows from how many nodes pull at once, and a limit
-			// would break those pulls.
-			Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{
-				corev1.ResourceCPU:    resource.MustParse("20m"),
-				corev1.ResourceMemory: resource.MustParse("64Mi"),
-			}},
+			Resources: resourcesOf(options),
 			// Nodes notice by themselves when the cache does not answer; readiness keeps requests from a pod that is
 			// starting, liveness ends a process that hangs.
-			ReadinessProbe: probe("/readyz", 5, 3),
-			LivenessProbe:  probe("/healthz", 20, 6),
+			ReadinessProbe: probe(engine.readinessPath, 5, 3),
+			LivenessProbe:  probe(engine.livenessPath, 20, 6),
 			SecurityContext: &corev1.SecurityContext{
 				AllowPrivilegeEscalation: new(false),
 				ReadOnlyRootFilesystem:   new(true),
@@ -186,13 +154,13 @@ func podSpec(cache v1alpha3.RegistryCache, options Options, secretName string) c
 			},
 			VolumeMounts: []corev1.VolumeMount{
 				{Name: contentVolume, MountPath: config.Default().Storage.Root},
-				{Name: configVolume, MountPath: configDir, ReadOnly: true},
+				{Name: configVolume, MountPath: engine.configDir, ReadOnly: true},
 			},
 		}},
 		Volumes: []corev1.Volume{{
 			Name: configVolume,
 			VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{
-				SecretName:  secretName,
+				SecretName:  cache.ObjectName() + "-config",
 				DefaultMode: new(int32(0o440)),
 			}},
 		}},
@@ -218,14 +186,4 @@ func proxyEnvironment(proxy *v1alpha3.Proxy) []corev1.EnvVar {
 		}
 	}
 	return environment
-}
-
-// checksum covers the configuration and the operator's CA bundle, with their lengths, so that nothing can move from one
-// to the other unnoticed. It does not cover what the Shoot owner's Secrets hold: the server reads those files again when
-// the kubelet has replaced them, and a rotation must not interrupt pulls.
-func checksum(configuration []byte, caBundle string) string {
-	sum := sha256.New()
-	fmt.Fprintf(sum, "%s %d\n%s", configKey, len(configuration), configuration)
-	fmt.Fprintf(sum, "%s %d\n%s", caBundleKey, len(caBundle), caBundle)
-	return hex.EncodeToString(sum.Sum(nil))
 }

@@ -35,22 +35,34 @@ const (
 const (
 	controllerImage = "gardener-extension-registry-cache"
 	cacheImage      = "registry-cache"
+	stockImage      = "distribution"
 )
+
+// Distribution is the engine that is the stock registry.
+const Distribution = "distribution"
 
 // installTimeout bounds the wait for the controller to be ready.
 const installTimeout = 2 * time.Minute
 
-// Install builds both programs and their images, loads the images into every node and installs or upgrades the chart.
-// caBundle (PEM) are the roots that the caches trust for their upstreams beside the public ones. A second call with
-// unchanged sources changes nothing in the cluster.
-func Install(ctx context.Context, cluster *kindcluster.Cluster, progress *workspace.Progress, caBundle []byte) error {
+// Options are what an operator would write into the values of the chart.
+type Options struct {
+	// CABundle (PEM) are the roots that the caches trust for their upstreams beside the public ones.
+	CABundle []byte
+	// Engine is the program that serves the caches; empty means the chart's default. The stock registry is only built and
+	// loaded if it is asked for.
+	Engine string
+}
+
+// Install builds the programs and their images, loads the images into every node and installs or upgrades the chart. A
+// second call with the same options and unchanged sources changes nothing in the cluster.
+func Install(ctx context.Context, cluster *kindcluster.Cluster, progress *workspace.Progress, o Options) error {
 	root, err := workspace.Root()
 	if err != nil {
 		return err
 	}
 	var images map[string]image
 	if err := progress.Step("Building the controller, the cache server and their images", func() (err error) {
-		images, err = build(ctx, root)
+		images, err = build(ctx, root, o)
 		return err
 	}); err != nil {
 		return err
@@ -66,7 +78,7 @@ func Install(ctx context.Context, cluster *kindcluster.Cluster, progress *worksp
 		return err
 	}
 	return progress.Step("Installing the chart "+Release, func() error {
-		return installChart(ctx, cluster, filepath.Join(root, "charts", Release), values(images, caBundle))
+		return installChart(ctx, cluster, filepath.Join(root, "charts", Release), values(images, o))
 	})
 }
 
@@ -74,7 +86,7 @@ func Install(ctx context.Context, cluster *kindcluster.Cluster, progress *worksp
 type image struct{ repository, tag, archive string }
 
 // build runs the commands behind "make images" and returns what they wrote, by image name.
-func build(ctx context.Context, root string) (map[string]image, error) {
+func build(ctx context.Context, root string, o Options) (map[string]image, error) {
 	state, err := workspace.StateDir()
 	if err != nil {
 		return nil, err
@@ -85,7 +97,17 @@ func build(ctx context.Context, root string) (map[string]image, error) {
 	}); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, "go", "run", "./hack/images", "--binaries", binaries, "--output", filepath.Join(state, "images"))
+	names := []string{controllerImage, cacheImage}
+	if o.Engine == Distribution {
+		names = append(names, stockImage)
+		if err := gobuild.Build(ctx, gobuild.Options{
+			Dir: filepath.Join(root, "hack", "distribution"), Packages: []string{"tool"}, Output: filepath.Join(binaries, stockImage),
+		}); err != nil {
+			return nil, err
+		}
+	}
+	args := []string{"run", "./hack/images", "--binaries", binaries, "--output", filepath.Join(state, "images")}
+	cmd := exec.CommandContext(ctx, "go", append(args, names...)...)
 	cmd.Dir = root
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -93,11 +115,11 @@ func build(ctx context.Context, root string) (map[string]image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writing images: %w: %s", err, bytes.TrimSpace(stderr.Bytes()))
 	}
-	return parseImages(string(output))
+	return parseImages(string(output), names)
 }
 
-// parseImages reads what "make images" prints: "repository:tag archive" on each line.
-func parseImages(output string) (map[string]image, error) {
+// parseImages reads what "make images" prints, "repository:tag archive" on each line, and wants the images of all names.
+func parseImages(output string, names []string) (map[string]image, error) {
 	images := map[string]image{}
 	for line := range strings.Lines(output) {
 		reference, archive, ok := strings.Cut(strings.TrimSpace(line), " ")
@@ -108,7 +130,7 @@ func parseImages(output string) (map[string]image, error) {
 		repository := reference[:colon]
 		images[repository[strings.LastIndex(repository, "/")+1:]] = image{repository, reference[colon+1:], archive}
 	}
-	for _, name := range []string{controllerImage, cacheImage} {
+	for _, name := range names {
 		if _, ok := images[name]; !ok {
 			return nil, fmt.Errorf("writing images: no image %s in %q", name, output)
 		}
@@ -116,14 +138,23 @@ func parseImages(output string) (map[string]image, error) {
 	return images, nil
 }
 
-// values are the chart's values: the built images, and the roots of the testbed's upstream.
-func values(images map[string]image, caBundle []byte) map[string]any {
-	controller, cache := images[controllerImage], images[cacheImage]
+// values are the chart's values: the built images, and the choices of o.
+func values(images map[string]image, o Options) map[string]any {
+	overwrite := "images:\n"
+	for _, name := range []string{cacheImage, stockImage} {
+		if engine, ok := images[name]; ok {
+			overwrite += fmt.Sprintf("- name: %s\n  repository: %s\n  tag: %q\n", name, engine.repository, engine.tag)
+		}
+	}
+	config := map[string]any{"caBundle": string(o.CABundle)}
+	if o.Engine != "" {
+		config["engine"] = o.Engine
+	}
+	controller := images[controllerImage]
 	return map[string]any{
-		"image": map[string]any{"repository": controller.repository, "tag": controller.tag},
-		"imageVectorOverwrite": fmt.Sprintf("images:\n- name: %s\n  repository: %s\n  tag: %q\n",
-			cacheImage, cache.repository, cache.tag),
-		"config": map[string]any{"caBundle": string(caBundle)},
+		"image":                map[string]any{"repository": controller.repository, "tag": controller.tag},
+		"imageVectorOverwrite": overwrite,
+		"config":               config,
 	}
 }
 

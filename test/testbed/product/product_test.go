@@ -21,7 +21,8 @@ func TestTheChartTakesTheValues(t *testing.T) {
 	given := values(map[string]image{
 		controllerImage: {repository: "example.com/controller", tag: "c1"},
 		cacheImage:      {repository: "example.com/cache", tag: "s1"},
-	}, []byte("-----BEGIN CERTIFICATE-----\nroots\n-----END CERTIFICATE-----\n"))
+		stockImage:      {repository: "example.com/stock", tag: "d1"},
+	}, Options{Engine: Distribution, CABundle: []byte("-----BEGIN CERTIFICATE-----\nroots\n-----END CERTIFICATE-----\n")})
 	all, err := util.ToRenderValues(chart, given, common.ReleaseOptions{Name: Release, Namespace: Namespace}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -34,7 +35,7 @@ func TestTheChartTakesTheValues(t *testing.T) {
 	for _, content := range files {
 		rendered.WriteString(content)
 	}
-	for _, want := range []string{"example.com/controller:c1", "repository: example.com/cache", `tag: "s1"`, "BEGIN CERTIFICATE"} {
+	for _, want := range []string{"example.com/controller:c1", "repository: example.com/cache", `tag: "s1"`, "repository: example.com/stock", `tag: "d1"`, "engine: distribution", "BEGIN CERTIFICATE"} {
 		if !strings.Contains(rendered.String(), want) {
 			t.Errorf("the rendered chart does not contain %q", want)
 		}
@@ -44,7 +45,7 @@ func TestTheChartTakesTheValues(t *testing.T) {
 func TestParseImages(t *testing.T) {
 	t.Parallel()
 	const good = "ghcr.io/registry-cache/gardener-extension-registry-cache:abc /tmp/a.tar\nghcr.io/registry-cache/registry-cache:def /tmp/b.tar\n"
-	images, err := parseImages(good)
+	images, err := parseImages(good, []string{controllerImage, cacheImage})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,8 +53,11 @@ func TestParseImages(t *testing.T) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 	for _, bad := range []string{"", "no-tag /tmp/a.tar\n", "ghcr.io/registry-cache/registry-cache:def\n", "ghcr.io/registry-cache/registry-cache:def /tmp/b.tar\n"} {
-		if _, err := parseImages(bad); err == nil {
+		if _, err := parseImages(bad, []string{controllerImage, cacheImage}); err == nil {
 			t.Errorf("no error for %q", bad)
 		}
+	}
+	if _, err := parseImages(good, []string{controllerImage, cacheImage, stockImage}); err == nil {
+		t.Error("no error without the image of the engine that was asked for")
 	}
 }

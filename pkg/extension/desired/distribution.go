@@ -1,0 +1,156 @@
+package desired
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/pkg/cacheserver/config"
+)
+
+// Where the images of the distribution project look for their configuration.
+const (
+	distributionDir = "/etc/distribution"
+	distributionKey = "config.yml"
+)
+
+// distributionConfig is the part that is used of the configuration of the distribution project's registry
+// (configuration/configuration.go in github.com/distribution/distribution/v3).
+type distributionConfig struct {
+	Version string              `json:"version"`
+	Log     distributionLog     `json:"log"`
+	Storage distributionStorage `json:"storage"`
+	HTTP    distributionHTTP    `json:"http"`
+	Health  distributionHealth  `json:"health"`
+	Proxy   distributionProxy   `json:"proxy"`
+}
+
+type distributionLog struct {
+	Fields map[string]string `json:"fields"`
+}
+
+type distributionStorage struct {
+	Delete     distributionSwitch     `json:"delete"`
+	Filesystem distributionFilesystem `json:"filesystem"`
+	Tag        distributionTag        `json:"tag"`
+	// No cache.blobdescriptor: with it a blob that was deleted while another repository has it is answered with 200 and
+	// no bytes (distribution#2367).
+}
+
+type distributionSwitch struct {
+	Enabled bool `json:"enabled"`
+}
+
+type distributionFilesystem struct {
+	RootDirectory string `json:"rootdirectory"`
+}
+
+type distributionTag struct {
+	ConcurrencyLimit int `json:"concurrencylimit"`
+}
+
+type distributionHTTP struct {
+	Addr         string              `json:"addr"`
+	DrainTimeout metav1.Duration     `json:"draintimeout"`
+	Headers      map[string][]string `json:"headers"`
+	// TLS is left out without a certificate.
+	TLS   *distributionTLS  `json:"tls,omitempty"`
+	Debug distributionDebug `json:"debug"`
+}
+
+// distributionTLS are paths of PEM files. The registry reads them when it starts.
+type distributionTLS struct {
+	Certificate string `json:"certificate"`
+	Key         string `json:"key"`
+}
+
+type distributionDebug struct {
+	Addr       string                 `json:"addr"`
+	Prometheus distributionPrometheus `json:"prometheus"`
+}
+
+type distributionPrometheus struct {
+	Enabled bool   `json:"enabled"`
+	Path    string `json:"path"`
+}
+
+type distributionHealth struct {
+	StorageDriver distributionStorageCheck `json:"storagedriver"`
+}
+
+type distributionStorageCheck struct {
+	Enabled   bool            `json:"enabled"`
+	Interval  metav1.Duration `json:"interval"`
+	Threshold int             `json:"threshold"`
+}
+
+type distributionProxy struct {
+	RemoteURL string `json:"remoteurl"`
+	Username  string `json:"username,omitempty"`
+	Password  string `json:"password,omitempty"`
+	// TTL of 0 means that nothing is ever deleted, also for the registry.
+	TTL metav1.Duration `json:"ttl"`
+}
+
+// distribution is the stock registry of the distribution project. It knows no watermarks, and reads everything only when
+// it starts: its checksum covers all files, so that a rotation of credentials or roots restarts the pod.
+func distribution(cache v1alpha3.RegistryCache, secrets Secrets, options Options) (engine, error) {
+	// What our server would refuse is wrong for this one, too.
+	if _, err := registryCache(cache, secrets, options); err != nil {
+		return engine{}, err
+	}
+	server := distributionConfig{
+		Version: "0.1",
+		Log:     distributionLog{Fields: map[string]string{"service": "registry"}},
+		Storage: distributionStorage{
+			Delete:     distributionSwitch{Enabled: true},
+			Filesystem: distributionFilesystem{RootDirectory: config.Default().Storage.Root},
+			Tag:        distributionTag{ConcurrencyLimit: 5},
+		},
+		HTTP: distributionHTTP{
+			Addr: net.JoinHostPort("", strconv.Itoa(registryPort)),
+			// Less than the 30 s that Kubernetes gives a pod to end.
+			DrainTimeout: metav1.Duration{Duration: 25 * time.Second},
+			Headers:      map[string][]string{"X-Content-Type-Options": {"nosniff"}},
+			Debug: distributionDebug{
+				Addr:       net.JoinHostPort("", strconv.Itoa(debugPort)),
+				Prometheus: distributionPrometheus{Enabled: true, Path: "/metrics"},
+			},
+		},
+		Health: distributionHealth{StorageDriver: distributionStorageCheck{Enabled: true, Interval: metav1.Duration{Duration: 10 * time.Second}, Threshold: 3}},
+		Proxy:  distributionProxy{RemoteURL: *cache.RemoteURL, TTL: *cache.GarbageCollection.TTL},
+	}
+	files := map[string][]byte{}
+	// Without a trace exporter, it would look for one on localhost.
+	environment := []corev1.EnvVar{{Name: "OTEL_TRACES_EXPORTER", Value: "none"}}
+	if bundle := joinBundles(options.CABundle, secrets.CABundle); bundle != "" {
+		files[caBundleKey] = []byte(bundle)
+		// Go reads the public roots from a file of the image (/etc/ssl/certs/ca-certificates.crt), and beside them all
+		// certificates in the files of this folder. SSL_CERT_FILE would replace the public ones.
+		environment = append(environment, corev1.EnvVar{Name: "SSL_CERT_DIR", Value: distributionDir})
+	}
+	if credentials := secrets.Credentials; credentials != nil {
+		// Environment variables would be parsed as YAML, in which a password may be a comment.
+		server.Proxy.Username, server.Proxy.Password = credentials.Username, credentials.Password
+	}
+	configuration, err := yaml.Marshal(server)
+	if err != nil {
+		return engine{}, fmt.Errorf("encoding: %w", err)
+	}
+	files[distributionKey] = configuration
+	return engine{
+		files:         files,
+		configDir:     distributionDir,
+		args:          []string{"serve", distributionDir + "/" + distributionKey},
+		environment:   environment,
+		readinessPath: "/debug/health",
+		livenessPath:  "/debug/health",
+		checksum:      checksum(files),
+	}, nil
+}

@@ -1,0 +1,113 @@
+package e2e
+
+import (
+	"context"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	registryv1alpha3 "github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/test/testbed/images"
+	"github.com/registry-cache/extension/test/testbed/product"
+	"github.com/registry-cache/extension/test/testbed/pull"
+	"github.com/registry-cache/extension/test/testbed/shoot"
+	"github.com/registry-cache/extension/test/testbed/upstream/container"
+)
+
+// An operator starts with the stock registry, tries the project's own cache server, and goes back. What the volumes of
+// the Shoots hold is never fetched again.
+var _ = Describe("An operator changes the engine of the caches", Ordered, Label("engine"), func() {
+	const upstreamHost = "docker.io"
+	var (
+		manifest []byte
+		result   *shoot.Result
+		claim    corev1.PersistentVolumeClaim
+		layers   []string
+	)
+
+	BeforeAll(func(ctx context.Context) {
+		manifest = exampleShoot()
+		Expect(shoot.Delete(ctx, tb.Cluster, progress, manifest)).To(Succeed())
+		// The next story expects the product as it is by default.
+		DeferCleanup(func(ctx context.Context) { installEngine(ctx, "") }, NodeTimeout(5*time.Minute))
+		DeferCleanup(func(ctx context.Context) {
+			Expect(shoot.Delete(ctx, tb.Cluster, progress, manifest)).To(Succeed())
+		}, NodeTimeout(5*time.Minute))
+		result = applyWithEngine(ctx, manifest, product.Distribution)
+		claim = claimOf(ctx, upstreamHost)
+	}, NodeTimeout(15*time.Minute))
+
+	It("pulls through the stock registry", func(ctx context.Context) {
+		mark := markUpstream(ctx)
+		layers = craneLayers(ctx, nodes[0], endpoint(result, upstreamHost), images.Alpine)
+		Expect(layers).NotTo(BeEmpty())
+		for _, layer := range layers {
+			Expect(blobTransfers(ctx, mark)).To(HaveKeyWithValue(layer, 1), "the first pull must come from the upstream")
+		}
+		for _, node := range workers()[:1] {
+			Expect(pull.WaitForMirror(ctx, node, upstreamHost)).To(Succeed())
+			outcome, err := pull.Measured(ctx, tb.Upstream, node, images.Alpine)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(outcome.FromNodes).To(BeZero(), "no node may ask the upstream: %+v", outcome)
+		}
+		// The time of BeforeAll, which builds the stock registry, counts.
+	}, SpecTimeout(18*time.Minute))
+
+	DescribeTable("serves what the other engine has stored", func(ctx context.Context, engine string) {
+		before := endpoint(result, upstreamHost)
+		result = applyWithEngine(ctx, manifest, engine)
+		Expect(endpoint(result, upstreamHost)).To(Equal(before), "nodes must have nothing to learn")
+		Expect(claimOf(ctx, upstreamHost).UID).To(Equal(claim.UID), "the volume must be the same")
+
+		mark := markUpstream(ctx)
+		Expect(craneLayers(ctx, nodes[0], endpoint(result, upstreamHost), images.Alpine)).To(Equal(layers))
+		Expect(blobTransfers(ctx, mark)).To(BeEmpty())
+	},
+		Entry("ours after stock", "registry-cache", SpecTimeout(8*time.Minute)),
+		Entry("stock after ours", product.Distribution, SpecTimeout(8*time.Minute)),
+	)
+})
+
+// installEngine installs the product with an engine, as an operator does who changes the values of the chart.
+func installEngine(ctx context.Context, engine string) {
+	GinkgoHelper()
+	roots, err := container.CACertificate()
+	Expect(err).NotTo(HaveOccurred())
+	Expect(product.Install(ctx, tb.Cluster, progress, product.Options{CABundle: roots, Engine: engine})).To(Succeed())
+}
+
+// applyWithEngine changes the engine, reconciles the Shoot and returns when a pod of that engine is ready in the cache of
+// docker.io.
+func applyWithEngine(ctx context.Context, manifest []byte, engine string) *shoot.Result {
+	GinkgoHelper()
+	installEngine(ctx, engine)
+	result, err := shoot.Apply(ctx, tb.Cluster, progress, manifest)
+	Expect(err).NotTo(HaveOccurred())
+	name := registryv1alpha3.ObjectName("docker.io")
+	Eventually(func(g Gomega) {
+		set := &appsv1.StatefulSet{}
+		g.Expect(kube.Get(ctx, inKubeSystem(name), set)).To(Succeed())
+		g.Expect(set.Spec.Template.Spec.Containers[0].Image).To(ContainSubstring("/" + engine + ":"))
+		g.Expect(set.Status.ObservedGeneration).To(Equal(set.Generation))
+		g.Expect(set.Status.CurrentRevision).To(Equal(set.Status.UpdateRevision))
+		g.Expect(set.Status.ReadyReplicas).To(Equal(int32(1)))
+		pod := &corev1.Pod{}
+		g.Expect(kube.Get(ctx, inKubeSystem(name+"-0"), pod)).To(Succeed())
+		g.Expect(pod.Spec.Containers[0].Image).To(Equal(set.Spec.Template.Spec.Containers[0].Image))
+		g.Expect(pod.DeletionTimestamp).To(BeNil())
+	}).WithContext(ctx).Should(Succeed())
+	return result
+}
+
+// claimOf returns the only claim of the cache of an upstream.
+func claimOf(ctx context.Context, upstreamHost string) corev1.PersistentVolumeClaim {
+	GinkgoHelper()
+	claims := &corev1.PersistentVolumeClaimList{}
+	Expect(kube.List(ctx, claims, client.InNamespace("kube-system"), client.MatchingLabels{"upstream-host": upstreamHost})).To(Succeed())
+	Expect(claims.Items).To(HaveLen(1))
+	return claims.Items[0]
+}
