@@ -64,9 +64,9 @@ check: shellcheck ## Formatting, vet, staticcheck, shellcheck, tidy modules, up-
 
 # Built first, because a compiler beside them would slow tests down that look at time.
 test: shellcheck ## Unit and integration tests with the race detector; no cluster.
-	@for module in conformance distribution containerd-pull; do \
+	@for module in conformance distribution containerd-pull promql; do \
 	  echo "building what tests run: hack/$$module"; \
-	  packages=tool; [ $$module != containerd-pull ] || packages=./...; \
+	  case $$module in containerd-pull|promql) packages=./... ;; *) packages=tool ;; esac; \
 	  (cd hack/$$module && go build -trimpath -o /dev/null $$packages) || exit 1; \
 	done
 	CGO_ENABLED=1 go test -race -timeout 15m $$(go list ./... | grep -v /test/e2e)

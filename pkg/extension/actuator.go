@@ -101,7 +101,7 @@ func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extension
 	if err != nil {
 		return err
 	}
-	if err := a.deployWorkloads(ctx, ex.Namespace, config, secrets); err != nil {
+	if err := a.deployWorkloads(ctx, ex.Namespace, cluster.Shoot, config, secrets); err != nil {
 		return err
 	}
 	// Nodes must hear of a removed cache even if its removal takes long.
@@ -111,7 +111,10 @@ func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extension
 	if err := a.replaceStatefulSets(ctx, log, shoot, ex.Namespace, config); err != nil {
 		return err
 	}
-	return a.removeServices(ctx, log, ex.Namespace, config)
+	if err := a.removeServices(ctx, log, ex.Namespace, config); err != nil {
+		return err
+	}
+	return a.deployMonitoring(ctx, log, ex.Namespace, cluster.Shoot, config)
 }
 
 // Restore deploys the caches after the Shoot's control plane has moved to this Seed. Their objects in the Shoot are
@@ -123,6 +126,9 @@ func (a *Actuator) Restore(ctx context.Context, log logr.Logger, ex *extensionsv
 // Delete removes all caches and waits until they are gone: first what serves, then, when nodes have had the time to
 // notice, the Services.
 func (a *Actuator) Delete(ctx context.Context, log logr.Logger, ex *extensionsv1alpha1.Extension) error {
+	if err := a.deleteMonitoring(ctx, ex.Namespace); err != nil {
+		return err
+	}
 	workloads, services, err := a.managedResources(ctx, ex.Namespace)
 	if err != nil {
 		return err
@@ -142,6 +148,9 @@ func (a *Actuator) Delete(ctx context.Context, log logr.Logger, ex *extensionsv1
 
 // ForceDelete asks for the removal of all caches and waits for nothing: the Shoot's API server may be gone for good.
 func (a *Actuator) ForceDelete(ctx context.Context, _ logr.Logger, ex *extensionsv1alpha1.Extension) error {
+	if err := a.deleteMonitoring(ctx, ex.Namespace); err != nil {
+		return err
+	}
 	workloads, services, err := a.managedResources(ctx, ex.Namespace)
 	if err != nil {
 		return err
@@ -151,6 +160,9 @@ func (a *Actuator) ForceDelete(ctx context.Context, _ logr.Logger, ex *extension
 
 // Migrate lets go of the caches without touching them in the Shoot: another Seed takes over.
 func (a *Actuator) Migrate(ctx context.Context, _ logr.Logger, ex *extensionsv1alpha1.Extension) error {
+	if err := a.deleteMonitoring(ctx, ex.Namespace); err != nil {
+		return err
+	}
 	workloads, services, err := a.managedResources(ctx, ex.Namespace)
 	if err != nil {
 		return err

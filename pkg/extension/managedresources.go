@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	v1beta1helper "github.com/gardener/gardener/pkg/api/core/v1beta1/helper"
+	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
 	resourcesv1alpha1 "github.com/gardener/gardener/pkg/apis/resources/v1alpha1"
 	"github.com/gardener/gardener/pkg/client/kubernetes"
 	"github.com/gardener/gardener/pkg/utils/kubernetes/health"
@@ -39,7 +40,7 @@ func (a *Actuator) deployService(ctx context.Context, namespace string, cache v1
 	return a.deploy(ctx, namespace, serviceResourceName(cache), []client.Object{desired.Service(cache, address)})
 }
 
-func (a *Actuator) deployWorkloads(ctx context.Context, namespace string, config *v1alpha3.RegistryConfig, secrets map[string]desired.Secrets) error {
+func (a *Actuator) deployWorkloads(ctx context.Context, namespace string, shoot *gardencorev1beta1.Shoot, config *v1alpha3.RegistryConfig, secrets map[string]desired.Secrets) error {
 	var objects []client.Object
 	for _, cache := range config.Caches {
 		workload, err := desired.Workload(cache, secrets[cache.Upstream], a.options)
@@ -47,6 +48,9 @@ func (a *Actuator) deployWorkloads(ctx context.Context, namespace string, config
 			return err
 		}
 		objects = append(objects, workload...)
+		if v1beta1helper.ShootWantsVerticalPodAutoscaler(shoot) {
+			objects = append(objects, desired.VerticalPodAutoscaler(cache))
+		}
 	}
 	return a.deploy(ctx, namespace, workloadsResourceName, objects)
 }

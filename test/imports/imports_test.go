@@ -49,6 +49,7 @@ var rules = []rule{
 	{folder: "pkg/admission", own: []string{"pkg/apis"}},
 	{folder: "pkg/extension", own: []string{"pkg/apis", "pkg/extension", "pkg/imagevector", "pkg/oci"}},
 	{folder: "pkg/extension/desired", own: []string{"pkg/apis", "pkg/cacheserver/config", "pkg/oci"}},
+	{folder: "pkg/extension/monitoring", own: []string{"pkg/apis", "pkg/oci"}, tests: []string{"pkg/cacheserver"}},
 	{folder: "pkg/nodeconfig", own: []string{"pkg/apis", "pkg/oci"}},
 	{folder: "charts", own: []string{"pkg/apis"}},
 	{folder: "cmd", own: []string{"pkg"}},

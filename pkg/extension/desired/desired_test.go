@@ -11,13 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gardener/gardener/pkg/client/kubernetes"
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	labelset "k8s.io/apimachinery/pkg/labels"
-	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/yaml"
@@ -106,7 +106,7 @@ func TestGolden(t *testing.T) {
 		t.Run(tc.file, func(t *testing.T) {
 			t.Parallel()
 			cache := defaulted(tc.cache)
-			got := toYAML(t, append(workload(t, cache, tc.secrets, tc.options), Service(cache, tc.clusterIP)))
+			got := toYAML(t, append(workload(t, cache, tc.secrets, tc.options), Service(cache, tc.clusterIP), VerticalPodAutoscaler(cache)))
 			path := filepath.Join("testdata", tc.file)
 			if *update {
 				if err := os.WriteFile(path, got, 0o644); err != nil {
@@ -299,7 +299,7 @@ func toYAML(t *testing.T, objects []client.Object) []byte {
 	t.Helper()
 	var documents [][]byte
 	for _, obj := range objects {
-		gvk, err := apiutil.GVKForObject(obj, scheme.Scheme)
+		gvk, err := apiutil.GVKForObject(obj, kubernetes.ShootScheme)
 		if err != nil {
 			t.Fatal(err)
 		}

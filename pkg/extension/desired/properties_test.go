@@ -73,7 +73,7 @@ func variants() []variant {
 
 func (v variant) objects(t *testing.T) []client.Object {
 	t.Helper()
-	return append(workload(t, v.cache, v.secrets, v.options), Service(v.cache, "10.0.0.1"))
+	return append(workload(t, v.cache, v.secrets, v.options), Service(v.cache, "10.0.0.1"), VerticalPodAutoscaler(v.cache))
 }
 
 func (v variant) statefulSet(t *testing.T) *appsv1.StatefulSet {
