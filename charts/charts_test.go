@@ -13,6 +13,7 @@ import (
 
 	gardencorev1 "github.com/gardener/gardener/pkg/apis/core/v1"
 	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
+	"github.com/gardener/gardener/pkg/client/kubernetes"
 	"github.com/google/go-cmp/cmp"
 	"helm.sh/helm/v4/pkg/chart/common"
 	"helm.sh/helm/v4/pkg/chart/common/util"
@@ -21,6 +22,7 @@ import (
 	"helm.sh/helm/v4/pkg/engine"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,7 +30,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	vpaautoscalingv1 "k8s.io/autoscaler/vertical-pod-autoscaler/pkg/apis/autoscaling.k8s.io/v1"
-	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -54,10 +55,12 @@ func TestEveryObject(t *testing.T) {
 		"ClusterRoleBinding /" + extensionChart,
 		"ConfigMap " + namespace + "/" + extensionChart,
 		"Deployment " + namespace + "/" + extensionChart,
+		"PodDisruptionBudget " + namespace + "/" + extensionChart,
 		"Role " + namespace + "/" + extensionChart,
 		"RoleBinding " + namespace + "/" + extensionChart,
 		"Service " + namespace + "/" + extensionChart,
 		"ServiceAccount " + namespace + "/" + extensionChart,
+		"VerticalPodAutoscaler " + namespace + "/" + extensionChart,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -162,6 +165,43 @@ func TestPriorityClass(t *testing.T) {
 	} {
 		if got := find[*appsv1.Deployment](t, render(t, tc.values)).Spec.Template.Spec.PriorityClassName; got != tc.want {
 			t.Errorf("%v: got priority class %q, want %q", tc.values, got, tc.want)
+		}
+	}
+}
+
+// A drain waits for nobody, and two replicas are on two nodes if they can.
+func TestReplicasAreSpread(t *testing.T) {
+	t.Parallel()
+	for replicas, want := range map[int][]string{1: nil, 2: {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}} {
+		objects := render(t, map[string]any{"replicaCount": replicas})
+		deployment := find[*appsv1.Deployment](t, objects)
+		var got []string
+		for _, constraint := range deployment.Spec.Template.Spec.TopologySpreadConstraints {
+			got = append(got, constraint.TopologyKey)
+			if constraint.WhenUnsatisfiable != corev1.ScheduleAnyway || !cmp.Equal(constraint.LabelSelector, deployment.Spec.Selector) {
+				t.Errorf("%d replicas: bad constraint %v", replicas, constraint)
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%d replicas: -want +got:\n%s", replicas, diff)
+		}
+		budget := find[*policyv1.PodDisruptionBudget](t, objects)
+		if budget.Spec.MaxUnavailable.IntValue() != 1 || !cmp.Equal(budget.Spec.Selector, deployment.Spec.Selector) || *budget.Spec.UnhealthyPodEvictionPolicy != policyv1.AlwaysAllow {
+			t.Errorf("%d replicas: bad PodDisruptionBudget %+v", replicas, budget.Spec)
+		}
+	}
+}
+
+func TestVerticalPodAutoscaler(t *testing.T) {
+	t.Parallel()
+	objects := render(t, nil)
+	vpa := find[*vpaautoscalingv1.VerticalPodAutoscaler](t, objects)
+	if vpa.Spec.TargetRef.Name != find[*appsv1.Deployment](t, objects).Name || vpa.Spec.ResourcePolicy.ContainerPolicies[0].ContainerName != container(t, objects).Name {
+		t.Errorf("it is about something else: %+v", vpa.Spec)
+	}
+	for _, obj := range render(t, map[string]any{"vpa": map[string]any{"enabled": false}}) {
+		if _, ok := obj.(*vpaautoscalingv1.VerticalPodAutoscaler); ok {
+			t.Error("it is there although it is switched off")
 		}
 	}
 }
@@ -296,16 +336,10 @@ func renderChart(t *testing.T, dir, namespace string, values map[string]any) []c
 	if err != nil {
 		t.Fatal(err)
 	}
-	types := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{scheme.AddToScheme, vpaautoscalingv1.AddToScheme} {
-		if err := add(types); err != nil {
-			t.Fatal(err)
-		}
-	}
-	decoder := serializer.NewCodecFactory(types, serializer.EnableStrict).UniversalDeserializer()
+	decoder := serializer.NewCodecFactory(kubernetes.SeedScheme, serializer.EnableStrict).UniversalDeserializer()
 	var objects []client.Object
 	for name, content := range files {
-		if !strings.HasSuffix(name, ".yaml") {
+		if !strings.HasSuffix(name, ".yaml") || strings.TrimSpace(content) == "" {
 			continue
 		}
 		documents := utilyaml.NewDocumentDecoder(io.NopCloser(strings.NewReader(content)))
