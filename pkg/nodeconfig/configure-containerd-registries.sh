@@ -5,12 +5,17 @@
 #
 #   run       probe and write until SIGTERM (default; ExecStart of the unit)
 #   withdraw  take back everything that run has written (ExecStopPost, hence after a crash too)
-#   clean     remove the directories that gardener-node-agent leaves behind when it removes the unit
+#   clean     remove what gardener-node-agent leaves behind when it removes the unit: directories, and what run has made
 #
 # In:  $entries/<upstream>/hosts.toml, what containerd shall read, and $entries/<upstream>/endpoint, the URL of the cache.
+#      $bundle, the roots of the caches whose URL is https.
 # Out: $certs/<upstream>/hosts.toml. containerd reads it anew for every pull, so nothing has to be restarted. The name of
 #      the directory keeps its colon (host:5000): containerd 1.7 and 2.x look for host_5000_ first and then for it, and
 #      gardener-node-agent uses it, so that nobody can configure an upstream twice without seeing the other.
+#      $trusted, the roots that a hosts.toml with https names. A copy of our own, because containerd fails every pull of
+#      an upstream whose hosts.toml names a file that is not there or has no certificate in it, and gardener-node-agent
+#      replaces and deletes $bundle when it likes. So the copy is there before the first hosts.toml that names it and
+#      after the last one, and holds only what a cache has just been verified with.
 
 set -u
 shopt -s nullglob
@@ -19,20 +24,31 @@ export LC_ALL=C
 
 root=${REGISTRY_CACHE_ROOT:-}              # the tests' file system instead of the node's
 interval=${REGISTRY_CACHE_INTERVAL:-2}     # seconds from the start of one round of probes to the next
+# Seconds for which a root is still trusted that the bundle no longer has. When Gardener ends the rotation of the CA, the
+# nodes may hear of it before the last cache has its new certificate: the kubelet takes up to two minutes to replace it.
+retention=${REGISTRY_CACHE_RETENTION:-600}
 
 state=$root/var/lib/registry-cache
 entries=$state/hosts
 certs=$root/etc/containerd/certs.d
+bundle=$state/ca.pem
+trusted=$state/trusted-ca.pem
 cleaner=$root/run/registry-cache-clean
 enabled=$root/etc/systemd/system/multi-user.target.wants/configure-containerd-registries.service
 
 # The first line of every file that is ours. A file without it is somebody else's.
 marker='# Managed by configure-containerd-registries.service of the registry cache. Without this line it is left alone.'
 temporary=.hosts.toml.registry-cache
+begin='-----BEGIN CERTIFICATE-----'
+end='-----END CERTIFICATE-----'
 
 declare -A answer=()  # URL -> why the cache cannot be used, empty if it can
 declare -A noted=()   # upstream -> what the journal says about it
 declare -A halves=()  # upstream -> in how many rounds its entry was incomplete
+offered=              # the bundle as it was last seen
+retired=              # roots that are trusted although the bundle has them no longer
+forget_at=0           # when they are not any more, in $SECONDS
+unused=0              # in how many rounds nobody has needed roots
 
 # Sets REPLY to the content of file $1, to nothing if there is none. Does not fork.
 load() {
@@ -47,10 +63,66 @@ note() {
   echo "$1: $3"
 }
 
-# Asks the caches with the given URLs all at once. One second is the limit: who pulls would wait as long.
+# Sets REPLY to the file with the roots to probe https with: $trusted if it is up to date, otherwise its next version,
+# which adopt puts there. Returns false and sets REPLY to the reason if there is none.
+trust() {
+  local wanted certificate rest error
+  load "$bundle"
+  if [[ $REPLY != *"$begin"*"$end"* ]]; then
+    REPLY="${bundle#"$root"} has no certificate"
+    return 1
+  fi
+  wanted=$REPLY
+  load "$trusted"
+  if [[ $wanted != "$offered" ]]; then
+    offered=$wanted retired='' forget_at=$((SECONDS + retention)) rest=$REPLY
+    while [[ $rest == *"$begin"*"$end"* ]]; do
+      certificate=${rest#*"$begin"}
+      certificate=$begin${certificate%%"$end"*}$end
+      rest=${rest#*"$end"}
+      [[ $offered == *"$certificate"* ]] || retired+=$certificate$'\n'
+    done
+  elif ((SECONDS >= forget_at)); then
+    retired=
+  fi
+  wanted=${offered%$'\n'}$'\n'$retired
+  if [[ $REPLY == "$wanted" ]]; then
+    REPLY=$trusted
+    return
+  fi
+  load "$trusted.new"
+  if [[ $REPLY != "$wanted" ]] && ! error=$( { printf '%s' "$wanted" >"$trusted.new" && sync -- "$trusted.new"; } 2>&1); then
+    REPLY="its roots cannot be written: $error"
+    return 1
+  fi
+  REPLY=$trusted.new
+}
+
+# Makes the file that trust has made the one that hosts.toml names. A cache has been verified with it, so containerd will
+# be able to read it, too. Prints the error if there is one. The directory is synced, because what will name the file may
+# be on another disk.
+adopt() {
+  mv -f -- "$trusted.new" "$trusted" && sync -- "$state"
+} 2>&1
+
+# Removes the copy of the roots, unless a hosts.toml names it.
+distrust() {
+  local file
+  for file in "$certs"/*/hosts.toml; do
+    load "$file"
+    [[ $REPLY != *"\"${trusted#"$root"}\""* ]] || return 0
+  done
+  rm -f -- "$trusted" "$trusted.new"
+  offered='' retired=''
+}
+
+# Asks the caches at the URLs $2 and following all at once, those with https by the roots in file $1. One second is the
+# limit: who pulls would wait as long.
 probe() {
   local url line problem='curl ended without a result' lines=() arguments=()
   answer=()
+  [[ -z $1 ]] || arguments+=(--cacert "$1")
+  shift
   for url; do
     arguments+=(--output /dev/null "$url/v2/")
   done
@@ -142,8 +214,8 @@ apply() {
 
 # One round: reads all entries, probes their caches, applies the answers, and removes what has no entry any more.
 round() {
-  local -A urls=() configs=() reasons=()
-  local directory file upstream url config upstreams=()
+  local -A urls=() configs=() reasons=() probed=()
+  local directory file upstream url config roots='' distrusted='' error upstreams=() secure=()
 
   for directory in "$entries"/*/; do
     directory=${directory%/}
@@ -162,12 +234,33 @@ round() {
     upstreams+=("$upstream")
     urls[$upstream]=$url
     configs[$upstream]=$config
-    if [[ $config != "$marker"$'\n'* || $config != *"[host.\"$url\"]"* ]]; then
+    if [[ $config != "$marker"$'\n'* || $config != *"[host.\"$url\"]"* ]] ||
+      [[ $url == https://* && $config != *$'\n  ca = "'"${trusted#"$root"}"$'"\n'* ]]; then
       reasons[$upstream]='its hosts.toml does not belong to its endpoint'
+    elif [[ $url == https://* ]]; then
+      secure+=("$upstream")
+    else
+      probed[$url]=1
     fi
   done
 
-  ((${#upstreams[@]})) && probe "${urls[@]}"
+  if ((${#secure[@]})); then
+    if trust; then
+      roots=$REPLY
+      for upstream in "${secure[@]}"; do probed[${urls[$upstream]}]=1; done
+    else
+      distrusted=$REPLY
+    fi
+  fi
+  ((${#probed[@]} == 0)) || probe "$roots" "${!probed[@]}"
+  if [[ $roots == "$trusted.new" ]]; then
+    for upstream in "${secure[@]}"; do
+      [[ -z ${answer[${urls[$upstream]}]} ]] || continue
+      error=$(adopt) || distrusted="its roots cannot be written: $error"
+      break
+    done
+  fi
+  [[ -z $distrusted ]] || for upstream in "${secure[@]}"; do reasons[$upstream]=$distrusted; done
   for upstream in "${upstreams[@]}"; do
     url=${urls[$upstream]}
     apply "$upstream" "$url" "${configs[$upstream]}" "${reasons[$upstream]-${answer[$url]}}"
@@ -183,6 +276,13 @@ round() {
     unset 'noted[$upstream]'
     echo "$upstream: not configured any more, hosts.toml removed"
   done
+
+  if ((${#secure[@]})); then
+    unused=0
+  elif ((++unused > 1)) && [[ -e $trusted || -e $trusted.new ]]; then
+    # Not at once: containerd may have read a hosts.toml just before it was replaced, and open the file just now.
+    distrust
+  fi
 }
 
 run() {
@@ -213,9 +313,11 @@ withdraw() {
   done
 
   # gardener-node-agent disables, stops and deletes the unit, and then deletes the files but not their directories.
-  # Somebody has to stay behind for these, from a copy because this script is one of the files.
+  # Somebody has to stay behind for these, from a copy because this script is one of the files. The copy of the roots
+  # stays until then, too: containerd may be about to open it, and a unit that is started again goes on with it.
   [[ -d $state && ! -L $enabled ]] || return 0
   if ! { cp -- "$0" "$cleaner" && systemd-run --quiet --collect /bin/bash "$cleaner" clean; }; then
+    distrust
     echo "the directories in ${state#"$root"} stay when this unit is removed"
   fi
 }
@@ -225,6 +327,7 @@ clean() {
   # Ten minutes: gardener-node-agent waits at most three for the registries of others before it deletes the files.
   for ((i = 0; i < 600; i++)); do
     [[ -d $state && ! -L $enabled ]] || break
+    [[ -e $bundle ]] || distrust
     for directory in "$entries"/*/ "$entries" "$state"; do
       [[ ! -d $directory ]] || rmdir --ignore-fail-on-non-empty -- "$directory"
     done

@@ -2,8 +2,11 @@ package nodeconfig
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -24,8 +27,10 @@ const patience = 20 * time.Second
 
 // node is the file system of a node on which the script runs as systemd would run it.
 type node struct {
-	root     string
-	env      []string
+	root string
+	env  []string
+	// bundle are the roots that configure writes.
+	bundle   string
 	journal  journal
 	program  *exec.Cmd
 	finished chan error
@@ -69,7 +74,7 @@ func (n *node) hostsTOML(upstream string) string {
 // not their directories.
 func (n *node) configure(t *testing.T, caches ...v1alpha3.RegistryCacheStatus) {
 	t.Helper()
-	config, err := New(caches)
+	config, err := New(caches, n.bundle)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,9 +90,9 @@ func (n *node) configure(t *testing.T, caches ...v1alpha3.RegistryCacheStatus) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range present {
+	for _, path := range append(present, n.path(CABundlePath)) {
 		if !wanted[path] {
-			if err := os.Remove(path); err != nil {
+			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 				t.Fatal(err)
 			}
 		}
@@ -263,6 +268,9 @@ type cache struct {
 	behaviour atomic.Int32
 	probes    atomic.Int64 // that have been answered or, while it hangs, received
 
+	// certificate makes it speak https.
+	certificate atomic.Pointer[tls.Certificate]
+
 	listener net.Listener
 	server   *http.Server
 	closing  chan struct{}
@@ -289,7 +297,13 @@ func (c *cache) listen(t *testing.T, address string) {
 		t.Fatal(err)
 	}
 	c.listener, c.closing = listener, make(chan struct{})
-	c.server = &http.Server{Handler: c, ReadHeaderTimeout: patience}
+	if c.certificate.Load() != nil {
+		listener = tls.NewListener(listener, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return c.certificate.Load(), nil
+		}})
+	}
+	// What clients do that do not trust it is no news.
+	c.server = &http.Server{Handler: c, ReadHeaderTimeout: patience, ErrorLog: log.New(io.Discard, "", 0)}
 	go c.server.Serve(listener) //nolint:errcheck // ends with ErrServerClosed
 }
 

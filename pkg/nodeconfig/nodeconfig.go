@@ -16,6 +16,7 @@ import (
 
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
 
+	"github.com/registry-cache/extension/pkg/apis/cabundle"
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 )
 
@@ -28,6 +29,12 @@ const (
 	// (what the unit puts into /etc/containerd/certs.d/<upstream> while the cache answers) and endpoint (the URL of the
 	// cache, and a newline).
 	HostsDirectory = "/var/lib/registry-cache/hosts"
+	// CABundlePath holds the roots of the caches with https, in PEM.
+	CABundlePath = "/var/lib/registry-cache/ca.pem"
+	// TrustedPath is the unit's copy of them, which a hosts.toml names. It is there for as long as one does:
+	// gardener-node-agent deletes and replaces CABundlePath in its own order, and containerd fails every pull of an
+	// upstream whose hosts.toml names a file that is not there.
+	TrustedPath = "/var/lib/registry-cache/trusted-ca.pem"
 	// Marker is the first line, without the newline, of every hosts.toml that is ours. The unit never touches a file
 	// without it. It is the same in all releases; a node may still have files of an older one.
 	Marker = "# Managed by configure-containerd-registries.service of the registry cache. Without this line it is left alone."
@@ -46,16 +53,19 @@ var (
 
 // Config is what is added to an OperatingSystemConfig of purpose reconcile. The zero value adds nothing.
 type Config struct {
-	// Files are the script and two files for each upstream, sorted by upstream.
+	// Files are the script, the roots if a cache has https, and two files for each upstream, sorted by upstream.
 	Files []extensionsv1alpha1.File
-	// Units is the unit UnitName, restarted by gardener-node-agent when one of Files changes.
+	// Units is the unit UnitName, restarted by gardener-node-agent when one of Files changes, but for the roots: a
+	// restart withdraws all caches for a moment, and the unit reads the roots again by itself.
 	Units []extensionsv1alpha1.Unit
 }
 
-// New returns the configuration of a node for caches, in whichever order they are. It is empty if there are no caches. It
-// is an error if an upstream is there twice or cannot be the name of a directory, or if an endpoint or remote URL is not
-// an http or https URL of a host.
-func New(caches []v1alpha3.RegistryCacheStatus) (Config, error) {
+// New returns the configuration of a node for caches, in whichever order they are. It is empty if there are no caches.
+// caBundle are the roots, in PEM, by which the caches with an https endpoint are verified; others need none.
+//
+// It is an error if an upstream is there twice or cannot be the name of a directory, if an endpoint or remote URL is not
+// an http or https URL of a host, or if the roots are needed and caBundle is anything but certificates.
+func New(caches []v1alpha3.RegistryCacheStatus, caBundle string) (Config, error) {
 	if len(caches) == 0 {
 		return Config{}, nil
 	}
@@ -67,6 +77,12 @@ func New(caches []v1alpha3.RegistryCacheStatus) (Config, error) {
 		caches[i].RemoteURL = strings.TrimSuffix(caches[i].RemoteURL, "/")
 	}
 	files := []extensionsv1alpha1.File{file(ScriptPath, 0o755, script)}
+	if slices.ContainsFunc(caches, secure) {
+		if err := cabundle.Validate(caBundle); err != nil {
+			return Config{}, fmt.Errorf("configuring nodes for caches with https: CA bundle: %w", err)
+		}
+		files = append(files, file(CABundlePath, 0o644, caBundle))
+	}
 	for i, cache := range caches {
 		if err := check(cache); err != nil {
 			return Config{}, err
@@ -82,7 +98,9 @@ func New(caches []v1alpha3.RegistryCacheStatus) (Config, error) {
 	}
 	var paths []string
 	for _, f := range files {
-		paths = append(paths, f.Path)
+		if f.Path != CABundlePath {
+			paths = append(paths, f.Path)
+		}
 	}
 	return Config{
 		Files: files,
@@ -98,20 +116,29 @@ func New(caches []v1alpha3.RegistryCacheStatus) (Config, error) {
 
 // owns tells whether a file in an OperatingSystemConfig is from New.
 func owns(f extensionsv1alpha1.File) bool {
-	return f.Path == ScriptPath || strings.HasPrefix(f.Path, HostsDirectory+"/")
+	return f.Path == ScriptPath || f.Path == CABundlePath || strings.HasPrefix(f.Path, HostsDirectory+"/")
 }
 
 func ownsUnit(u extensionsv1alpha1.Unit) bool { return u.Name == UnitName }
 
-// The unit finds the server and the hosts in these lines by their beginning; see header in its script.
+// secure tells whether the cache speaks https.
+func secure(cache v1alpha3.RegistryCacheStatus) bool {
+	return strings.HasPrefix(cache.Endpoint, "https://")
+}
+
+// The unit finds the server, the hosts and the roots in these lines by their beginning; see header and round in its script.
 func hostsTOML(cache v1alpha3.RegistryCacheStatus) string {
-	return fmt.Sprintf(`%s
+	text := fmt.Sprintf(`%s
 server = %q
 
 [host.%q]
   capabilities = ["pull", "resolve"]
   dial_timeout = %q
 `, Marker, cache.RemoteURL, cache.Endpoint, dialTimeout)
+	if secure(cache) {
+		text += fmt.Sprintf("  ca = %q\n", TrustedPath)
+	}
+	return text
 }
 
 // What a status may hold here is narrower than what net/url accepts: the upstream becomes the name of a directory, and

@@ -26,7 +26,7 @@ func documentCaches() []v1alpha3.RegistryCacheStatus {
 
 func TestNew(t *testing.T) {
 	t.Parallel()
-	config, err := New(documentCaches())
+	config, err := New(documentCaches(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,13 +45,13 @@ func TestNew(t *testing.T) {
 func TestNewDoesNotDependOnTheOrder(t *testing.T) {
 	t.Parallel()
 	caches := documentCaches()
-	want, err := New(caches)
+	want, err := New(caches, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	slices.Reverse(caches)
 	given := slices.Clone(caches)
-	got, err := New(caches)
+	got, err := New(caches, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestNewDoesNotDependOnTheOrder(t *testing.T) {
 
 func TestNewWithoutCaches(t *testing.T) {
 	t.Parallel()
-	config, err := New(nil)
+	config, err := New(nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestNewRefuses(t *testing.T) {
 			t.Parallel()
 			cache := valid
 			tc.change(&cache)
-			_, err := New([]v1alpha3.RegistryCacheStatus{cache})
+			_, err := New([]v1alpha3.RegistryCacheStatus{cache}, "")
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Fatalf("got error %v, want one with %q", err, tc.want)
 			}
@@ -105,7 +105,7 @@ func TestNewRefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, err := New([]v1alpha3.RegistryCacheStatus{valid, valid}); err == nil || !strings.Contains(err.Error(), "docker.io: it has two caches") {
+	if _, err := New([]v1alpha3.RegistryCacheStatus{valid, valid}, ""); err == nil || !strings.Contains(err.Error(), "docker.io: it has two caches") {
 		t.Errorf("got error %v for the same upstream twice", err)
 	}
 }

@@ -9,7 +9,9 @@ import (
 	extensionscontroller "github.com/gardener/gardener/extensions/pkg/controller"
 	extensionswebhook "github.com/gardener/gardener/extensions/pkg/webhook"
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
+	secretsutils "github.com/gardener/gardener/pkg/utils/secrets"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -32,8 +34,8 @@ const (
 var errNoStatus = errors.New("it has no providerStatus yet")
 
 // NewWebhook returns the mutating webhook that adds the node configuration to the OperatingSystemConfigs of all Shoots
-// with caches. The scheme of mgr must know extensions.gardener.cloud/v1alpha1, and mgr be allowed to get Extensions and
-// Clusters.
+// with caches. The scheme of mgr must know extensions.gardener.cloud/v1alpha1 and v1, and mgr be allowed to get Extensions,
+// Clusters and Secrets.
 //
 // The webhook fails open, against the default of the library for the Seed. With "Fail", a controller that is down for an
 // hour would stop the reconciliation of each Shoot with a cache for that hour. With "Ignore", the worst is that nodes of
@@ -141,7 +143,27 @@ func (m *mutator) config(ctx context.Context, osc *extensionsv1alpha1.OperatingS
 		info("Left an upstream to criConfig.containerd.registries, its cache is not used", "upstream", cache.Upstream)
 		return true
 	})
-	return New(caches)
+	if !slices.ContainsFunc(caches, secure) {
+		return New(caches, "")
+	}
+	bundle, err := m.caBundle(ctx, osc.Namespace, status.CASecretName)
+	if err != nil {
+		return Config{}, err
+	}
+	return New(caches, bundle)
+}
+
+// caBundle reads the roots of the caches from the Secret that the status of the Extension names.
+func (m *mutator) caBundle(ctx context.Context, namespace string, name *string) (string, error) {
+	if name == nil {
+		return "", fmt.Errorf("reading Extension %s/%s: it has caches with https and no caSecretName", namespace, extensionType)
+	}
+	key := client.ObjectKey{Namespace: namespace, Name: *name}
+	secret := &corev1.Secret{}
+	if err := m.client.Get(ctx, key, secret); err != nil {
+		return "", fmt.Errorf("reading Secret %s: %w", key, err)
+	}
+	return string(secret.Data[secretsutils.DataKeyCertificateBundle]), nil
 }
 
 // hasContainerd is true if the OperatingSystemConfig does not say what runs the containers.

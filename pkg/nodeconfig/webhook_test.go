@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admission/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -71,7 +72,7 @@ func TestMutateAddsTheConfiguration(t *testing.T) {
 	foreignFile, foreignUnit := osc.Spec.Files[0], osc.Spec.Units[0]
 
 	mutate(t, m, osc, nil)
-	want, err := New(documentCaches())
+	want, err := New(documentCaches(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +115,7 @@ func TestMutateReplacesWhatHasChanged(t *testing.T) {
 	mutate(t, &mutator{client: newClient(t, newCluster(t, nil), newExtension(t, caches))}, osc, osc.DeepCopy())
 
 	want := newOSC()
-	config, err := New(caches)
+	config, err := New(caches, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,8 +338,10 @@ func newExtensionWithStatus(raw []byte) *extensionsv1alpha1.Extension {
 func newScheme(t *testing.T) *runtime.Scheme {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	if err := extensionsv1alpha1.AddToScheme(scheme); err != nil {
-		t.Fatal(err)
+	for _, add := range []func(*runtime.Scheme) error{extensionsv1alpha1.AddToScheme, corev1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return scheme
 }
