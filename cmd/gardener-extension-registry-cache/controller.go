@@ -176,7 +176,7 @@ func (o *controllerOptions) managerOptions() (manager.Options, error) {
 	options.Client.Cache = &client.CacheOptions{DisableFor: []client.Object{
 		// The actuator waits for the effects of what it has just written.
 		&resourcesv1alpha1.ManagedResource{},
-		// A cache would hold all of them in the Seed, and the controller would have to be allowed to list them.
+		// A cache would hold all of them in the Seed.
 		&corev1.Secret{},
 		&corev1.Namespace{},
 		&coordinationv1.Lease{},

@@ -22,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/registry-cache/extension/pkg/apis/registry"
@@ -55,6 +56,8 @@ type Actuator struct {
 	options  desired.Options
 
 	pollInterval, waitTimeout, withdrawAfter time.Duration
+	// clock decides which certificates have to be renewed.
+	clock clock.Clock
 }
 
 // NewActuator returns an Actuator. seed must read ManagedResources and Secrets from the API server and not from a cache:
@@ -63,6 +66,7 @@ func NewActuator(seed client.Client, forShoot ShootClient, options desired.Optio
 	return &Actuator{
 		seed: seed, forShoot: forShoot, options: options,
 		pollInterval: pollInterval, waitTimeout: waitTimeout, withdrawAfter: withdrawAfter,
+		clock: clock.RealClock{},
 	}
 }
 
@@ -101,11 +105,15 @@ func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extension
 	if err != nil {
 		return err
 	}
-	if err := a.deployWorkloads(ctx, ex.Namespace, cluster.Shoot, config, secrets); err != nil {
+	certificates, err := a.issueCertificates(ctx, log, cluster, config, addresses)
+	if err != nil {
+		return err
+	}
+	if err := a.deployWorkloads(ctx, ex.Namespace, cluster.Shoot, config, certificates.addTo(secrets)); err != nil {
 		return err
 	}
 	// Nodes must hear of a removed cache even if its removal takes long.
-	if err := a.updateStatus(ctx, log, shoot, ex, config, addresses); err != nil {
+	if err := a.updateStatus(ctx, log, shoot, ex, config, addresses, certificates.caSecretName); err != nil {
 		return err
 	}
 	if err := a.replaceStatefulSets(ctx, log, shoot, ex.Namespace, config); err != nil {
@@ -114,7 +122,10 @@ func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extension
 	if err := a.removeServices(ctx, log, ex.Namespace, config); err != nil {
 		return err
 	}
-	return a.deployMonitoring(ctx, log, ex.Namespace, cluster.Shoot, config)
+	if err := a.deployMonitoring(ctx, log, ex.Namespace, cluster.Shoot, config); err != nil {
+		return err
+	}
+	return certificates.cleanup(ctx)
 }
 
 // Restore deploys the caches after the Shoot's control plane has moved to this Seed. Their objects in the Shoot are
@@ -136,18 +147,20 @@ func (a *Actuator) Delete(ctx context.Context, log logr.Logger, ex *extensionsv1
 	if err := a.deleteAndWait(ctx, ex.Namespace, workloads); err != nil {
 		return err
 	}
-	if len(services) == 0 {
-		return nil
+	if len(services) > 0 {
+		log.Info("Waiting for nodes to stop using the caches", "duration", a.withdrawAfter)
+		if err := pause(ctx, a.withdrawAfter); err != nil {
+			return err
+		}
+		if err := a.deleteAndWait(ctx, ex.Namespace, services); err != nil {
+			return err
+		}
 	}
-	log.Info("Waiting for nodes to stop using the caches", "duration", a.withdrawAfter)
-	if err := pause(ctx, a.withdrawAfter); err != nil {
-		return err
-	}
-	return a.deleteAndWait(ctx, ex.Namespace, services)
+	return a.deleteCertificates(ctx, log, ex.Namespace)
 }
 
 // ForceDelete asks for the removal of all caches and waits for nothing: the Shoot's API server may be gone for good.
-func (a *Actuator) ForceDelete(ctx context.Context, _ logr.Logger, ex *extensionsv1alpha1.Extension) error {
+func (a *Actuator) ForceDelete(ctx context.Context, log logr.Logger, ex *extensionsv1alpha1.Extension) error {
 	if err := a.deleteMonitoring(ctx, ex.Namespace); err != nil {
 		return err
 	}
@@ -155,10 +168,14 @@ func (a *Actuator) ForceDelete(ctx context.Context, _ logr.Logger, ex *extension
 	if err != nil {
 		return err
 	}
-	return a.delete(ctx, ex.Namespace, append(workloads, services...))
+	if err := a.delete(ctx, ex.Namespace, append(workloads, services...)); err != nil {
+		return err
+	}
+	return a.deleteCertificates(ctx, log, ex.Namespace)
 }
 
-// Migrate lets go of the caches without touching them in the Shoot: another Seed takes over.
+// Migrate lets go of the caches without touching them in the Shoot: another Seed takes over. The CA stays where it is:
+// gardenlet takes it to the other Seed, and it goes with the namespace.
 func (a *Actuator) Migrate(ctx context.Context, _ logr.Logger, ex *extensionsv1alpha1.Extension) error {
 	if err := a.deleteMonitoring(ctx, ex.Namespace); err != nil {
 		return err

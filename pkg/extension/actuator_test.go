@@ -153,7 +153,7 @@ func TestCacheWithSuffix(t *testing.T) {
 	s.reconcile(t, s.askRaw(t, []byte(`{"apiVersion":"registry.extensions.gardener.cloud/v1alpha3","kind":"RegistryConfig","caches":[
 		{"upstream":"my.reg.io"},{"upstream":"my-reg.io","serviceNameSuffix":"mine"}]}`)))
 	want := []string{
-		"Secret registry-mine-config", "Secret registry-my-reg-io-config",
+		"Secret registry-mine-config", "Secret registry-mine-tls", "Secret registry-my-reg-io-config", "Secret registry-my-reg-io-tls",
 		"Service registry-mine 10.96.0.21", "Service registry-my-reg-io 10.96.0.20",
 		"StatefulSet registry-mine", "StatefulSet registry-my-reg-io",
 	}

@@ -102,7 +102,8 @@ func (r *readiness) Reconcile(ctx context.Context, request reconcile.Request) (r
 	if ex.Spec.Type != Type || ex.DeletionTimestamp != nil {
 		return reconcile.Result{}, nil
 	}
-	caches := publishedCaches(log.FromContext(ctx), ex)
+	status := published(log.FromContext(ctx), ex)
+	caches := status.Caches
 	if len(caches) == 0 {
 		return reconcile.Result{}, nil
 	}
@@ -148,7 +149,7 @@ func (r *readiness) Reconcile(ctx context.Context, request reconcile.Request) (r
 	}
 	if changed {
 		// With a lock: the addresses in caches are those of the moment when ex was read.
-		if err := writeStatus(ctx, r.seed, ex, caches, client.MergeFromWithOptimisticLock{}); apierrors.IsConflict(err) {
+		if err := writeStatus(ctx, r.seed, ex, status, client.MergeFromWithOptimisticLock{}); apierrors.IsConflict(err) {
 			return reconcile.Result{RequeueAfter: time.Second}, failed
 		} else if err != nil {
 			return reconcile.Result{}, errors.Join(failed, err)

@@ -325,13 +325,14 @@ func (s *testShoot) take(address string) {
 	s.taken[address] = true
 }
 
-// ask makes or changes the Extension so that it asks for caches of upstreams, and returns it as it is read back.
+// ask makes or changes the Extension so that it asks for caches of upstreams, and returns it as it is read back. The caches
+// are served by http: what is about https is in certificates_test.go.
 func (s *testShoot) ask(t *testing.T, upstreams ...string) *extensionsv1alpha1.Extension {
 	t.Helper()
-	config := map[string]any{"apiVersion": "registry.extensions.gardener.cloud/v1alpha1", "kind": "RegistryConfig"}
+	config := map[string]any{"apiVersion": "registry.extensions.gardener.cloud/v1alpha3", "kind": "RegistryConfig"}
 	var caches []any
 	for _, upstream := range upstreams {
-		caches = append(caches, map[string]any{"upstream": upstream})
+		caches = append(caches, map[string]any{"upstream": upstream, "http": map[string]any{"tls": false}})
 	}
 	config["caches"] = caches
 	text, err := yaml.Marshal(config)

@@ -24,26 +24,30 @@ import (
 // reasonSomePodsReady is the reason of the condition Ready if a cache serves, and not all of its pods do.
 const reasonSomePodsReady = "SomePodsReady"
 
-// publishedCaches are the caches of the Extension's status, none if it has no status yet.
-func publishedCaches(log logr.Logger, ex *extensionsv1alpha1.Extension) []v1alpha3.RegistryCacheStatus {
+// published is the provider status of the Extension, without caches if it has none yet.
+func published(log logr.Logger, ex *extensionsv1alpha1.Extension) *v1alpha3.RegistryStatus {
 	if ex.Status.ProviderStatus == nil {
-		return nil
+		return registry.NewStatus(nil)
 	}
 	status, err := registry.DecodeStatus(ex.Status.ProviderStatus.Raw)
 	if err != nil {
 		// The actuator replaces it, and all of it but the history can be found out again.
 		log.Error(err, "Ignoring a provider status that cannot be read")
-		return nil
+		return registry.NewStatus(nil)
 	}
-	return status.Caches
+	return status
 }
 
-// updateStatus publishes the caches of config, each of which has an address in addresses. On the way it has their volumes
-// grow.
-func (a *Actuator) updateStatus(ctx context.Context, log logr.Logger, shoot client.Client, ex *extensionsv1alpha1.Extension, config *v1alpha3.RegistryConfig, addresses map[string]string) error {
-	published := publishedCaches(log, ex)
+func publishedCaches(log logr.Logger, ex *extensionsv1alpha1.Extension) []v1alpha3.RegistryCacheStatus {
+	return published(log, ex).Caches
+}
+
+// updateStatus publishes the caches of config, each of which has an address in addresses, and the name of the Secret with
+// the roots of their certificates, nil if none has https. On the way it has their volumes grow.
+func (a *Actuator) updateStatus(ctx context.Context, log logr.Logger, shoot client.Client, ex *extensionsv1alpha1.Extension, config *v1alpha3.RegistryConfig, addresses map[string]string, caSecretName *string) error {
+	before := published(log, ex)
 	conditions := map[string][]metav1.Condition{}
-	for _, cache := range published {
+	for _, cache := range before.Caches {
 		conditions[cache.Upstream] = slices.Clone(cache.Conditions)
 	}
 	caches := make([]v1alpha3.RegistryCacheStatus, 0, len(config.Caches))
@@ -56,7 +60,7 @@ func (a *Actuator) updateStatus(ctx context.Context, log logr.Logger, shoot clie
 		status := v1alpha3.RegistryCacheStatus{
 			Upstream:   cache.Upstream,
 			Name:       cache.ObjectName(),
-			Endpoint:   desired.Endpoint(address),
+			Endpoint:   desired.Endpoint(cache, address),
 			RemoteURL:  *cache.RemoteURL,
 			ClusterIP:  address,
 			Conditions: conditions[cache.Upstream],
@@ -67,16 +71,18 @@ func (a *Actuator) updateStatus(ctx context.Context, log logr.Logger, shoot clie
 		}
 		caches = append(caches, status)
 	}
-	if equality.Semantic.DeepEqual(published, caches) {
+	after := registry.NewStatus(caches)
+	after.CASecretName = caSecretName
+	if equality.Semantic.DeepEqual(before, after) {
 		return nil
 	}
 	// Without a lock: nobody else writes addresses, and the conditions are of this moment.
-	return writeStatus(ctx, a.seed, ex, caches)
+	return writeStatus(ctx, a.seed, ex, after)
 }
 
-// writeStatus replaces the caches in the provider status of ex. options are those of the patch.
-func writeStatus(ctx context.Context, seed client.Client, ex *extensionsv1alpha1.Extension, caches []v1alpha3.RegistryCacheStatus, options ...client.MergeFromOption) error {
-	raw, err := json.Marshal(registry.NewStatus(caches))
+// writeStatus replaces the provider status of ex. options are those of the patch.
+func writeStatus(ctx context.Context, seed client.Client, ex *extensionsv1alpha1.Extension, status *v1alpha3.RegistryStatus, options ...client.MergeFromOption) error {
+	raw, err := json.Marshal(status)
 	if err != nil {
 		return fmt.Errorf("encoding the provider status: %w", err)
 	}

@@ -43,26 +43,29 @@ func inKubeSystem(name string) types.NamespacedName {
 	return types.NamespacedName{Namespace: "kube-system", Name: name}
 }
 
-// endpoint returns host:port of the cache of an upstream.
+// endpoint returns the URL of the cache of an upstream.
 func endpoint(result *shoot.Result, upstreamHost string) string {
 	GinkgoHelper()
 	for _, cache := range result.Status.Caches {
 		if cache.Upstream == upstreamHost {
-			return strings.TrimPrefix(cache.Endpoint, "http://")
+			return cache.Endpoint
 		}
 	}
 	Fail("no cache of " + upstreamHost + " in the status")
 	return ""
 }
 
-// craneLayers pulls the image with crane through the cache at endpoint, as a client on the node would reach it, reads
-// every layer to its end (crane verifies the digests) and returns the layers' digests.
-func craneLayers(ctx context.Context, node kindcluster.Node, endpoint, reference string) []string {
+// craneLayers pulls the image with crane through the cache of its upstream, as a client on the node would reach it, reads
+// every layer to its end (crane verifies the digests) and returns the layers' digests. A cache with https is verified by
+// the CA of the Shoot, and by nothing else.
+func craneLayers(ctx context.Context, node kindcluster.Node, result *shoot.Result, reference string) []string {
 	GinkgoHelper()
-	transport := &http.Transport{DialContext: nodeDialer{tb.Cluster.Engine(), node}.DialContext}
-	defer transport.CloseIdleConnections()
-	_, path, _ := strings.Cut(reference, "/")
-	img, err := crane.Pull(endpoint+"/"+path, crane.WithContext(ctx), crane.WithTransport(transport), crane.Insecure)
+	host, path, _ := strings.Cut(reference, "/")
+	scheme, address, _ := strings.Cut(endpoint(result, host), "://")
+	transport, done := cacheTransport(ctx, node, result, scheme)
+	defer done()
+	// Insecure allows http, and does not keep crane from https.
+	img, err := crane.Pull(address+"/"+path, crane.WithContext(ctx), crane.WithTransport(transport), crane.Insecure)
 	Expect(err).NotTo(HaveOccurred())
 	layers, err := img.Layers()
 	Expect(err).NotTo(HaveOccurred())

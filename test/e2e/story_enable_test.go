@@ -51,7 +51,7 @@ var _ = Describe("A Shoot owner enables the caches of the document", Ordered, La
 			service := &corev1.Service{}
 			Expect(kube.Get(ctx, inKubeSystem(registryv1alpha3.ObjectName(cache.Upstream)), service)).To(Succeed())
 			Expect(service.Labels).To(HaveKeyWithValue("upstream-host", cache.Upstream))
-			Expect(cache.Endpoint).To(Equal("http://" + service.Spec.ClusterIP + ":5000"))
+			Expect(cache.Endpoint).To(Equal("https://" + service.Spec.ClusterIP + ":5000"))
 			Eventually(func(g Gomega) {
 				statefulSet := &appsv1.StatefulSet{}
 				g.Expect(kube.Get(ctx, inKubeSystem(registryv1alpha3.ObjectName(cache.Upstream)), statefulSet)).To(Succeed())
@@ -77,7 +77,7 @@ var _ = Describe("A Shoot owner enables the caches of the document", Ordered, La
 		mark := markUpstream(ctx)
 
 		By("crane, through the cache's endpoint")
-		layers := craneLayers(ctx, nodes[0], endpoint(result, "docker.io"), images.Alpine)
+		layers := craneLayers(ctx, nodes[0], result, images.Alpine)
 		transfers := blobTransfers(ctx, mark)
 		Expect(transfers).NotTo(BeEmpty(), "the first pull must come from the upstream")
 		for _, layer := range layers {

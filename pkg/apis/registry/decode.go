@@ -86,7 +86,7 @@ func decode(raw, oldRaw []byte, fldPath *field.Path) (*v1alpha3.RegistryConfig, 
 	if len(errs) > 0 {
 		return nil, errs
 	}
-	errs = append(validation.ValidateRegistryConfig(config, fldPath), validation.ValidateSupported(config, fldPath)...)
+	errs = validation.ValidateRegistryConfig(config, fldPath)
 	if old, _, oldErrs := read(oldRaw, fldPath); len(oldErrs) == 0 {
 		errs = append(errs, validation.ValidateRegistryConfigUpdate(old, config, fldPath)...)
 	}

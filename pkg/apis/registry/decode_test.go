@@ -26,7 +26,7 @@ func TestDecode(t *testing.T) {
 			GarbageCollection: &v1alpha3.GarbageCollection{
 				TTL: &metav1.Duration{Duration: ttl}, HighWatermark: new(int32(90)), LowWatermark: new(int32(80)),
 			},
-			HTTP:             &v1alpha3.HTTP{TLS: new(false)},
+			HTTP:             &v1alpha3.HTTP{TLS: new(true)},
 			HighAvailability: &v1alpha3.HighAvailability{Enabled: new(false)},
 		}
 	}
@@ -118,6 +118,7 @@ func TestDecodeNewerVersions(t *testing.T) {
   highAvailability: {enabled: true}
   serviceNameSuffix: ours`, v1alpha3.RegistryCache{
 			Upstream:  "registry.example.com:5000",
+			HTTP:      &v1alpha3.HTTP{TLS: new(false)},
 			RemoteURL: new("http://10.1.2.3"),
 			Volume:    &v1alpha3.Volume{Size: new(resource.MustParse("1Ti")), StorageClassName: new("fast")},
 			GarbageCollection: &v1alpha3.GarbageCollection{

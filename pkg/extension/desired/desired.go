@@ -44,10 +44,14 @@ func Service(cache v1alpha3.RegistryCache, clusterIP string) *corev1.Service {
 	}
 }
 
-// Endpoint is the URL of a cache whose Service has the address clusterIP: "http://<clusterIP>:5000", an IPv6 address in
-// brackets.
-func Endpoint(clusterIP string) string {
-	return "http://" + net.JoinHostPort(clusterIP, strconv.Itoa(registryPort))
+// Endpoint is the URL of cache if its Service has the address clusterIP: "https://<clusterIP>:5000", or with http if the
+// cache is served by that, and an IPv6 address in brackets.
+func Endpoint(cache v1alpha3.RegistryCache, clusterIP string) string {
+	scheme := "http://"
+	if TLS(cache) {
+		scheme = "https://"
+	}
+	return scheme + net.JoinHostPort(clusterIP, strconv.Itoa(registryPort))
 }
 
 // networkPolicy lets everybody in the Shoot reach the cache. Gardener denies ingress to kube-system unless a policy

@@ -250,12 +250,18 @@ func TestServiceNameSuffixSeparatesCaches(t *testing.T) {
 
 func TestEndpoint(t *testing.T) {
 	t.Parallel()
-	for clusterIP, want := range map[string]string{
-		"10.96.0.20": "http://10.96.0.20:5000",
-		"fd00::14":   "http://[fd00::14]:5000",
+	for _, tc := range []struct {
+		tls             bool
+		clusterIP, want string
+	}{
+		{false, "10.96.0.20", "http://10.96.0.20:5000"},
+		{false, "fd00::14", "http://[fd00::14]:5000"},
+		{true, "10.96.0.20", "https://10.96.0.20:5000"},
+		{true, "fd00::14", "https://[fd00::14]:5000"},
 	} {
-		if got := Endpoint(clusterIP); got != want {
-			t.Errorf("Endpoint(%s) = %s, want %s", clusterIP, got, want)
+		cache := v1alpha3.RegistryCache{Upstream: "docker.io", HTTP: &v1alpha3.HTTP{TLS: &tc.tls}}
+		if got := Endpoint(cache, tc.clusterIP); got != tc.want {
+			t.Errorf("Endpoint(%s) = %s, want %s", tc.clusterIP, got, tc.want)
 		}
 	}
 }
@@ -268,7 +274,11 @@ func TestWorkloadRefusesWhatTheServerWould(t *testing.T) {
 	}
 }
 
+// defaulted fills in the defaults. What is about https is in tls_test.go.
 func defaulted(cache v1alpha3.RegistryCache) v1alpha3.RegistryCache {
+	if cache.HTTP == nil {
+		cache.HTTP = &v1alpha3.HTTP{TLS: new(false)}
+	}
 	all := &v1alpha3.RegistryConfig{Caches: []v1alpha3.RegistryCache{cache}}
 	v1alpha3.SetDefaults(all)
 	return all.Caches[0]

@@ -2,6 +2,7 @@ package desired
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"strconv"
 	"time"
@@ -99,7 +100,7 @@ type distributionProxy struct {
 }
 
 // distribution is the stock registry of the distribution project. It knows no watermarks, and reads everything only when
-// it starts: its checksum covers all files, so that a rotation of credentials or roots restarts the pod.
+// it starts: its checksum covers all files, so that a rotation of credentials or roots, and a new certificate, restarts the pod.
 func distribution(cache v1alpha3.RegistryCache, secrets Secrets, options Options) (engine, error) {
 	// What our server would refuse is wrong for this one, too.
 	if _, err := registryCache(cache, secrets, options); err != nil {
@@ -126,6 +127,9 @@ func distribution(cache v1alpha3.RegistryCache, secrets Secrets, options Options
 		Health: distributionHealth{StorageDriver: distributionStorageCheck{Enabled: true, Interval: metav1.Duration{Duration: 10 * time.Second}, Threshold: 3}},
 		Proxy:  distributionProxy{RemoteURL: *cache.RemoteURL, TTL: *cache.GarbageCollection.TTL},
 	}
+	if TLS(cache) {
+		server.HTTP.TLS = &distributionTLS{Certificate: serverTLS().CertFile, Key: serverTLS().KeyFile}
+	}
 	files := map[string][]byte{}
 	// Without a trace exporter, it would look for one on localhost.
 	environment := []corev1.EnvVar{{Name: "OTEL_TRACES_EXPORTER", Value: "none"}}
@@ -144,6 +148,10 @@ func distribution(cache v1alpha3.RegistryCache, secrets Secrets, options Options
 		return engine{}, fmt.Errorf("encoding: %w", err)
 	}
 	files[distributionKey] = configuration
+	read := maps.Clone(files)
+	if secrets.Certificate != nil {
+		read[corev1.TLSCertKey], read[corev1.TLSPrivateKeyKey] = secrets.Certificate.Certificate, secrets.Certificate.Key
+	}
 	return engine{
 		files:         files,
 		configDir:     distributionDir,
@@ -151,6 +159,6 @@ func distribution(cache v1alpha3.RegistryCache, secrets Secrets, options Options
 		environment:   environment,
 		readinessPath: "/debug/health",
 		livenessPath:  "/debug/health",
-		checksum:      checksum(files),
+		checksum:      checksum(read),
 	}, nil
 }

@@ -58,6 +58,9 @@ func registryCache(cache v1alpha3.RegistryCache, secrets Secrets, options Option
 	server.GarbageCollection.TTL = config.Duration(cache.GarbageCollection.TTL.Duration)
 	server.Storage.HighWatermark = int(*cache.GarbageCollection.HighWatermark)
 	server.Storage.LowWatermark = int(*cache.GarbageCollection.LowWatermark)
+	if TLS(cache) {
+		server.Listen.TLS = serverTLS()
+	}
 	files := map[string][]byte{}
 	if bundle := joinBundles(options.CABundle, secrets.CABundle); bundle != "" {
 		server.Upstream.CAFile = registryCacheDir + "/" + caBundleKey

@@ -37,8 +37,11 @@ type Options struct {
 	CABundle string
 }
 
-// Secrets are the contents of the Secrets that the Shoot owner has made for one cache. The zero value is none.
+// Secrets is what is secret about one cache: the contents of the Secrets that the Shoot owner has made for it, and its
+// certificate. The zero value is none.
 type Secrets struct {
+	// Certificate is for clients of the cache. Required if it is served by https, and not used otherwise.
+	Certificate *Certificate
 	// Credentials are for the upstream. nil means anonymous access.
 	Credentials *Credentials
 	// CABundle are roots, in PEM, which the cache trusts for its upstream beside the public ones and those of Options.
@@ -52,7 +55,8 @@ type Credentials struct {
 }
 
 // Workload are the objects that serve cache, all but its Service: the configuration, the StatefulSet with its volume
-// claim, the NetworkPolicy, and the PodDisruptionBudget if it is highly available. The defaults of cache must be filled in (v1alpha3.SetDefaults).
+// claim, the NetworkPolicy, the Secret with the certificate if it has https, and the PodDisruptionBudget if it is highly
+// available. The defaults of cache must be filled in (v1alpha3.SetDefaults).
 //
 // The pod template depends on which of secrets there are, and, unless the engine is Distribution, not on what they are.
 //
@@ -66,6 +70,14 @@ func Workload(cache v1alpha3.RegistryCache, secrets Secrets, options Options) ([
 	secret := configSecret(cache, engine.files)
 	set := statefulSet(cache, options, engine)
 	objects := []client.Object{secret, set, networkPolicy(cache)}
+	if TLS(cache) {
+		certificate, err := tlsSecret(cache, secrets.Certificate)
+		if err != nil {
+			return nil, err
+		}
+		mountCertificate(set, certificate.Name)
+		objects = append(objects, certificate)
+	}
 	if highlyAvailable(cache) {
 		makeHighlyAvailable(set)
 		objects = append(objects, disruptionBudget(cache))

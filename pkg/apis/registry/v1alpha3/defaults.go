@@ -14,7 +14,7 @@ const (
 	// does not say.
 	DefaultHighWatermark = 90
 	// DefaultTLS tells whether a cache is served by https if the RegistryConfig does not say.
-	DefaultTLS = false
+	DefaultTLS = true
 
 	// watermarkDistance is how far below the high watermark the low one is by default, in percent of the volume.
 	watermarkDistance = 10

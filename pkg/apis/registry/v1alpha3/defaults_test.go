@@ -12,12 +12,12 @@ import (
 // What is left out has its default at every depth, and what is given stays.
 func TestSetDefaults(t *testing.T) {
 	t.Parallel()
-	all := func(remoteURL, size string, ttl time.Duration, high, low int32, enabled bool) RegistryCache {
+	all := func(remoteURL, size string, ttl time.Duration, high, low int32, tls, enabled bool) RegistryCache {
 		return RegistryCache{
 			RemoteURL:         &remoteURL,
 			Volume:            &Volume{Size: new(resource.MustParse(size))},
 			GarbageCollection: &GarbageCollection{TTL: &metav1.Duration{Duration: ttl}, HighWatermark: &high, LowWatermark: &low},
-			HTTP:              &HTTP{TLS: &enabled},
+			HTTP:              &HTTP{TLS: &tls},
 			HighAvailability:  &HighAvailability{Enabled: &enabled},
 		}
 	}
@@ -28,14 +28,14 @@ func TestSetDefaults(t *testing.T) {
 		upstream       string
 		given, wantAll RegistryCache
 	}{
-		{"nothing", "ghcr.io", RegistryCache{}, all("https://ghcr.io", "10Gi", week, 90, 80, false)},
+		{"nothing", "ghcr.io", RegistryCache{}, all("https://ghcr.io", "10Gi", week, 90, 80, true, false)},
 		{"empty structs", "docker.io", RegistryCache{
 			Volume: &Volume{}, GarbageCollection: &GarbageCollection{}, HTTP: &HTTP{}, HighAvailability: &HighAvailability{},
-		}, all("https://registry-1.docker.io", "10Gi", week, 90, 80, false)},
-		{"everything", "a", all("http://b", "1Ti", 0, 50, 10, true), all("http://b", "1Ti", 0, 50, 10, true)},
-		{"a high watermark takes the low one along", "a", gc(GarbageCollection{HighWatermark: new(int32(70))}), all("https://a", "10Gi", week, 70, 60, false)},
-		{"but not below zero", "a", gc(GarbageCollection{HighWatermark: new(int32(5))}), all("https://a", "10Gi", week, 5, 0, false)},
-		{"low watermark 0", "a", gc(GarbageCollection{LowWatermark: new(int32(0))}), all("https://a", "10Gi", week, 90, 0, false)},
+		}, all("https://registry-1.docker.io", "10Gi", week, 90, 80, true, false)},
+		{"everything", "a", all("http://b", "1Ti", 0, 50, 10, false, true), all("http://b", "1Ti", 0, 50, 10, false, true)},
+		{"a high watermark takes the low one along", "a", gc(GarbageCollection{HighWatermark: new(int32(70))}), all("https://a", "10Gi", week, 70, 60, true, false)},
+		{"but not below zero", "a", gc(GarbageCollection{HighWatermark: new(int32(5))}), all("https://a", "10Gi", week, 5, 0, true, false)},
+		{"low watermark 0", "a", gc(GarbageCollection{LowWatermark: new(int32(0))}), all("https://a", "10Gi", week, 90, 0, true, false)},
 	} {
 		tc.given.Upstream, tc.wantAll.Upstream = tc.upstream, tc.upstream
 		config, want := &RegistryConfig{Caches: []RegistryCache{tc.given}}, &RegistryConfig{Caches: []RegistryCache{tc.wantAll}}

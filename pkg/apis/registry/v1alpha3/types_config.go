@@ -108,7 +108,9 @@ type Proxy struct {
 
 // HTTP is how nodes and pods of the Shoot speak to a cache.
 type HTTP struct {
-	// TLS says whether the cache is served by https. Defaults to false; true is not supported by this version yet.
+	// TLS says whether the cache is served by https, with a certificate of a CA that is made for the Shoot and rotated
+	// together with its other CAs. Defaults to true. It can be changed at any time, which restarts the cache; the nodes
+	// pull from the upstream meanwhile.
 	// +optional
 	TLS *bool `json:"tls,omitempty"`
 }

@@ -22,8 +22,8 @@ const (
 type RegistryStatus struct {
 	metav1.TypeMeta `json:",inline"`
 
-	// CASecretName is the name of the Secret with the CA bundle that signed the caches' certificates, in the namespace
-	// of the Extension. Absent if no cache speaks TLS.
+	// CASecretName is the name of the Secret in the namespace of the Extension whose key "bundle.crt" has the CAs, in PEM,
+	// by which the certificates of the caches are verified. Absent if no cache is served by https.
 	// +optional
 	CASecretName *string `json:"caSecretName,omitempty"`
 	// Caches are the deployed caches, in the order of the RegistryConfig.
@@ -38,8 +38,8 @@ type RegistryCacheStatus struct {
 	// older controller has written the status, which knew no other names than that of the upstream.
 	// +optional
 	Name string `json:"name,omitempty"`
-	// Endpoint is the URL under which every node and pod of the Shoot reaches the cache: "http://<cluster IP>:5000",
-	// an IPv6 address in brackets.
+	// Endpoint is the URL under which every node and pod of the Shoot reaches the cache: "https://<cluster IP>:5000",
+	// or with http, an IPv6 address in brackets.
 	Endpoint string `json:"endpoint"`
 	// RemoteURL is the URL of the upstream's registry API, default filled in.
 	RemoteURL string `json:"remoteURL"`

@@ -59,20 +59,6 @@ func ValidateRegistryConfig(config *v1alpha3.RegistryConfig, fldPath *field.Path
 	return errs
 }
 
-// ValidateSupported refuses what the API has and this version of the extension does not do yet, so that nothing which a
-// Shoot owner asks for is silently left out. Whoever adds one of these features takes its line out.
-func ValidateSupported(config *v1alpha3.RegistryConfig, fldPath *field.Path) field.ErrorList {
-	const notYet = "not supported by this version yet; "
-	var errs field.ErrorList
-	for i := range config.Caches {
-		cache, path := &config.Caches[i], fldPath.Child("caches").Index(i)
-		if http := cache.HTTP; http != nil && http.TLS != nil && *http.TLS {
-			errs = append(errs, field.Forbidden(path.Child("http", "tls"), notYet+"write false or remove the field"))
-		}
-	}
-	return errs
-}
-
 // uniqueness finds caches that would get in each other's way.
 type uniqueness struct {
 	upstreams map[string]bool
