@@ -1,0 +1,142 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/registry-cache/extension/test/testbed/images"
+	"github.com/registry-cache/extension/test/testbed/pull"
+	"github.com/registry-cache/extension/test/testbed/shoot"
+)
+
+// shootWithTLS is a Shoot whose cache of docker.io speaks https, or http.
+func shootWithTLS(tls bool) []byte {
+	return fmt.Appendf(nil, `
+apiVersion: core.gardener.cloud/v1beta1
+kind: Shoot
+metadata:
+  name: crazy-botany
+  namespace: garden-dev
+spec:
+  extensions:
+  - type: registry-cache
+    providerConfig:
+      apiVersion: registry.extensions.gardener.cloud/v1alpha3
+      kind: RegistryConfig
+      caches:
+      - upstream: docker.io
+        http:
+          tls: %t
+`, tls)
+}
+
+var _ = Describe("Nodes speak https to the caches", Ordered, Label("tls"), func() {
+	var result *shoot.Result
+	apply := func(ctx context.Context, tls bool) {
+		GinkgoHelper()
+		var err error
+		result, err = shoot.Apply(ctx, tb.Cluster, progress, shootWithTLS(tls))
+		Expect(err).NotTo(HaveOccurred())
+	}
+	// usedBy waits until the unit of every node uses the cache at its present endpoint.
+	usedBy := func(ctx context.Context) {
+		GinkgoHelper()
+		for _, node := range nodes {
+			Eventually(func(g Gomega) {
+				hosts, err := pull.Hosts(ctx, node, "docker.io")
+				g.Expect(err).NotTo(HaveOccurred())
+				g.Expect(hosts).To(ContainSubstring(`[host."` + endpoint(result, "docker.io") + `"]`))
+			}).WithContext(ctx).Should(Succeed())
+		}
+	}
+
+	BeforeAll(func(ctx context.Context) {
+		Expect(shoot.Delete(ctx, tb.Cluster, progress, shootWithTLS(true))).To(Succeed())
+		apply(ctx, true)
+		DeferCleanup(func(ctx context.Context) {
+			Expect(shoot.Delete(ctx, tb.Cluster, progress, shootWithTLS(true))).To(Succeed())
+		}, NodeTimeout(5*time.Minute))
+		usedBy(ctx)
+	}, NodeTimeout(8*time.Minute))
+
+	It("are served by a cache that the CA of the Shoot verifies", func(ctx context.Context) {
+		Expect(endpoint(result, "docker.io")).To(HavePrefix("https://"))
+		Expect(probe(ctx, nodes[0], result, "https", "docker.io")).To(Succeed())
+		Expect(probe(ctx, nodes[0], result, "http", "docker.io")).NotTo(Succeed(), "http must not be served beside https")
+
+		reference := newImage(ctx, "docker.io")
+		mark := markUpstream(ctx)
+		layers := craneLayers(ctx, nodes[0], result, reference)
+		for _, layer := range layers {
+			Expect(blobTransfers(ctx, mark)).To(HaveKeyWithValue(layer, 1))
+		}
+		for _, node := range workers()[:2] {
+			outcome, err := pull.Measured(ctx, tb.Upstream, node, reference)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(outcome.FromNodes).To(BeZero(), "no node may ask the upstream: %+v", outcome)
+			Expect(outcome.BlobRequests).To(BeZero(), "crane has filled the cache: %+v", outcome)
+		}
+	}, SpecTimeout(3*time.Minute))
+
+	It("go on pulling while https is switched off and on again", func(ctx context.Context) {
+		stop := pullContinuously(ctx, workers()[0])
+		for _, tls := range []bool{false, true} {
+			apply(ctx, tls)
+			Expect(result.Status.CASecretName != nil).To(Equal(tls))
+			Expect(strings.HasPrefix(endpoint(result, "docker.io"), "https://")).To(Equal(tls))
+			usedBy(ctx)
+			craneLayers(ctx, nodes[0], result, images.TinyDocker)
+			outcome, err := pull.Measured(ctx, tb.Upstream, workers()[1], images.TinyDocker)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(outcome.Duration).To(BeNumerically("<", 10*time.Second))
+		}
+		pulls, failure := stop()
+		Expect(failure).NotTo(HaveOccurred())
+		Expect(pulls).To(BeNumerically(">", 10))
+		AddReportEntry("pulls while https was switched off and on", pulls)
+	}, SpecTimeout(6*time.Minute))
+
+	It("never lose the cache while the CA is rotated", func(ctx context.Context) {
+		before := caBundle(ctx, result)
+		usedBy(ctx)
+		began := time.Now()
+		stop := pullContinuously(ctx, workers()[0])
+		for _, phase := range []gardencorev1beta1.CredentialsRotationPhase{
+			gardencorev1beta1.RotationPreparing, gardencorev1beta1.RotationPrepared, gardencorev1beta1.RotationCompleting, gardencorev1beta1.RotationCompleted,
+		} {
+			Expect(shoot.RotateCAs(ctx, tb.Cluster, progress, shootWithTLS(true), phase)).To(Succeed())
+			apply(ctx, true)
+			if phase == gardencorev1beta1.RotationPreparing {
+				Expect(caBundle(ctx, result)).To(And(ContainSubstring(strings.TrimSpace(before)), Not(Equal(before))), "nodes must trust both CAs")
+			}
+		}
+		after := caBundle(ctx, result)
+		Expect(strings.Count(after, "BEGIN CERTIFICATE")).To(Equal(1))
+		Expect(after).NotTo(Equal(before))
+
+		By("waiting until the kubelet has given the cache its new certificate")
+		Eventually(func() error { return probe(ctx, nodes[0], result, "https", "docker.io") }).
+			WithContext(ctx).WithTimeout(3 * time.Minute).WithPolling(time.Second).Should(Succeed())
+		craneLayers(ctx, nodes[0], result, newImage(ctx, "docker.io"))
+
+		pulls, failure := stop()
+		Expect(failure).NotTo(HaveOccurred())
+		Expect(pulls).To(BeNumerically(">", 10))
+		AddReportEntry("pulls while the CA was rotated", pulls)
+		for _, node := range nodes {
+			Expect(unitLog(ctx, node, began)).To(BeEmpty(), "the unit of %s has something to report", node.Name)
+			bundle, err := node.Run(ctx, nil, "cat", "/var/lib/registry-cache/ca.pem")
+			Expect(err).NotTo(HaveOccurred())
+			Expect(string(bundle)).To(Equal(after))
+		}
+		outcome, err := pull.Measured(ctx, tb.Upstream, workers()[1], newImage(ctx, "docker.io"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(outcome.FromNodes).To(BeZero(), "%+v", outcome)
+	}, SpecTimeout(8*time.Minute))
+})
