@@ -53,7 +53,7 @@ images: build ## Write the OCI images of the three as archives into bin/images/ 
 
 ##@ Development
 
-.PHONY: generate check test e2e clean
+.PHONY: generate check envtest test e2e clean
 generate: ## Generate deepcopy functions and the API reference.
 	$(TOOL) controller-gen object paths=./pkg/apis/...
 	$(TOOL) crd-ref-docs --log-level=ERROR --source-path=pkg/apis/registry --renderer=markdown --output-path=docs/api-reference.md \
@@ -61,6 +61,9 @@ generate: ## Generate deepcopy functions and the API reference.
 
 check: shellcheck ## Formatting, vet, staticcheck, shellcheck, tidy modules, up-to-date generated files.
 	@.ci/check $(MODULES)
+
+envtest: $(TESTBED) ## Build the programs of the control planes that "make test" runs the extension's life cycle on; minutes, once.
+	$(TESTBED) programs
 
 # Built first, because a compiler beside them would slow tests down that look at time.
 test: shellcheck ## Unit and integration tests with the race detector; no cluster.

@@ -48,6 +48,8 @@ var rules = []rule{
 	{folder: "pkg/apis", own: []string{"pkg/apis", "pkg/oci"}},
 	{folder: "pkg/admission", own: []string{"pkg/apis"}},
 	{folder: "pkg/extension", own: []string{"pkg/apis", "pkg/extension", "pkg/imagevector", "pkg/oci"}},
+	// Only tests, of all that the controller's program puts together.
+	{folder: "pkg/extension/lifecycle", tests: []string{"pkg/apis", "pkg/extension", "pkg/nodeconfig", "test/testbed/controlplane", "test/testbed/gobuild", "test/testbed/poll", "test/testbed/workspace"}},
 	{folder: "pkg/extension/desired", own: []string{"pkg/apis", "pkg/cacheserver/config", "pkg/oci"}},
 	{folder: "pkg/extension/monitoring", own: []string{"pkg/apis", "pkg/oci"}, tests: []string{"pkg/cacheserver"}},
 	{folder: "pkg/nodeconfig", own: []string{"pkg/apis", "pkg/oci"}},

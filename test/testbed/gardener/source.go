@@ -110,8 +110,7 @@ func buildInto(ctx context.Context, root, dir, image, version string) (err error
 		Dir:      filepath.Join(root, buildDir),
 		Packages: []string{modulePath + "/cmd/" + nodeAgent, modulePath + "/cmd/" + resourceManager},
 		Output:   partial + "/",
-		// The agent looks for a configuration file that has this version in its name.
-		LDFlags: "-X k8s.io/component-base/version.gitVersion=" + version,
+		LDFlags:  versionFlag(version),
 	}); err != nil {
 		return err
 	}
@@ -134,6 +133,11 @@ func buildInto(ctx context.Context, root, dir, image, version string) (err error
 		return nil // another run was faster
 	}
 	return err
+}
+
+// versionFlag makes the programs know their version. The agent looks for a configuration file that has it in its name.
+func versionFlag(version string) string {
+	return "-X k8s.io/component-base/version.gitVersion=" + version
 }
 
 // buildKey is a digest of what decides the bytes of the programs, short enough for an image tag.

@@ -30,6 +30,8 @@ type builder struct {
 	root, cache string
 	// goCommand runs the go command in a folder.
 	goCommand func(ctx context.Context, dir string, args ...string) (string, error)
+	// findOnly makes a missing program an error.
+	findOnly bool
 }
 
 func newBuilder(e *host.Engine, p *workspace.Progress) (*builder, error) {

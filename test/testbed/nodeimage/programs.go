@@ -3,13 +3,16 @@ package nodeimage
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/registry-cache/extension/test/testbed/gobuild"
+	"github.com/registry-cache/extension/test/testbed/workspace"
 )
 
 const (
@@ -104,11 +107,37 @@ func (b *builder) version(ctx context.Context, m module) (string, error) {
 	return b.goCommand(ctx, filepath.Join(b.root, m.dir), "list", "-m", "-f", "{{.Version}}", m.path)
 }
 
-// buildPrograms returns the paths of all programs by name. Those that were built from the same inputs before are
-// reused, each other one is a step of its own.
-func (b *builder) buildPrograms(ctx context.Context) (map[string]string, error) {
+// Programs returns the paths of some of the node image's programs by name, such as "etcd", without an image. Programs that
+// are not in workspace.CacheDir are built, which takes minutes.
+func Programs(ctx context.Context, p *workspace.Progress, names ...string) (map[string]string, error) {
+	b, err := newBuilder(nil, p)
+	if err != nil {
+		return nil, err
+	}
+	return b.buildPrograms(ctx, names...)
+}
+
+// FindPrograms is Programs, but builds nothing: fs.ErrNotExist is in the error if one is missing.
+func FindPrograms(ctx context.Context, names ...string) (map[string]string, error) {
+	b, err := newBuilder(nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	b.findOnly = true
+	return b.buildPrograms(ctx, names...)
+}
+
+// buildPrograms returns the paths of the programs with these names, of all if there are none, by name. Those that were
+// built from the same inputs before are reused, each other one is a step of its own.
+func (b *builder) buildPrograms(ctx context.Context, names ...string) (map[string]string, error) {
 	paths := map[string]string{}
 	for _, m := range modules() {
+		wanted := slices.DeleteFunc(slices.Clone(m.programs), func(prog program) bool {
+			return len(names) > 0 && !slices.Contains(names, prog.name)
+		})
+		if len(wanted) == 0 {
+			continue
+		}
 		of, err := b.moduleInputs(ctx, m)
 		if err != nil {
 			return nil, err
@@ -121,11 +150,13 @@ func (b *builder) buildPrograms(ctx context.Context) (map[string]string, error) 
 		if m.ldflags != nil {
 			flags = m.ldflags(version)
 		}
-		for _, prog := range m.programs {
+		for _, prog := range wanted {
 			output := filepath.Join(b.cache, "programs", of.hash(), prog.name)
 			paths[prog.name] = output
 			if _, err := os.Stat(output); err == nil {
 				continue
+			} else if b.findOnly {
+				return nil, fmt.Errorf("looking for %s: %w", prog.name, err)
 			}
 			err := b.progress.Step(strings.TrimSpace("building "+prog.name+" "+version), func() error {
 				return b.buildProgram(ctx, m, prog, flags, output)
@@ -138,12 +169,18 @@ func (b *builder) buildPrograms(ctx context.Context) (map[string]string, error) 
 	return paths, nil
 }
 
-func (b *builder) buildProgram(ctx context.Context, m module, prog program, flags, output string) error {
+func (b *builder) buildProgram(ctx context.Context, m module, prog program, flags, output string) (err error) {
 	if err := os.MkdirAll(filepath.Dir(output), 0o755); err != nil {
 		return err
 	}
-	partial := output + ".partial"
-	err := gobuild.Build(ctx, gobuild.Options{
+	// A name of its own: the node image and the test control planes may be made at the same time.
+	dir, err := os.MkdirTemp(filepath.Dir(output), "partial-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	partial := filepath.Join(dir, prog.name)
+	err = gobuild.Build(ctx, gobuild.Options{
 		Dir: filepath.Join(b.root, m.dir), Packages: []string{prog.path}, Output: partial, LDFlags: flags, Tags: m.tags,
 	})
 	if err != nil {

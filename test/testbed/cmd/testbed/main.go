@@ -31,7 +31,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), downCommand(), cleanCommand(), demoCommand(), shootCommand(), pullCommand(), logCommand(), kubectlCommand())
+	root.AddCommand(upCommand(), downCommand(), cleanCommand(), demoCommand(), shootCommand(), pullCommand(), logCommand(), kubectlCommand(), programsCommand())
 	return root
 }
 
