@@ -136,6 +136,10 @@ func (a *Actuator) Restore(ctx context.Context, log logr.Logger, ex *extensionsv
 
 // Delete removes all caches and waits until they are gone: first what serves, then, when nodes have had the time to
 // notice, the Services.
+//
+// In a Shoot that is hibernated, and not deleted, it waits for nothing: there are no nodes, and the resource manager
+// comes back when the Shoot wakes up, which may be in weeks. gardenlet does not wait either. A Shoot that is deleted was
+// woken up before.
 func (a *Actuator) Delete(ctx context.Context, log logr.Logger, ex *extensionsv1alpha1.Extension) error {
 	if err := a.deleteMonitoring(ctx, ex.Namespace); err != nil {
 		return err
@@ -143,6 +147,12 @@ func (a *Actuator) Delete(ctx context.Context, log logr.Logger, ex *extensionsv1
 	workloads, services, err := a.managedResources(ctx, ex.Namespace)
 	if err != nil {
 		return err
+	}
+	if asleep, err := a.isAsleep(ctx, ex.Namespace); err != nil {
+		return err
+	} else if asleep {
+		log.Info("Shoot is hibernated, the caches go when it wakes up")
+		return a.delete(ctx, ex.Namespace, append(workloads, services...))
 	}
 	if err := a.deleteAndWait(ctx, ex.Namespace, workloads); err != nil {
 		return err
@@ -157,6 +167,17 @@ func (a *Actuator) Delete(ctx context.Context, log logr.Logger, ex *extensionsv1
 		}
 	}
 	return a.deleteCertificates(ctx, log, ex.Namespace)
+}
+
+// isAsleep tells whether the Shoot in namespace is hibernated and is to stay. Without its Cluster it is taken for running.
+func (a *Actuator) isAsleep(ctx context.Context, namespace string) (bool, error) {
+	cluster, err := extensionscontroller.GetCluster(ctx, a.seed, namespace)
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("reading Cluster %s: %w", namespace, err)
+	}
+	return cluster.Shoot != nil && cluster.Shoot.DeletionTimestamp == nil && extensionscontroller.IsHibernationEnabled(cluster), nil
 }
 
 // ForceDelete asks for the removal of all caches and waits for nothing: the Shoot's API server may be gone for good.
@@ -248,6 +269,9 @@ func (a *Actuator) waitForAddress(ctx context.Context, log logr.Logger, shoot cl
 	pinned = pin
 	err = a.wait(ctx, fmt.Sprintf("the Service of the cache of %s to get an address", cache.Upstream), func(ctx context.Context) (reason string, err error) {
 		if address, err = serviceAddress(ctx, shoot, cache); err != nil || address != "" {
+			return "", err
+		}
+		if err := a.removeHeadlessService(ctx, log, shoot, namespace, cache); err != nil {
 			return "", err
 		}
 		if reason, err = a.describe(ctx, namespace, serviceResourceName(cache)); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/gardener/gardener/pkg/utils/kubernetes/health"
 	"github.com/gardener/gardener/pkg/utils/managedresources"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
@@ -55,7 +56,12 @@ func (a *Actuator) deployWorkloads(ctx context.Context, namespace string, shoot 
 	return a.deploy(ctx, namespace, workloadsResourceName, objects)
 }
 
+// deploy writes a ManagedResource with objects. One of the same name that is being deleted is waited for: what is written
+// into it would go with it, objects that are there at this moment included.
 func (a *Actuator) deploy(ctx context.Context, namespace, name string, objects []client.Object) error {
+	if err := a.waitUntilNotLeaving(ctx, namespace, name); err != nil {
+		return err
+	}
 	data, err := managedresources.NewRegistry(kubernetes.ShootScheme, kubernetes.ShootCodec, kubernetes.ShootSerializer).AddAllAndSerialize(objects...)
 	if err != nil {
 		return fmt.Errorf("encoding the objects of ManagedResource %s/%s: %w", namespace, name, err)
@@ -68,10 +74,22 @@ func (a *Actuator) deploy(ctx context.Context, namespace, name string, objects [
 		WithSecretRef(secretName).
 		// A cache that comes back after its removal starts with an empty volume of the size that is then asked for.
 		DeletePersistentVolumeClaims(true)
-	if err := resource.Reconcile(ctx); err != nil {
+	// The resource manager writes to it as well, its finalizer among others.
+	if err := retry.RetryOnConflict(retry.DefaultBackoff, func() error { return resource.Reconcile(ctx) }); err != nil {
 		return fmt.Errorf("writing ManagedResource %s/%s: %w", namespace, name, err)
 	}
 	return nil
+}
+
+func (a *Actuator) waitUntilNotLeaving(ctx context.Context, namespace, name string) error {
+	return a.wait(ctx, fmt.Sprintf("the earlier ManagedResource %s/%s to be gone", namespace, name), func(ctx context.Context) (string, error) {
+		resource := &resourcesv1alpha1.ManagedResource{}
+		err := a.seed.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, resource)
+		if apierrors.IsNotFound(err) || err == nil && resource.DeletionTimestamp == nil {
+			return "", nil
+		}
+		return appliedMessage(resource), err
+	})
 }
 
 // managedResources lists the names of all ManagedResources of the extension in namespace.

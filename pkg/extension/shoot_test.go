@@ -124,7 +124,7 @@ func newTestShoot(t *testing.T) *testShoot {
 		}).
 		Build()
 	s.actuator = NewActuator(s.seed, s.client, desired.Options{Image: "registry.example.com/registry-cache:v1"})
-	s.actuator.pollInterval, s.actuator.waitTimeout, s.actuator.withdrawAfter = time.Millisecond, 50*time.Millisecond, 0
+	s.actuator.pollInterval, s.actuator.waitTimeout, s.actuator.withdrawAfter = time.Millisecond, 500*time.Millisecond, 0
 	return s
 }
 

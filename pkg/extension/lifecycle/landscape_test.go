@@ -49,6 +49,8 @@ const (
 
 var imageOptions = desired.Options{Image: "registry.example.com/registry-cache:v1"}
 
+var seedOptions, shootOptions = controlplane.Options{Seed: true}, controlplane.Options{}
+
 // landscape is a Seed and a Shoot with the resource manager and the controllers of Kubernetes.
 type landscape struct {
 	dir             string
@@ -86,7 +88,7 @@ func sharedLandscape(t *testing.T) *landscape {
 	if shared.landscape == nil && shared.err == nil {
 		var dir string
 		if dir, shared.err = os.MkdirTemp("", "registry-cache-lifecycle-"); shared.err == nil {
-			shared.landscape, shared.err = startLandscape(context.Background(), programs, dir, controlplane.Options{Seed: true}, controlplane.Options{})
+			shared.landscape, shared.err = startLandscape(context.Background(), programs, dir, seedOptions, shootOptions)
 		}
 	}
 	if shared.err != nil {
@@ -276,23 +278,39 @@ func cacheFor(upstream string, size ...string) map[string]any {
 // ask makes or changes the Extension so that it asks for caches.
 func (s *shoot) ask(t *testing.T, caches ...map[string]any) *extensionsv1alpha1.Extension {
 	t.Helper()
+	s.write(t, s.asked(t, caches...))
+	return s.extension(t)
+}
+
+// asked is the Extension as it is, with other caches. It is not written.
+func (s *shoot) asked(t *testing.T, caches ...map[string]any) *extensionsv1alpha1.Extension {
+	t.Helper()
 	raw, err := json.Marshal(map[string]any{"apiVersion": "registry.extensions.gardener.cloud/v1alpha3", "kind": "RegistryConfig", "caches": caches})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ex := &extensionsv1alpha1.Extension{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: extension.Type}}
 	ex.Spec.Type = extension.Type
-	err = s.seed.Client().Get(t.Context(), client.ObjectKeyFromObject(ex), ex)
-	ex.Spec.ProviderConfig = &runtime.RawExtension{Raw: raw}
-	if apierrors.IsNotFound(err) {
-		err = s.seed.Client().Create(t.Context(), ex)
-	} else if err == nil {
-		err = s.seed.Client().Update(t.Context(), ex)
-	}
-	if err != nil {
+	if err := s.seed.Client().Get(t.Context(), client.ObjectKeyFromObject(ex), ex); client.IgnoreNotFound(err) != nil {
 		t.Fatal(err)
 	}
-	return s.extension(t)
+	ex.Spec.ProviderConfig = &runtime.RawExtension{Raw: raw}
+	return ex
+}
+
+// write makes or changes the Extension. A change wins against those that a controller makes at the same time.
+func (s *shoot) write(t *testing.T, ex *extensionsv1alpha1.Extension) {
+	t.Helper()
+	if ex.ResourceVersion == "" {
+		s.create(t, ex)
+		return
+	}
+	patch := &extensionsv1alpha1.Extension{ObjectMeta: metav1.ObjectMeta{Namespace: ex.Namespace, Name: ex.Name}}
+	before := client.MergeFrom(patch.DeepCopy())
+	patch.Annotations, patch.Spec.ProviderConfig = ex.Annotations, ex.Spec.ProviderConfig
+	if err := s.seed.Client().Patch(t.Context(), patch, before); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (s *shoot) extension(t *testing.T) *extensionsv1alpha1.Extension {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,6 +29,7 @@ type Process struct {
 	err  error // of the process; written before done is closed
 
 	stopOnce sync.Once
+	stopping atomic.Bool
 }
 
 // StartProcess runs a program, with what it prints in the file dir/<base of path>.log. It ends with this process at the
@@ -56,8 +58,11 @@ func StartProcess(dir, path string, environment []string, args ...string) (*Proc
 // Log returns what the process has printed so far.
 func (p *Process) Log() ([]byte, error) { return os.ReadFile(p.log) }
 
-// Err returns why the process has ended by itself, and nil while it runs.
+// Err returns why the process has ended by itself, and nil while it runs and after Stop.
 func (p *Process) Err() error {
+	if p.stopping.Load() {
+		return nil
+	}
 	select {
 	case <-p.done:
 		log, err := p.Log()
@@ -76,6 +81,7 @@ func (p *Process) Stop() error {
 			return
 		default:
 		}
+		p.stopping.Store(true)
 		if err = p.cmd.Process.Signal(unix.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			err = fmt.Errorf("stopping %s: %w", p.name, err)
 			return
