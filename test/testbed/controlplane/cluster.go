@@ -25,10 +25,10 @@ const (
 	// needs the rest.
 	startTimeout = 2 * time.Minute
 
-	// auditPolicy records who did what with which answer, once for each request.
+	// auditPolicy records who did what with which answer. A watch is recorded when it begins, too: it may never end.
 	auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
-omitStages: [RequestReceived, ResponseStarted]
+omitStages: [RequestReceived]
 rules:
 - level: Metadata
 `
