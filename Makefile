@@ -72,7 +72,7 @@ test: shellcheck ## Unit and integration tests with the race detector; no cluste
 	  case $$module in containerd-pull|promql) packages=./... ;; *) packages=tool ;; esac; \
 	  (cd hack/$$module && go build -trimpath -o /dev/null $$packages) || exit 1; \
 	done
-	CGO_ENABLED=1 go test -race -timeout 15m $$(go list ./... | grep -v /test/e2e)
+	CGO_ENABLED=1 go test -race -timeout 30m $$(go list ./... | grep -v /test/e2e)
 
 .PHONY: shellcheck
 shellcheck:

@@ -31,6 +31,10 @@ func (s *shoot) requireDeployed(t *testing.T, caches ...map[string]any) {
 			if !s.exists(t, set) {
 				return fmt.Errorf("%s: no StatefulSet for %s", s.namespace, cache.Upstream)
 			}
+			// The status tells of it.
+			if !s.exists(t, &corev1.PersistentVolumeClaim{ObjectMeta: kubeSystem("cache-volume-" + cache.ObjectName() + "-0")}) {
+				return fmt.Errorf("%s: no claim for %s", s.namespace, cache.Upstream)
+			}
 			if got := set.Spec.VolumeClaimTemplates[0].Spec.Resources.Requests.Storage(); got.Cmp(*cache.Volume.Size) != 0 {
 				return fmt.Errorf("%s: volumes of %s get %s, want %s", s.namespace, cache.Upstream, got, cache.Volume.Size)
 			}
