@@ -26,7 +26,7 @@ import (
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
 
-// Release and Namespace are the names under which the chart is installed.
+// Release is the name of the controller's chart and of its release, Namespace where it is installed.
 const (
 	Release   = "gardener-extension-registry-cache"
 	Namespace = "extension-registry-cache"
@@ -53,7 +53,7 @@ type Options struct {
 	Engine string
 }
 
-// Install builds the programs and their images, loads the images into every node and installs or upgrades the chart. A
+// Install builds the programs and their images, loads the images into every node and installs or upgrades the charts. A
 // second call with the same options and unchanged sources changes nothing in the cluster.
 func Install(ctx context.Context, cluster *kindcluster.Cluster, progress *workspace.Progress, o Options) error {
 	root, err := workspace.Root()
@@ -77,9 +77,14 @@ func Install(ctx context.Context, cluster *kindcluster.Cluster, progress *worksp
 	}); err != nil {
 		return err
 	}
-	return progress.Step("Installing the chart "+Release, func() error {
-		return installChart(ctx, cluster, filepath.Join(root, "charts", Release), values(images, o))
-	})
+	for _, chart := range charts(images, o) {
+		if err := progress.Step("Installing the chart "+chart.name, func() error {
+			return chart.install(ctx, cluster, filepath.Join(root, "charts", chart.name))
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // image is one image of the product.
@@ -138,7 +143,18 @@ func parseImages(output string, names []string) (map[string]image, error) {
 	return images, nil
 }
 
-// values are the chart's values: the built images, and the choices of o.
+// chart is a Helm chart of this checkout. Its release has its name.
+type chart struct {
+	name   string
+	values map[string]any
+}
+
+// charts are installed in this order, all into Namespace.
+func charts(images map[string]image, o Options) []chart {
+	return []chart{{Release, values(images, o)}}
+}
+
+// values are those of the controller's chart: the built images, and the choices of o.
 func values(images map[string]image, o Options) map[string]any {
 	overwrite := "images:\n"
 	for _, name := range []string{cacheImage, stockImage} {
@@ -158,10 +174,11 @@ func values(images map[string]image, o Options) map[string]any {
 	}
 }
 
-func installChart(ctx context.Context, cluster *kindcluster.Cluster, chartDir string, values map[string]any) error {
-	chart, err := loader.LoadDir(chartDir)
+// install installs or upgrades the release and waits until it is ready.
+func (c chart) install(ctx context.Context, cluster *kindcluster.Cluster, dir string) error {
+	loaded, err := loader.LoadDir(dir)
 	if err != nil {
-		return fmt.Errorf("loading chart %s: %w", chartDir, err)
+		return fmt.Errorf("loading chart %s: %w", dir, err)
 	}
 	settings := cli.New()
 	settings.KubeConfig = cluster.Kubeconfig()
@@ -172,9 +189,9 @@ func installChart(ctx context.Context, cluster *kindcluster.Cluster, chartDir st
 		return fmt.Errorf("connecting helm to the cluster: %w", err)
 	}
 
-	installed, err := settle(configuration)
+	installed, err := settle(configuration, c.name)
 	if err != nil {
-		return fmt.Errorf("reading the history of release %s: %w", Release, err)
+		return fmt.Errorf("reading the history of release %s: %w", c.name, err)
 	}
 	if installed {
 		upgrade := action.NewUpgrade(configuration)
@@ -182,23 +199,23 @@ func installChart(ctx context.Context, cluster *kindcluster.Cluster, chartDir st
 		upgrade.WaitStrategy, upgrade.Timeout = kube.StatusWatcherStrategy, installTimeout
 		// The controller writes the CA into its webhook configuration; an operator's edit is put right as well.
 		upgrade.ForceConflicts = true
-		_, err = upgrade.RunWithContext(ctx, Release, chart, values)
+		_, err = upgrade.RunWithContext(ctx, c.name, loaded, c.values)
 	} else {
 		install := action.NewInstall(configuration)
-		install.ReleaseName, install.Namespace, install.CreateNamespace = Release, Namespace, true
+		install.ReleaseName, install.Namespace, install.CreateNamespace = c.name, Namespace, true
 		install.WaitStrategy, install.Timeout = kube.StatusWatcherStrategy, installTimeout
-		_, err = install.RunWithContext(ctx, chart, values)
+		_, err = install.RunWithContext(ctx, loaded, c.values)
 	}
 	if err != nil {
-		return fmt.Errorf("installing release %s: %w", Release, err)
+		return fmt.Errorf("installing release %s: %w", c.name, err)
 	}
 	return nil
 }
 
 // settle tells whether there is a release to upgrade. What an interrupted run left pending is uninstalled first: Helm
 // refuses to go on from it ("another operation is in progress").
-func settle(configuration *action.Configuration) (installed bool, err error) {
-	history, err := action.NewHistory(configuration).Run(Release)
+func settle(configuration *action.Configuration, releaseName string) (installed bool, err error) {
+	history, err := action.NewHistory(configuration).Run(releaseName)
 	if errors.Is(err, driver.ErrReleaseNotFound) || err == nil && len(history) == 0 {
 		return false, nil
 	}
@@ -220,7 +237,7 @@ func settle(configuration *action.Configuration) (installed bool, err error) {
 	}
 	uninstall := action.NewUninstall(configuration)
 	uninstall.WaitStrategy, uninstall.Timeout = kube.StatusWatcherStrategy, installTimeout
-	if _, err := uninstall.Run(Release); err != nil {
+	if _, err := uninstall.Run(releaseName); err != nil {
 		return false, fmt.Errorf("uninstalling what an interrupted run left: %w", err)
 	}
 	return false, nil
