@@ -30,10 +30,10 @@ kind-up: $(TESTBED) ## Make or repair the kind-based Shoot (WORKERS=2, NODE_IMAG
 kind-down: $(TESTBED) ## Remove every trace of the cluster; what is expensive to build stays ("make clean" removes it).
 	$(TESTBED) down
 
-shoot-up: $(TESTBED) ## Take example/shoot.yaml through the gardenlet's order (SHOOT=... for another manifest).
+shoot-up: $(TESTBED) ## Apply example/shoot.yaml and wait until it is reconciled (SHOOT=... for another manifest).
 	$(TESTBED) shoot apply -f $(or $(SHOOT),example/shoot.yaml)
 
-shoot-down: $(TESTBED) ## Remove the Shoot of example/shoot.yaml again.
+shoot-down: $(TESTBED) ## Delete the Shoot of example/shoot.yaml and wait until it is gone.
 	$(TESTBED) shoot delete -f $(or $(SHOOT),example/shoot.yaml)
 
 .PHONY: $(TESTBED)
@@ -84,7 +84,7 @@ e2e: ## User stories on the kind-based Shoot; makes what is missing (FOCUS=... a
 
 .PHONY: e2e-testbed
 e2e-testbed: ## What the testbed itself promises, on the cluster of kind-up: claims that fill and grow, agents that apply.
-	TESTBED_CLUSTER=registry-cache go test -count=1 -v -timeout 20m -run Cluster ./test/testbed/volumes ./test/testbed/shoot
+	TESTBED_CLUSTER=registry-cache go test -count=1 -v -timeout 20m -run Cluster ./test/testbed/volumes ./test/testbed/gardenlet
 
 .PHONY: bench
 bench: ## The cache server beside the stock registry and no cache (RUN=... selects scenarios, ROUNDS=5, QUICK=1).

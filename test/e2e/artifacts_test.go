@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
+	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
 	resourcesv1alpha1 "github.com/gardener/gardener/pkg/apis/resources/v1alpha1"
 )
@@ -102,6 +103,7 @@ func (a *artifacts) objects(ctx context.Context) {
 		"pods.yaml":                   &corev1.PodList{},
 		"services.yaml":               &corev1.ServiceList{},
 		"persistentvolumeclaims.yaml": &corev1.PersistentVolumeClaimList{},
+		"shoots.yaml":                 &gardencorev1beta1.ShootList{},
 		"extensions.yaml":             &extensionsv1alpha1.ExtensionList{},
 		"managedresources.yaml":       &resourcesv1alpha1.ManagedResourceList{},
 	} {

@@ -58,6 +58,8 @@ var rules = []rule{
 
 	// The testbed must not prove the product with the product's own code.
 	{folder: "test/testbed", own: []string{"test/testbed", "pkg/apis", "pkg/oci", "hack/ociimage"}},
+	// It runs in the cluster, and knows extensions by what any gardenlet knows of them.
+	{folder: "test/testbed/gardenlet", own: []string{"test/testbed/poll"}, tests: []string{"test/testbed"}},
 	{folder: "test/e2e", own: []string{"test/testbed", "pkg/apis", "pkg/oci", "hack/ociimage"}},
 	{folder: "test/bench", own: []string{"test/testbed", "pkg/apis", "pkg/oci", "hack/ociimage"}},
 	{folder: "test/imports"},

@@ -1,6 +1,7 @@
 package gardener
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,6 +13,11 @@ import (
 	"math/big"
 	"slices"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 const (
@@ -86,4 +92,33 @@ func (c certificate) usable(now time.Time, dnsNames ...string) bool {
 		return false
 	}
 	return slices.Equal(pair.Leaf.DNSNames, dnsNames)
+}
+
+// serverNames are the names under which kube-apiserver calls the Service of a component.
+func serverNames(component string) []string {
+	return []string{component, component + "." + namespace, component + "." + namespace + ".svc"}
+}
+
+// tlsSecret is where the certificate of a component is kept.
+func tlsSecret(component string, served certificate) *corev1.Secret {
+	return &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: component + "-tls", Namespace: namespace},
+		Type:       corev1.SecretTypeTLS,
+		Data:       map[string][]byte{"ca.crt": served.ca, corev1.TLSCertKey: served.cert, corev1.TLSPrivateKeyKey: served.key},
+	}
+}
+
+// ensureCertificate keeps the certificate of an earlier run, so that a second run restarts nothing.
+func ensureCertificate(ctx context.Context, c client.Client, component string, now time.Time) (certificate, error) {
+	secret := tlsSecret(component, certificate{})
+	key := client.ObjectKeyFromObject(secret)
+	if err := c.Get(ctx, key, secret); err == nil {
+		kept := certificate{ca: secret.Data["ca.crt"], cert: secret.Data[corev1.TLSCertKey], key: secret.Data[corev1.TLSPrivateKeyKey]}
+		if kept.usable(now, serverNames(component)...) {
+			return kept, nil
+		}
+	} else if !apierrors.IsNotFound(err) {
+		return certificate{}, fmt.Errorf("reading secret %s: %w", key, err)
+	}
+	return newCertificate(now, serverNames(component)...)
 }

@@ -25,6 +25,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/yaml"
+
+	"github.com/registry-cache/extension/test/testbed/gardenlet"
 )
 
 var checkout = filepath.Join("..", "..", "..")
@@ -173,7 +175,7 @@ func TestCertificateIsUsable(t *testing.T) {
 func TestEnsureCertificateKeepsAUsableOne(t *testing.T) {
 	t.Parallel()
 	c := fake.NewClientBuilder().WithScheme(kubernetes.SeedScheme).Build()
-	first, err := ensureCertificate(t.Context(), c, time.Now())
+	first, err := ensureCertificate(t.Context(), c, resourceManager, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,14 +184,14 @@ func TestEnsureCertificateKeepsAUsableOne(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	second, err := ensureCertificate(t.Context(), c, time.Now())
+	second, err := ensureCertificate(t.Context(), c, resourceManager, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if string(first.cert) != string(second.cert) {
 		t.Error("the second run made a new certificate, which restarts the program")
 	}
-	third, err := ensureCertificate(t.Context(), c, time.Now().Add(certificateValidity))
+	third, err := ensureCertificate(t.Context(), c, resourceManager, time.Now().Add(certificateValidity))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +296,7 @@ func TestNodeAgentFiles(t *testing.T) {
 	if err := yaml.UnmarshalStrict(byPath["/var/lib/gardener-node-agent/config-v1.2.3.yaml"].content, config); err != nil {
 		t.Fatalf("the configuration of version v1.2.3: %v", err)
 	}
-	if got := config.Controllers.OperatingSystemConfig; got.SecretName != NodeAgentSecretName || got.KubernetesVersion.String() != "1.34.4" {
+	if got := config.Controllers.OperatingSystemConfig; got.SecretName != gardenlet.NodeAgentSecretName || got.KubernetesVersion.String() != "1.34.4" {
 		t.Errorf("controller configuration is %+v", got)
 	}
 	if got := byPath["/var/lib/gardener-node-agent/credentials/kubeconfig"]; got.mode != 0o600 || string(got.content) != "kubeconfig" {

@@ -3,11 +3,12 @@ package gardener
 import (
 	"context"
 	"fmt"
+	"strings"
 
-	"github.com/gardener/gardener/pkg/client/kubernetes"
 	"k8s.io/client-go/discovery"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/registry-cache/extension/test/testbed/gardenlet"
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
@@ -28,7 +29,7 @@ func Install(ctx context.Context, cluster *kindcluster.Cluster, progress *worksp
 	if err != nil {
 		return err
 	}
-	c, err := client.New(restConfig, client.Options{Scheme: kubernetes.SeedScheme})
+	c, err := client.New(restConfig, client.Options{Scheme: gardenlet.Scheme()})
 	if err != nil {
 		return fmt.Errorf("connecting to cluster %s: %w", cluster.Name(), err)
 	}
@@ -53,14 +54,32 @@ func Install(ctx context.Context, cluster *kindcluster.Cluster, progress *worksp
 		return err
 	}
 	if err := progress.Step("Starting gardener-resource-manager "+src.Version, func() error {
-		if err := cluster.LoadArchive(ctx, built.imageArchive); err != nil {
+		if err := cluster.LoadArchive(ctx, built.resourceManager.archive); err != nil {
 			return err
 		}
-		return startResourceManager(ctx, c, built.image)
+		return startResourceManager(ctx, c, built.resourceManager.reference)
 	}); err != nil {
 		return err
 	}
-	return progress.Step("Starting gardener-node-agent "+src.Version+" on every node", func() error {
+	if err := progress.Step("Starting gardener-apiserver "+src.Version, func() error {
+		if err := cluster.LoadArchive(ctx, built.apiServer.archive); err != nil {
+			return err
+		}
+		return startAPIServer(ctx, c, built.apiServer.reference)
+	}); err != nil {
+		return err
+	}
+	if err := progress.Step("Writing what a Shoot refers to", func() error {
+		return applyLandscape(ctx, c, strings.TrimPrefix(kubernetesVersion.GitVersion, "v"))
+	}); err != nil {
+		return err
+	}
+	if err := progress.Step("Starting gardener-node-agent "+src.Version+" on every node", func() error {
 		return startNodeAgents(ctx, c, cluster, built, kubernetesVersion.GitVersion)
+	}); err != nil {
+		return err
+	}
+	return progress.Step("Starting the gardenlet's stand-in", func() error {
+		return startGardenlet(ctx, c, cluster, root, cache, src.Version)
 	})
 }

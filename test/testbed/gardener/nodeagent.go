@@ -23,13 +23,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/registry-cache/extension/test/testbed/gardenlet"
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
 	"github.com/registry-cache/extension/test/testbed/poll"
 )
-
-// NodeAgentSecretName is the name of the Secret in kube-system from which the agent of every node reads what its node
-// has to look like. Gardener has one per worker pool; the nodes of a testbed cluster are one pool.
-const NodeAgentSecretName = "gardener-node-agent-testbed"
 
 const (
 	// adminKubeconfig is kubeadm's, on control plane nodes only. Its client certificate is embedded, which is the only
@@ -114,7 +111,7 @@ func nodeAgentFiles(nodeName, version, kubernetesVersion string, program, kubeco
 		return nil, fmt.Errorf("parsing Kubernetes version %q: %w", kubernetesVersion, err)
 	}
 	// The address of kube-apiserver is needed for the bootstrap only.
-	generated, err := nodeagent.Files(nodeagent.ComponentConfig(NodeAgentSecretName, parsed, "", nil))
+	generated, err := nodeagent.Files(nodeagent.ComponentConfig(gardenlet.NodeAgentSecretName, parsed, "", nil))
 	if err != nil {
 		return nil, fmt.Errorf("generating the configuration of gardener-node-agent: %w", err)
 	}

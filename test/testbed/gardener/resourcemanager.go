@@ -5,9 +5,6 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
-	"errors"
-	"fmt"
-	"strings"
 	"time"
 
 	v1beta1constants "github.com/gardener/gardener/pkg/apis/core/v1beta1/constants"
@@ -16,14 +13,10 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"github.com/registry-cache/extension/test/testbed/poll"
 )
 
 const (
@@ -34,9 +27,6 @@ const (
 	healthPort  = 8081
 	configKey   = "config.yaml"
 	nobody      = int64(65532)
-
-	// rolloutTimeout bounds the wait for the pod. It starts in seconds; a slow machine needs the rest.
-	rolloutTimeout = 3 * time.Minute
 )
 
 //go:embed resource-manager.yaml
@@ -45,7 +35,7 @@ var resourceManagerConfig string
 // startResourceManager installs gardener-resource-manager for source and target in this cluster and waits until it is
 // ready, then registers its webhooks.
 func startResourceManager(ctx context.Context, c client.Client, image string) error {
-	served, err := ensureCertificate(ctx, c, time.Now())
+	served, err := ensureCertificate(ctx, c, resourceManager, time.Now())
 	if err != nil {
 		return err
 	}
@@ -66,37 +56,13 @@ func startResourceManager(ctx context.Context, c client.Client, image string) er
 	return nil
 }
 
-// serverNames are the names under which kube-apiserver calls the webhooks.
-func serverNames() []string {
-	return []string{resourceManager, resourceManager + "." + namespace, resourceManager + "." + namespace + ".svc"}
-}
-
-// ensureCertificate keeps the certificate of an earlier run, so that a second run restarts nothing.
-func ensureCertificate(ctx context.Context, c client.Client, now time.Time) (certificate, error) {
-	secret := &corev1.Secret{}
-	key := client.ObjectKey{Namespace: namespace, Name: resourceManager + "-tls"}
-	if err := c.Get(ctx, key, secret); err == nil {
-		kept := certificate{ca: secret.Data["ca.crt"], cert: secret.Data[corev1.TLSCertKey], key: secret.Data[corev1.TLSPrivateKeyKey]}
-		if kept.usable(now, serverNames()...) {
-			return kept, nil
-		}
-	} else if !apierrors.IsNotFound(err) {
-		return certificate{}, fmt.Errorf("reading secret %s: %w", key, err)
-	}
-	return newCertificate(now, serverNames()...)
-}
-
 // resourceManagerObjects are in the order in which they have to be applied.
 func resourceManagerObjects(image string, served certificate) []client.Object {
 	meta := metav1.ObjectMeta{Name: resourceManager, Namespace: namespace}
 	global := metav1.ObjectMeta{Name: "registry-cache-testbed:" + resourceManager}
 	selector := map[string]string{"app": resourceManager}
 
-	tlsSecret := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: resourceManager + "-tls", Namespace: namespace},
-		Type:       corev1.SecretTypeTLS,
-		Data:       map[string][]byte{"ca.crt": served.ca, corev1.TLSCertKey: served.cert, corev1.TLSPrivateKeyKey: served.key},
-	}
+	serving := tlsSecret(resourceManager, served)
 	config := &corev1.ConfigMap{ObjectMeta: meta, Data: map[string]string{configKey: resourceManagerConfig}}
 	sum := sha256.Sum256([]byte(resourceManagerConfig + string(served.cert)))
 
@@ -153,39 +119,32 @@ func resourceManagerObjects(image string, served certificate) []client.Object {
 					}},
 					Volumes: []corev1.Volume{
 						{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: config.Name}}}},
-						{Name: "certs", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: tlsSecret.Name, DefaultMode: new(int32(0o440))}}},
+						{Name: "certs", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: serving.Name, DefaultMode: new(int32(0o440))}}},
 					},
 				},
 			},
 		},
 	}
 
-	return []client.Object{
+	objects := []client.Object{
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace, Labels: map[string]string{v1beta1constants.GardenRole: v1beta1constants.GardenRoleGarden}}},
 		// What gardenlet writes on a Shoot's kube-system: webhooks select namespaces by it.
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: metav1.NamespaceSystem, Labels: map[string]string{
 			v1beta1constants.GardenerPurpose:                 metav1.NamespaceSystem,
 			resourcesv1alpha1.HighAvailabilityConfigConsider: "true",
 		}}},
-		&corev1.ServiceAccount{ObjectMeta: meta},
-		// A resource manager may be asked to apply anything. In a Shoot Gardener gives it the same role.
-		&rbacv1.ClusterRole{ObjectMeta: global, Rules: []rbacv1.PolicyRule{
-			{APIGroups: []string{"*"}, Resources: []string{"*"}, Verbs: []string{"*"}},
-			{NonResourceURLs: []string{"*"}, Verbs: []string{"*"}},
-		}},
-		&rbacv1.ClusterRoleBinding{
-			ObjectMeta: global,
-			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: global.Name},
-			Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: resourceManager, Namespace: namespace}},
-		},
+	}
+	// A resource manager may be asked to apply anything. In a Shoot Gardener gives it the same role.
+	objects = append(objects, administrator(meta, global)...)
+	return append(objects,
 		config,
-		tlsSecret,
+		serving,
 		&corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{
 			Selector: selector,
 			Ports:    []corev1.ServicePort{{Name: "webhooks", Port: 443, TargetPort: intstr.FromInt32(webhookPort), Protocol: corev1.ProtocolTCP}},
 		}},
 		deployment,
-	}
+	)
 }
 
 func probe(path string) *corev1.Probe {
@@ -228,48 +187,4 @@ func webhookObjects(ca []byte) []client.Object {
 			)},
 		},
 	}
-}
-
-// waitForRollout returns when the Deployment runs its newest pods and no others.
-func waitForRollout(ctx context.Context, c client.Client, key client.ObjectKey) error {
-	err := poll.Until(ctx, 500*time.Millisecond, rolloutTimeout, func(ctx context.Context) error {
-		deployment := &appsv1.Deployment{}
-		if err := c.Get(ctx, key, deployment); err != nil {
-			return err
-		}
-		status, want := deployment.Status, *deployment.Spec.Replicas
-		if status.ObservedGeneration < deployment.Generation || status.UpdatedReplicas < want || status.Replicas > want || status.AvailableReplicas < want {
-			return errors.Join(fmt.Errorf("%d of %d pods are available", status.AvailableReplicas, want), podProblems(ctx, c, deployment))
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("waiting for deployment %s: %w", key, err)
-	}
-	return nil
-}
-
-// podProblems says why the pods of a Deployment do not run, nil if nothing is known.
-func podProblems(ctx context.Context, c client.Client, deployment *appsv1.Deployment) error {
-	pods := &corev1.PodList{}
-	if err := c.List(ctx, pods, client.InNamespace(deployment.Namespace), client.MatchingLabels(deployment.Spec.Selector.MatchLabels)); err != nil {
-		return err
-	}
-	var problems []error
-	for _, pod := range pods.Items {
-		for _, condition := range pod.Status.Conditions {
-			if condition.Type == corev1.PodScheduled && condition.Status != corev1.ConditionTrue {
-				problems = append(problems, fmt.Errorf("pod %s: %s", pod.Name, condition.Message))
-			}
-		}
-		for _, status := range pod.Status.ContainerStatuses {
-			if waiting := status.State.Waiting; waiting != nil {
-				problems = append(problems, fmt.Errorf("pod %s: %s", pod.Name, strings.TrimSpace(waiting.Reason+" "+waiting.Message)))
-			}
-			if last := status.LastTerminationState.Terminated; last != nil {
-				problems = append(problems, fmt.Errorf("pod %s: its container ended before with code %d: %s", pod.Name, last.ExitCode, strings.TrimSpace(last.Reason+" "+last.Message)))
-			}
-		}
-	}
-	return errors.Join(problems...)
 }

@@ -24,8 +24,9 @@ import (
 const (
 	modulePath      = "github.com/gardener/gardener"
 	resourceManager = "gardener-resource-manager"
+	apiServer       = "gardener-apiserver"
 	nodeAgent       = "gardener-node-agent"
-	imageRepository = "localhost/registry-cache-testbed/" + resourceManager
+	imagePrefix     = "localhost/registry-cache-testbed/"
 )
 
 // buildDir is the folder of the go.mod file that pins Gardener and its programs, relative to the checkout.
@@ -68,9 +69,12 @@ type programs struct {
 	version string
 	// nodeAgent is the path of the static program.
 	nodeAgent string
-	// image is the reference of gardener-resource-manager, and imageArchive the docker archive that holds it.
-	image, imageArchive string
+	// resourceManager and apiServer run as pods.
+	resourceManager, apiServer image
 }
+
+// image is the reference of an image, and the docker archive that holds it.
+type image struct{ reference, archive string }
 
 // build compiles the programs into a folder of cache named by everything that goes into them, or finds them there.
 func build(ctx context.Context, progress *workspace.Progress, root, cache string, src source) (programs, error) {
@@ -79,24 +83,27 @@ func build(ctx context.Context, progress *workspace.Progress, root, cache string
 		return programs{}, err
 	}
 	dir := filepath.Join(cache, "gardener", key)
+	at := func(program string) image {
+		return image{reference: imagePrefix + program + ":" + key, archive: filepath.Join(dir, program+".tar")}
+	}
 	result := programs{
-		version:      src.Version,
-		nodeAgent:    filepath.Join(dir, nodeAgent),
-		image:        imageRepository + ":" + key,
-		imageArchive: filepath.Join(dir, resourceManager+".tar"),
+		version:         src.Version,
+		nodeAgent:       filepath.Join(dir, nodeAgent),
+		resourceManager: at(resourceManager),
+		apiServer:       at(apiServer),
 	}
 	if _, err := os.Stat(dir); err == nil {
 		return result, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return programs{}, err
 	}
-	return result, progress.Step("Building gardener-resource-manager and gardener-node-agent "+src.Version+" (minutes, once)", func() error {
-		return buildInto(ctx, root, dir, result.image, src.Version)
+	return result, progress.Step("Building gardener-apiserver, gardener-resource-manager and gardener-node-agent "+src.Version+" (minutes, once)", func() error {
+		return buildInto(ctx, root, dir, key, src.Version)
 	})
 }
 
 // buildInto makes dir, complete or not at all.
-func buildInto(ctx context.Context, root, dir, image, version string) (err error) {
+func buildInto(ctx context.Context, root, dir, tag, version string) (err error) {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
@@ -106,27 +113,25 @@ func buildInto(ctx context.Context, root, dir, image, version string) (err error
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(partial)) }()
 
+	var packages []string
+	for _, program := range []string{nodeAgent, resourceManager, apiServer} {
+		packages = append(packages, modulePath+"/cmd/"+program)
+	}
 	if err := gobuild.Build(ctx, gobuild.Options{
 		Dir:      filepath.Join(root, buildDir),
-		Packages: []string{modulePath + "/cmd/" + nodeAgent, modulePath + "/cmd/" + resourceManager},
+		Packages: packages,
 		Output:   partial + "/",
 		LDFlags:  versionFlag(version),
 	}); err != nil {
 		return err
 	}
-	img, err := ociimage.Build(ociimage.Config{
-		Files:      []ociimage.File{{Path: "/" + resourceManager, Mode: 0o755, Source: filepath.Join(partial, resourceManager)}},
-		Entrypoint: []string{"/" + resourceManager},
-		User:       "65532:65532",
-	})
-	if err != nil {
-		return err
-	}
-	if err := ociimage.WriteArchive(filepath.Join(partial, resourceManager+".tar"), map[string]v1.Image{image: img}); err != nil {
-		return err
-	}
-	if err := os.Remove(filepath.Join(partial, resourceManager)); err != nil {
-		return err
+	for _, program := range []string{resourceManager, apiServer} {
+		if err := writeImage(filepath.Join(partial, program), imagePrefix+program+":"+tag, filepath.Join(partial, program+".tar")); err != nil {
+			return err
+		}
+		if err := os.Remove(filepath.Join(partial, program)); err != nil {
+			return err
+		}
 	}
 	err = os.Rename(partial, dir)
 	if errors.Is(err, fs.ErrExist) {
@@ -138,6 +143,20 @@ func buildInto(ctx context.Context, root, dir, image, version string) (err error
 // versionFlag makes the programs know their version. The agent looks for a configuration file that has it in its name.
 func versionFlag(version string) string {
 	return "-X k8s.io/component-base/version.gitVersion=" + version
+}
+
+// writeImage writes an archive with an image of one static program.
+func writeImage(program, reference, archive string) error {
+	path := "/" + filepath.Base(program)
+	img, err := ociimage.Build(ociimage.Config{
+		Files:      []ociimage.File{{Path: path, Mode: 0o755, Source: program}},
+		Entrypoint: []string{path},
+		User:       "65532:65532",
+	})
+	if err != nil {
+		return err
+	}
+	return ociimage.WriteArchive(archive, map[string]v1.Image{reference: img})
 }
 
 // buildKey is a digest of what decides the bytes of the programs, short enough for an image tag.

@@ -19,23 +19,20 @@ func RotateCAs(ctx context.Context, cluster *kindcluster.Cluster, progress *work
 	if err != nil {
 		return err
 	}
-	o, err := newOperation(ctx, cluster, progress, shoot)
+	c, err := connect(cluster)
 	if err != nil {
 		return err
 	}
-	return o.rotateCAs(ctx, phase)
+	return newGarden(c, progress).rotateCAs(ctx, client.ObjectKeyFromObject(shoot), phase)
 }
 
-func (o *operation) rotateCAs(ctx context.Context, phase gardencorev1beta1.CredentialsRotationPhase) error {
-	stored, err := o.stored(ctx)
-	if err != nil {
-		return err
+func (g *garden) rotateCAs(ctx context.Context, key client.ObjectKey, phase gardencorev1beta1.CredentialsRotationPhase) error {
+	shoot := &gardencorev1beta1.Shoot{}
+	if err := g.client.Get(ctx, key, shoot); err != nil {
+		return fmt.Errorf("rotating the CAs of Shoot %s: %w", key, err)
 	}
-	if stored == nil {
-		return fmt.Errorf("rotating the CAs of shoot %s: it does not exist", client.ObjectKeyFromObject(o.shoot))
-	}
-	o.shoot = stored
-	status := &o.shoot.Status
+	patch := client.MergeFrom(shoot.DeepCopy())
+	status := &shoot.Status
 	if status.Credentials == nil {
 		status.Credentials = &gardencorev1beta1.ShootCredentials{}
 	}
@@ -53,6 +50,9 @@ func (o *operation) rotateCAs(ctx context.Context, phase gardencorev1beta1.Crede
 	case gardencorev1beta1.RotationCompleted:
 		rotation.LastCompletionTime = new(metav1.Now())
 	}
-	o.progress.Printf("Shoot %s: rotation of the CAs: %s", client.ObjectKeyFromObject(o.shoot), phase)
-	return o.syncCluster(ctx)
+	g.progress.Printf("Shoot %s: rotation of the CAs: %s", key, phase)
+	if err := g.client.Status().Patch(ctx, shoot, patch); err != nil {
+		return fmt.Errorf("rotating the CAs of Shoot %s: %w", key, err)
+	}
+	return nil
 }

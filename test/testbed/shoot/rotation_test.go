@@ -4,34 +4,33 @@ import (
 	"testing"
 
 	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
-	"github.com/gardener/gardener/pkg/extensions"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 func TestRotationSurvivesReconciliations(t *testing.T) {
 	t.Parallel()
-	s := newSeed(t)
-	if err := s.operation(documented).rotateCAs(t.Context(), gardencorev1beta1.RotationPreparing); err == nil {
-		t.Error("a Shoot that does not exist was rotated")
+	l := newLandscape()
+	key := client.ObjectKey{Namespace: "garden-dev", Name: "crazy-botany"}
+	if err := l.rotateCAs(t.Context(), key, gardencorev1beta1.RotationPreparing); !apierrors.IsNotFound(err) {
+		t.Errorf("rotating the CAs of a Shoot that does not exist: %v", err)
 	}
-	s.reconcile(t, documented)
-	rotation := func() *gardencorev1beta1.CARotation {
-		cluster, err := extensions.GetCluster(t.Context(), s, shootNamespace)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return cluster.Shoot.Status.Credentials.Rotation.CertificateAuthorities
+	if _, err := l.applyManifest(t, documented); err != nil {
+		t.Fatal(err)
 	}
 	var initiated string
 	for _, phase := range []gardencorev1beta1.CredentialsRotationPhase{
 		gardencorev1beta1.RotationPreparing, gardencorev1beta1.RotationPrepared, gardencorev1beta1.RotationCompleting, gardencorev1beta1.RotationCompleted,
 	} {
-		if err := s.operation(documented).rotateCAs(t.Context(), phase); err != nil {
+		if err := l.rotateCAs(t.Context(), key, phase); err != nil {
 			t.Fatal(err)
 		}
-		s.reconcile(t, documented)
-		got := rotation()
+		if _, err := l.applyManifest(t, documented); err != nil {
+			t.Fatal(err)
+		}
+		got := l.stored(t).Status.Credentials.Rotation.CertificateAuthorities
 		if got.Phase != phase || got.LastInitiationTime == nil {
-			t.Fatalf("the extensions see %+v in phase %s", got, phase)
+			t.Fatalf("the rotation is %+v in phase %s", got, phase)
 		}
 		if initiated == "" {
 			initiated = got.LastInitiationTime.String()

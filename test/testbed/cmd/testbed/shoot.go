@@ -17,10 +17,10 @@ import (
 const maxManifest = 1 << 20
 
 func shootCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "shoot", Short: "Do the gardenlet's part for a Shoot manifest"}
+	cmd := &cobra.Command{Use: "shoot", Short: "Apply or delete a Shoot and wait for the gardenlet"}
 	cmd.AddCommand(
-		manifestCommand("apply", "Take the Shoot through the gardenlet's order until every node has applied it", applyShoot),
-		manifestCommand("delete", "Remove the Shoot's extensions, and what they left on the nodes", deleteShoot),
+		manifestCommand("apply", "Apply the Shoot and wait until every node has applied it", applyShoot),
+		manifestCommand("delete", "Delete the Shoot and wait until it is gone, on the nodes, too", deleteShoot),
 	)
 	return cmd
 }

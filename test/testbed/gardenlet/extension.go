@@ -1,14 +1,14 @@
-package shoot
+package gardenlet
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
+	v1beta1helper "github.com/gardener/gardener/pkg/api/core/v1beta1/helper"
 	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
 	v1beta1constants "github.com/gardener/gardener/pkg/apis/core/v1beta1/constants"
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
@@ -19,15 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/test/testbed/poll"
-)
-
-const (
-	// registryCache is the type of the extension whose status is part of the Result.
-	registryCache = "registry-cache"
-	// registryAPIVersion is written out: what the controller reports is checked against the design, not against itself.
-	registryAPIVersion = "registry.extensions.gardener.cloud/v1alpha3"
 )
 
 // wantedExtensions returns the Shoot's extensions by type. Gardener adds those that a landscape enables for all Shoots;
@@ -60,9 +52,9 @@ func (o *operation) deployExtensions(ctx context.Context) error {
 	return nil
 }
 
-// waitForExtensions waits until every extension has reconciled what deployExtensions wrote, and returns the status of
-// registry-cache.
-func (o *operation) waitForExtensions(ctx context.Context) (*v1alpha3.RegistryStatus, error) {
+// waitForExtensions waits until every extension has reconciled what deployExtensions wrote. The error has the codes that
+// the extension reports.
+func (o *operation) waitForExtensions(ctx context.Context) error {
 	for _, extensionType := range slices.Sorted(maps.Keys(o.wantedExtensions())) {
 		key := client.ObjectKey{Namespace: o.namespace, Name: extensionType}
 		var failing time.Time
@@ -81,23 +73,16 @@ func (o *operation) waitForExtensions(ctx context.Context) (*v1alpha3.RegistrySt
 				failing = time.Now()
 			}
 			err = lastError(extension)
-			if isFinal(extension) || time.Since(failing) > failureGrace {
+			if v1beta1helper.HasNonRetryableErrorCode(*extension.Status.LastError) || time.Since(failing) > failureGrace {
 				return poll.Stop(err)
 			}
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("extension %s: %w", key, err)
+			return fmt.Errorf("extension %s: %w", key, err)
 		}
 	}
-	if _, ok := o.wantedExtensions()[registryCache]; !ok {
-		return nil, nil
-	}
-	extension := o.extension(registryCache)
-	if err := o.client.Get(ctx, client.ObjectKeyFromObject(extension), extension); err != nil {
-		return nil, fmt.Errorf("reading Extension %s: %w", client.ObjectKeyFromObject(extension), err)
-	}
-	return decodeStatus(extension)
+	return nil
 }
 
 // hasFailed tells whether the controller has worked on the latest order and ended with an error. What an earlier order
@@ -119,33 +104,13 @@ func hasFailed(extension *extensionsv1alpha1.Extension) bool {
 		(status.LastOperation.State == gardencorev1beta1.LastOperationStateError || status.LastOperation.State == gardencorev1beta1.LastOperationStateFailed)
 }
 
-// isFinal tells whether the controller says that only the owner can correct the error.
-func isFinal(extension *extensionsv1alpha1.Extension) bool {
-	return slices.Contains(extension.Status.LastError.Codes, gardencorev1beta1.ErrorConfigurationProblem)
-}
-
-// lastError is nil if the controller reports none.
+// lastError is nil if the controller reports none. It carries the codes of the report.
 func lastError(extension *extensionsv1alpha1.Extension) error {
-	if extension.Status.LastError == nil {
+	last := extension.Status.LastError
+	if last == nil {
 		return nil
 	}
-	return errors.New(extension.Status.LastError.Description)
-}
-
-// decodeStatus returns the provider status of an Extension registry-cache.
-func decodeStatus(extension *extensionsv1alpha1.Extension) (*v1alpha3.RegistryStatus, error) {
-	key := client.ObjectKeyFromObject(extension)
-	if extension.Status.ProviderStatus == nil || len(extension.Status.ProviderStatus.Raw) == 0 {
-		return nil, fmt.Errorf("extension %s is ready and has no status.providerStatus", key)
-	}
-	status := &v1alpha3.RegistryStatus{}
-	if err := json.Unmarshal(extension.Status.ProviderStatus.Raw, status); err != nil {
-		return nil, fmt.Errorf("decoding status.providerStatus of extension %s: %w", key, err)
-	}
-	if status.APIVersion != registryAPIVersion || status.Kind != "RegistryStatus" {
-		return nil, fmt.Errorf("status.providerStatus of extension %s is %s %s, want %s RegistryStatus", key, status.APIVersion, status.Kind, registryAPIVersion)
-	}
-	return status, nil
+	return v1beta1helper.NewErrorWithCodes(errors.New(last.Description), last.Codes...)
 }
 
 // deleteExtensions deletes the Extensions whose type is not kept and waits until their controllers have cleaned up.

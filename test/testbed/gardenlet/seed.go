@@ -1,4 +1,4 @@
-package shoot
+package gardenlet
 
 import (
 	"context"
@@ -12,9 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	podsecurityadmissionapi "k8s.io/pod-security-admission/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -102,32 +99,10 @@ func (o *operation) deployKubeconfig(ctx context.Context) error {
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: o.namespace, Name: v1beta1constants.SecretNameGardenerInternal}}
 	if _, err := controllerutils.GetAndCreateOrMergePatch(ctx, o.client, secret, func() error {
 		secret.Type = corev1.SecretTypeOpaque
-		secret.Data = map[string][]byte{"kubeconfig": o.kubeconfig}
+		secret.Data = map[string][]byte{"kubeconfig": o.options.Kubeconfig}
 		return nil
 	}); err != nil {
 		return fmt.Errorf("writing secret %s: %w", client.ObjectKeyFromObject(secret), err)
 	}
 	return nil
-}
-
-// inClusterKubeconfig returns a kubeconfig with the credentials of config for kube-apiserver's Service: extensions run
-// as pods, and config is for this machine. The Service's name is in kubeadm's serving certificate.
-func inClusterKubeconfig(config *rest.Config) ([]byte, error) {
-	if len(config.CAData) == 0 || len(config.CertData) == 0 || len(config.KeyData) == 0 {
-		return nil, errors.New("making a kubeconfig for pods: the cluster's kubeconfig has no embedded CA and client certificate")
-	}
-	const name = "shoot"
-	content, err := clientcmd.Write(clientcmdapi.Config{
-		CurrentContext: name,
-		Contexts:       map[string]*clientcmdapi.Context{name: {Cluster: name, AuthInfo: name}},
-		Clusters: map[string]*clientcmdapi.Cluster{name: {
-			Server:                   "https://kubernetes.default.svc",
-			CertificateAuthorityData: config.CAData,
-		}},
-		AuthInfos: map[string]*clientcmdapi.AuthInfo{name: {ClientCertificateData: config.CertData, ClientKeyData: config.KeyData}},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("making a kubeconfig for pods: %w", err)
-	}
-	return content, nil
 }

@@ -1,4 +1,4 @@
-package shoot
+package gardenlet
 
 import "time"
 
@@ -15,6 +15,4 @@ const (
 	nodesTimeout = 4 * time.Minute
 	// namespaceTimeout is for a namespace whose objects have no finalizers any more.
 	namespaceTimeout = 2 * time.Minute
-	// reportTimeout bounds what is done after a failure, for the sake of the report.
-	reportTimeout = 10 * time.Second
 )

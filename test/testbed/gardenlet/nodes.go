@@ -1,4 +1,4 @@
-package shoot
+package gardenlet
 
 import (
 	"context"
@@ -21,9 +21,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/registry-cache/extension/test/testbed/gardener"
 	"github.com/registry-cache/extension/test/testbed/poll"
 )
+
+// NodeAgentSecretName is the name of the Secret in kube-system from which the agent of every node reads what its node
+// has to look like. Gardener has one per worker pool; the nodes of a testbed cluster are one pool.
+const NodeAgentSecretName = "gardener-node-agent-testbed"
 
 // nodeAgentResource is the ManagedResource with the Secrets of the node agents.
 const nodeAgentResource = "shoot-gardener-node-agent"
@@ -31,7 +34,7 @@ const nodeAgentResource = "shoot-gardener-node-agent"
 func (o *operation) pool() gardencorev1beta1.Worker { return o.shoot.Spec.Provider.Workers[0] }
 
 func (o *operation) operatingSystemConfig() *extensionsv1alpha1.OperatingSystemConfig {
-	return &extensionsv1alpha1.OperatingSystemConfig{ObjectMeta: metav1.ObjectMeta{Namespace: o.namespace, Name: gardener.NodeAgentSecretName + "-original"}}
+	return &extensionsv1alpha1.OperatingSystemConfig{ObjectMeta: metav1.ObjectMeta{Namespace: o.namespace, Name: NodeAgentSecretName + "-original"}}
 }
 
 // deployOperatingSystemConfig writes the configuration of the worker pool without any of an extension's files and
@@ -50,8 +53,8 @@ func (o *operation) deployOperatingSystemConfig(ctx context.Context) error {
 		osc.Spec.Units, osc.Spec.Files = nil, nil
 		osc.Spec.CRIConfig = &extensionsv1alpha1.CRIConfig{
 			Name:         extensionsv1alpha1.CRINameContainerD,
-			CgroupDriver: new(o.containerd.cgroupDriver),
-			Containerd:   &extensionsv1alpha1.ContainerdConfig{SandboxImage: o.containerd.sandboxImage},
+			CgroupDriver: new(o.options.Containerd.CgroupDriver),
+			Containerd:   &extensionsv1alpha1.ContainerdConfig{SandboxImage: o.options.Containerd.SandboxImage},
 		}
 		return nil
 	})
@@ -88,7 +91,7 @@ func (o *operation) nodeAgentSecret(ctx context.Context) (*corev1.Secret, error)
 	if err := o.client.Get(ctx, client.ObjectKeyFromObject(osc), osc); err != nil {
 		return nil, fmt.Errorf("reading OperatingSystemConfig %s: %w", client.ObjectKeyFromObject(osc), err)
 	}
-	secret, err := nodeagent.OperatingSystemConfigSecret(ctx, o.client, osc, gardener.NodeAgentSecretName, o.pool().Name, true)
+	secret, err := nodeagent.OperatingSystemConfigSecret(ctx, o.client, osc, NodeAgentSecretName, o.pool().Name, true)
 	if err != nil {
 		return nil, fmt.Errorf("making the secret of OperatingSystemConfig %s: %w", client.ObjectKeyFromObject(osc), err)
 	}
@@ -101,7 +104,7 @@ func (o *operation) labelNodes(ctx context.Context) error {
 	if err := o.client.List(ctx, nodes); err != nil {
 		return fmt.Errorf("listing nodes: %w", err)
 	}
-	labels := gardenerutils.NodeLabelsForWorkerPool(o.pool(), false, gardener.NodeAgentSecretName, o.shoot.Spec.Region)
+	labels := gardenerutils.NodeLabelsForWorkerPool(o.pool(), false, NodeAgentSecretName, o.shoot.Spec.Region)
 	for i := range nodes.Items {
 		node := &nodes.Items[i]
 		patch := client.MergeFrom(node.DeepCopy())
@@ -120,33 +123,27 @@ func (o *operation) waitForNodes(ctx context.Context) error {
 		return err
 	}
 	want := secret.Annotations[nodeagentconfigv1alpha1.AnnotationKeyChecksumDownloadedOperatingSystemConfig]
-	var outdated []string
-	err = poll.Until(ctx, o.interval, nodesTimeout, func(ctx context.Context) error {
+	return poll.Until(ctx, o.interval, nodesTimeout, func(ctx context.Context) error {
 		nodes := &corev1.NodeList{}
 		if err := o.client.List(ctx, nodes, client.MatchingLabels{v1beta1constants.LabelWorkerPool: o.pool().Name}); err != nil {
 			return err
 		}
-		var problems []error
-		outdated = nil
-		for _, node := range nodes.Items {
-			if got := node.Annotations[nodeagentconfigv1alpha1.AnnotationKeyChecksumAppliedOperatingSystemConfig]; got != want {
-				problems = append(problems, fmt.Errorf("node %s has applied configuration %q, want %q", node.Name, abbreviate(got), abbreviate(want)))
-				outdated = append(outdated, node.Name)
-			}
-		}
 		if len(nodes.Items) == 0 {
 			return fmt.Errorf("worker pool %s has no nodes", o.pool().Name)
 		}
-		return errors.Join(problems...)
+		return outdatedNodes(nodes.Items, want)
 	})
-	if err == nil {
-		return nil
+}
+
+// outdatedNodes names the nodes that have not applied the configuration with the checksum, nil if there is none.
+func outdatedNodes(nodes []corev1.Node, checksum string) error {
+	var problems []error
+	for _, node := range nodes {
+		if got := node.Annotations[nodeagentconfigv1alpha1.AnnotationKeyChecksumAppliedOperatingSystemConfig]; got != checksum {
+			problems = append(problems, fmt.Errorf("node %s has applied configuration %q, want %q", node.Name, abbreviate(got), abbreviate(checksum)))
+		}
 	}
-	errs := []error{err}
-	for _, node := range outdated {
-		errs = append(errs, fmt.Errorf("the last lines of gardener-node-agent on node %s:\n%s", node, o.journal(ctx, node)))
-	}
-	return errors.Join(errs...)
+	return errors.Join(problems...)
 }
 
 // abbreviate shortens a checksum to what a reader compares.

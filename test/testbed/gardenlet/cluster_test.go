@@ -1,4 +1,4 @@
-package shoot
+package gardenlet_test
 
 import (
 	"context"
@@ -8,17 +8,21 @@ import (
 	"testing"
 	"time"
 
+	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
 	"github.com/gardener/gardener/pkg/client/kubernetes"
 	"github.com/gardener/gardener/pkg/utils/managedresources"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/registry-cache/extension/test/testbed/gardener"
+	"github.com/registry-cache/extension/test/testbed/gardenlet"
 	"github.com/registry-cache/extension/test/testbed/host"
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
 	"github.com/registry-cache/extension/test/testbed/poll"
+	"github.com/registry-cache/extension/test/testbed/shoot"
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
 
@@ -57,7 +61,19 @@ func TestNodesOfACluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Apply(ctx, cluster, progress, []byte(bare)); err != nil {
+	config, err := cluster.RESTConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(config, client.Options{Scheme: gardenlet.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings, err := gardener.ReadContainerd(ctx, nodes[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := shoot.Apply(ctx, cluster, progress, []byte(bare)); err != nil {
 		t.Fatal(err)
 	}
 	deleted := false
@@ -67,30 +83,24 @@ func TestNodesOfACluster(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
-		if err := Delete(ctx, cluster, progress, []byte(bare)); err != nil {
+		if err := shoot.Delete(ctx, cluster, progress, []byte(bare)); err != nil {
 			t.Error(err)
 		}
 	})
-	shoot, err := Parse([]byte(bare))
-	if err != nil {
+	stored := &gardencorev1beta1.Shoot{}
+	if err := c.Get(ctx, client.ObjectKey{Namespace: "garden-dev", Name: "bare"}, stored); err != nil {
 		t.Fatal(err)
 	}
-	o, err := newOperation(ctx, cluster, progress, shoot)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := complete(o.shoot, o.facts); err != nil {
-		t.Fatal(err)
-	}
+	namespace := stored.Status.TechnicalID
 
 	t.Run("containerd keeps the settings of the node", func(t *testing.T) {
 		for _, node := range nodes {
-			settings, err := readContainerdSettings(ctx, node)
+			kept, err := gardener.ReadContainerd(ctx, node)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if settings != o.containerd {
-				t.Errorf("node %s has %+v, want %+v", node.Name, settings, o.containerd)
+			if kept != settings {
+				t.Errorf("node %s has %+v, want %+v", node.Name, kept, settings)
 			}
 			dump, err := node.Run(ctx, nil, "containerd", "config", "dump")
 			if err != nil {
@@ -107,19 +117,19 @@ func TestNodesOfACluster(t *testing.T) {
 	t.Run("new pods start on every node", func(t *testing.T) {
 		for _, node := range nodes {
 			pod := &corev1.Pod{
-				ObjectMeta: metav1.ObjectMeta{Namespace: o.namespace, Name: "on-" + node.Name},
+				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "on-" + node.Name},
 				Spec: corev1.PodSpec{
 					NodeName:                      node.Name,
 					TerminationGracePeriodSeconds: new(int64(0)),
 					Tolerations:                   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
-					Containers:                    []corev1.Container{{Name: "pause", Image: o.containerd.sandboxImage, ImagePullPolicy: corev1.PullNever}},
+					Containers:                    []corev1.Container{{Name: "pause", Image: settings.SandboxImage, ImagePullPolicy: corev1.PullNever}},
 				},
 			}
-			if err := o.client.Create(ctx, pod); err != nil {
+			if err := c.Create(ctx, pod); err != nil {
 				t.Fatal(err)
 			}
-			if err := poll.Until(ctx, o.interval, time.Minute, func(ctx context.Context) error {
-				if err := o.client.Get(ctx, client.ObjectKeyFromObject(pod), pod); err != nil {
+			if err := poll.Until(ctx, 500*time.Millisecond, time.Minute, func(ctx context.Context) error {
+				if err := c.Get(ctx, client.ObjectKeyFromObject(pod), pod); err != nil {
 					return err
 				}
 				if pod.Status.Phase != corev1.PodRunning || pod.Status.PodIP == "" {
@@ -138,45 +148,45 @@ func TestNodesOfACluster(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := managedresources.CreateForShoot(ctx, o.client, o.namespace, "probe", "test", false, data); err != nil {
+		if err := managedresources.CreateForShoot(ctx, c, namespace, "probe", "test", false, data); err != nil {
 			t.Fatal(err)
 		}
-		waitCtx, cancel := context.WithTimeout(ctx, managedResourceTimeout)
+		waitCtx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 		defer cancel()
-		if err := managedresources.WaitUntilHealthy(waitCtx, o.client, o.namespace, "probe"); err != nil {
+		if err := managedresources.WaitUntilHealthy(waitCtx, c, namespace, "probe"); err != nil {
 			t.Fatal(err)
 		}
-		if err := o.client.Delete(ctx, configMap.DeepCopy()); err != nil {
+		if err := c.Delete(ctx, configMap.DeepCopy()); err != nil {
 			t.Fatal(err)
 		}
 		if err := poll.Until(ctx, 50*time.Millisecond, 20*time.Second, func(ctx context.Context) error {
-			return o.client.Get(ctx, client.ObjectKeyFromObject(configMap), &corev1.ConfigMap{})
+			return c.Get(ctx, client.ObjectKeyFromObject(configMap), &corev1.ConfigMap{})
 		}); err != nil {
 			t.Errorf("the deleted object did not come back: %v", err)
 		}
-		if err := managedresources.Delete(ctx, o.client, o.namespace, "probe", true); err != nil {
+		if err := managedresources.Delete(ctx, c, namespace, "probe", true); err != nil {
 			t.Fatal(err)
 		}
-		if err := managedresources.WaitUntilDeleted(waitCtx, o.client, o.namespace, "probe"); err != nil {
+		if err := managedresources.WaitUntilDeleted(waitCtx, c, namespace, "probe"); err != nil {
 			t.Error(err)
 		}
 	})
 
 	t.Run("an invalid OperatingSystemConfig is refused", func(t *testing.T) {
-		osc := o.operatingSystemConfig()
-		if err := o.client.Get(ctx, client.ObjectKeyFromObject(osc), osc); err != nil {
+		osc := gardenlet.OperatingSystemConfig(stored)
+		if err := c.Get(ctx, client.ObjectKeyFromObject(osc), osc); err != nil {
 			t.Fatal(err)
 		}
 		osc.Spec.Files = []extensionsv1alpha1.File{{Path: "", Content: extensionsv1alpha1.FileContent{Inline: &extensionsv1alpha1.FileContentInline{}}}}
-		if err := o.client.Update(ctx, osc); err == nil || !strings.Contains(err.Error(), "spec.files[0].path") {
+		if err := c.Update(ctx, osc); err == nil || !strings.Contains(err.Error(), "spec.files[0].path") {
 			t.Errorf("error is %v, want the field of Gardener's validation", err)
 		}
 	})
 
 	const file, unit = "/var/lib/testbed-probe/file", "testbed-probe.service"
 	t.Run("the agents apply a file and a unit", func(t *testing.T) {
-		osc := o.operatingSystemConfig()
-		if err := o.client.Get(ctx, client.ObjectKeyFromObject(osc), osc); err != nil {
+		osc := gardenlet.OperatingSystemConfig(stored)
+		if err := c.Get(ctx, client.ObjectKeyFromObject(osc), osc); err != nil {
 			t.Fatal(err)
 		}
 		osc.Spec.Files = []extensionsv1alpha1.File{{
@@ -191,14 +201,11 @@ func TestNodesOfACluster(t *testing.T) {
 			Content:   new("[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"),
 			FilePaths: []string{file},
 		}}
-		if err := o.client.Update(ctx, osc); err != nil {
+		if err := c.Update(ctx, osc); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		if err := o.deployNodeAgentSecret(ctx); err != nil {
-			t.Fatal(err)
-		}
-		if err := o.waitForNodes(ctx); err != nil {
+		if err := gardenlet.ApplyToNodes(ctx, c, stored); err != nil {
 			t.Fatal(err)
 		}
 		t.Logf("every node has applied it after %s", time.Since(start).Round(100*time.Millisecond))
@@ -214,7 +221,7 @@ func TestNodesOfACluster(t *testing.T) {
 	})
 
 	t.Run("deletion leaves no trace", func(t *testing.T) {
-		if err := Delete(ctx, cluster, progress, []byte(bare)); err != nil {
+		if err := shoot.Delete(ctx, cluster, progress, []byte(bare)); err != nil {
 			t.Fatal(err)
 		}
 		deleted = true
@@ -228,11 +235,12 @@ func TestNodesOfACluster(t *testing.T) {
 				t.Errorf("unit %s still runs on node %s", unit, node.Name)
 			}
 		}
-		stored, err := o.stored(ctx)
-		if err != nil || stored != nil {
-			t.Errorf("the Cluster still has the Shoot %v, %v", stored, err)
+		for _, object := range []client.Object{stored, &extensionsv1alpha1.Cluster{ObjectMeta: metav1.ObjectMeta{Name: namespace}}} {
+			if err := c.Get(ctx, client.ObjectKeyFromObject(object), object); !apierrors.IsNotFound(err) {
+				t.Errorf("%T still exists: %v", object, err)
+			}
 		}
-		if err := o.client.Get(ctx, client.ObjectKey{Name: o.namespace}, &corev1.Namespace{}); client.IgnoreNotFound(err) != nil || err == nil {
+		if err := c.Get(ctx, client.ObjectKey{Name: namespace}, &corev1.Namespace{}); client.IgnoreNotFound(err) != nil || err == nil {
 			t.Errorf("the namespace still exists: %v", err)
 		}
 	})

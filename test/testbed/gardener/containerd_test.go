@@ -1,4 +1,4 @@
-package shoot
+package gardener
 
 import (
 	"strings"
@@ -6,13 +6,15 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/registry-cache/extension/test/testbed/gardenlet"
 )
 
-func TestParseContainerdSettings(t *testing.T) {
+func TestParseContainerd(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		name, dump string
-		want       containerdSettings
+		want       gardenlet.Containerd
 	}{
 		{"containerd 1", `version = 2
 [plugins]
@@ -20,7 +22,7 @@ func TestParseContainerdSettings(t *testing.T) {
     sandbox_image = "registry.k8s.io/pause:3.8"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       SystemdCgroup = true
-`, containerdSettings{"registry.k8s.io/pause:3.8", "systemd"}},
+`, gardenlet.Containerd{SandboxImage: "registry.k8s.io/pause:3.8", CgroupDriver: "systemd"}},
 		{"containerd 2", `version = 4
 [plugins]
   [plugins.'io.containerd.cri.v1.images']
@@ -29,14 +31,14 @@ func TestParseContainerdSettings(t *testing.T) {
   [plugins.'io.containerd.cri.v1.runtime']
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
       SystemdCgroup = true
-`, containerdSettings{"registry.k8s.io/pause:3.10", "systemd"}},
+`, gardenlet.Containerd{SandboxImage: "registry.k8s.io/pause:3.10", CgroupDriver: "systemd"}},
 		{"without systemd", `[plugins.'io.containerd.cri.v1.images'.pinned_images]
 sandbox = 'pause'
-`, containerdSettings{"pause", "cgroupfs"}},
+`, gardenlet.Containerd{SandboxImage: "pause", CgroupDriver: "cgroupfs"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			got, err := parseContainerdSettings(tc.dump)
+			got, err := parseContainerd(tc.dump)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -46,7 +48,7 @@ sandbox = 'pause'
 		})
 	}
 	for dump, want := range map[string]string{"version = 3\n": "has no sandbox image", "= no": "decoding its configuration"} {
-		if _, err := parseContainerdSettings(dump); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := parseContainerd(dump); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error for %q is %v, want it to contain %s", dump, err, want)
 		}
 	}

@@ -1,0 +1,153 @@
+package shoot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	nodeagentconfigv1alpha1 "github.com/gardener/gardener/pkg/apis/config/nodeagent/v1alpha1"
+	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/registry-cache/extension/test/testbed/kindcluster"
+	"github.com/registry-cache/extension/test/testbed/poll"
+)
+
+const (
+	// operationTimeout is more than the sum of what the gardenlet grants the steps of an operation, and one operation
+	// that may be running before.
+	operationTimeout = 25 * time.Minute
+	// reportTimeout bounds what is done after a failure, for the sake of the report.
+	reportTimeout = 10 * time.Second
+)
+
+// operationError is an operation of the gardenlet that failed.
+type operationError struct {
+	shoot         client.ObjectKey
+	lastOperation gardencorev1beta1.LastOperation
+	lastErrors    []gardencorev1beta1.LastError
+}
+
+func (e *operationError) Error() string {
+	reasons := []string{}
+	for _, lastError := range e.lastErrors {
+		reason := lastError.Description
+		if lastError.TaskID != nil {
+			reason = *lastError.TaskID + ": " + reason
+		}
+		reasons = append(reasons, reason)
+	}
+	if len(reasons) == 0 {
+		reasons = append(reasons, e.lastOperation.Description)
+	}
+	return fmt.Sprintf("shoot %s: %s %s (%d%%): %s", e.shoot, e.lastOperation.Type, e.lastOperation.State, e.lastOperation.Progress, strings.Join(reasons, "\n"))
+}
+
+// at tells whether the operation failed in that task.
+func (e *operationError) at(taskID string) bool {
+	for _, lastError := range e.lastErrors {
+		if lastError.TaskID != nil && *lastError.TaskID == taskID {
+			return true
+		}
+	}
+	return false
+}
+
+// outcome returns nil when the gardenlet has come to a good end with that generation of the Shoot, an error that stops
+// the wait when it has failed, and another one while it is on its way.
+func outcome(shoot *gardencorev1beta1.Shoot, generation int64) error {
+	last := shoot.Status.LastOperation
+	if last == nil || shoot.Status.ObservedGeneration < generation {
+		return errors.New("the gardenlet has not begun")
+	}
+	switch last.State {
+	case gardencorev1beta1.LastOperationStateSucceeded:
+		if shoot.DeletionTimestamp == nil {
+			return nil
+		}
+	case gardencorev1beta1.LastOperationStateError, gardencorev1beta1.LastOperationStateFailed, gardencorev1beta1.LastOperationStateAborted:
+		return poll.Stop(&operationError{client.ObjectKeyFromObject(shoot), *last, shoot.Status.LastErrors})
+	}
+	return fmt.Errorf("%s %s (%d%%): %s", last.Type, last.State, last.Progress, last.Description)
+}
+
+// waitForOperation waits until the gardenlet has reconciled what was written, and returns the Shoot.
+func (g *garden) waitForOperation(ctx context.Context, written *gardencorev1beta1.Shoot) (*gardencorev1beta1.Shoot, error) {
+	key := client.ObjectKeyFromObject(written)
+	var shoot *gardencorev1beta1.Shoot
+	shown := g.show(key)
+	err := poll.Until(ctx, g.interval, operationTimeout, func(ctx context.Context) error {
+		// A new object each time: decoding leaves fields as they are that the answer does not have.
+		shoot = &gardencorev1beta1.Shoot{}
+		if err := g.client.Get(ctx, key, shoot); err != nil {
+			return err
+		}
+		err := outcome(shoot, written.Generation)
+		shown(shoot)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("waiting for the gardenlet: %w", err)
+	}
+	return shoot, nil
+}
+
+// waitForDeletion waits until the Shoot is gone.
+func (g *garden) waitForDeletion(ctx context.Context, deleted *gardencorev1beta1.Shoot) error {
+	key := client.ObjectKeyFromObject(deleted)
+	shown := g.show(key)
+	// The order of the deletion is in the object, whose generation it has raised.
+	ordered := deleted.Generation
+	err := poll.Until(ctx, g.interval, operationTimeout, func(ctx context.Context) error {
+		shoot := &gardencorev1beta1.Shoot{}
+		if err := g.client.Get(ctx, key, shoot); apierrors.IsNotFound(err) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if shoot.UID != deleted.UID {
+			return nil // somebody has made a new one of this name
+		}
+		shown(shoot)
+		return outcome(shoot, max(ordered, shoot.Generation))
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for the gardenlet: %w", err)
+	}
+	g.progress.Printf("Shoot %s: deleted", key)
+	return nil
+}
+
+// show returns a function that prints the last operation whenever it has changed.
+func (g *garden) show(key client.ObjectKey) func(*gardencorev1beta1.Shoot) {
+	before := ""
+	return func(shoot *gardencorev1beta1.Shoot) {
+		last := shoot.Status.LastOperation
+		if last == nil {
+			return
+		}
+		line, _, _ := strings.Cut(last.Description, "\n")
+		if now := fmt.Sprintf("%s %s (%d%%) %s", last.Type, last.State, last.Progress, line); now != before {
+			g.progress.Printf("Shoot %s: %s", key, now)
+			before = now
+		}
+	}
+}
+
+// journals returns the last lines that the agents of the nodes have logged, as an error to join to the one they explain.
+func journals(ctx context.Context, nodes []kindcluster.Node) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
+	defer cancel()
+	var errs []error
+	for _, node := range nodes {
+		lines, err := node.Run(ctx, nil, "journalctl", "--no-pager", "--output=cat", "--lines=15", "--unit="+nodeagentconfigv1alpha1.UnitName)
+		if err == nil {
+			err = fmt.Errorf("the last lines of gardener-node-agent on node %s:\n%s", node.Name, lines)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
