@@ -1,0 +1,180 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
+	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/registry-cache/extension/test/testbed/pull"
+	"github.com/registry-cache/extension/test/testbed/shoot"
+	"github.com/registry-cache/extension/test/testbed/workspace"
+)
+
+// kubectl runs "bin/testbed kubectl" as a user would, and returns what it prints.
+func kubectl(ctx context.Context, stdin string, args ...string) string {
+	GinkgoHelper()
+	cmd := exec.CommandContext(ctx, testbedProgram, append([]string{"kubectl"}, args...)...)
+	cmd.Dir = checkout()
+	cmd.Stdin = strings.NewReader(stdin)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	Expect(cmd.Run()).To(Succeed(), "kubectl %s: %s%s", strings.Join(args, " "), &stdout, &stderr)
+	return stdout.String()
+}
+
+func checkout() string {
+	GinkgoHelper()
+	root, err := workspace.Root()
+	Expect(err).NotTo(HaveOccurred())
+	return root
+}
+
+// testbedProgram is built from this checkout by the first story that needs it.
+var testbedProgram string
+
+func buildTestbed(ctx context.Context) {
+	GinkgoHelper()
+	dir, err := os.MkdirTemp("", "testbed-")
+	Expect(err).NotTo(HaveOccurred())
+	DeferCleanup(os.RemoveAll, dir)
+	testbedProgram = filepath.Join(dir, "testbed")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-o", testbedProgram, "./test/testbed/cmd/testbed")
+	cmd.Dir = checkout()
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	output, err := cmd.CombinedOutput()
+	Expect(err).NotTo(HaveOccurred(), "%s", output)
+}
+
+// What an owner does without anything of ours: Gardener's API and kubectl.
+var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
+	const (
+		namespace = "garden-dev"
+		name      = "crazy-botany"
+		succeeded = "jsonpath={.status.lastOperation.state}=Succeeded"
+	)
+	key := client.ObjectKey{Namespace: namespace, Name: name}
+	// reconciled waits until the gardenlet has come to a good end with what the owner has written last.
+	reconciled := func(ctx context.Context) *gardencorev1beta1.Shoot {
+		GinkgoHelper()
+		written := &gardencorev1beta1.Shoot{}
+		Expect(kube.Get(ctx, key, written)).To(Succeed())
+		shoot := &gardencorev1beta1.Shoot{}
+		Eventually(func(g Gomega) {
+			shoot = &gardencorev1beta1.Shoot{}
+			g.Expect(kube.Get(ctx, key, shoot)).To(Succeed())
+			g.Expect(shoot.Status.ObservedGeneration).To(BeNumerically(">=", written.Generation))
+			g.Expect(shoot.Status.LastOperation.State).To(Equal(gardencorev1beta1.LastOperationStateSucceeded), "%+v %+v", shoot.Status.LastOperation, shoot.Status.LastErrors)
+		}).WithContext(ctx).WithTimeout(5 * time.Minute).Should(Succeed())
+		return shoot
+	}
+
+	BeforeAll(func(ctx context.Context) {
+		buildTestbed(ctx)
+		Expect(shoot.Delete(ctx, tb.Cluster, progress, exampleShoot())).To(Succeed())
+		kubectl(ctx, "", "apply", "-f", "example/shoot.yaml")
+		DeferCleanup(func(ctx context.Context) {
+			Expect(shoot.Delete(ctx, tb.Cluster, progress, exampleShoot())).To(Succeed())
+		}, NodeTimeout(5*time.Minute))
+		reconciled(ctx)
+	}, NodeTimeout(12*time.Minute))
+
+	It("sees its state and conditions", func(ctx context.Context) {
+		Expect(kubectl(ctx, "", "-n", namespace, "wait", "--for="+succeeded, "--timeout=1m", "shoot/"+name)).To(ContainSubstring("condition met"))
+		Eventually(func(g Gomega) {
+			shoot := &gardencorev1beta1.Shoot{}
+			g.Expect(kube.Get(ctx, key, shoot)).To(Succeed())
+			states := map[string]string{}
+			for _, condition := range shoot.Status.Conditions {
+				states[string(condition.Type)] = string(condition.Status)
+			}
+			g.Expect(states).To(Equal(map[string]string{
+				"APIServerAvailable": "True", "ControlPlaneHealthy": "True", "EveryNodeReady": "True", "SystemComponentsHealthy": "True",
+			}), "%+v", shoot.Status.Conditions)
+		}).WithContext(ctx).WithTimeout(3 * time.Minute).Should(Succeed())
+		table := kubectl(ctx, "", "-n", namespace, "get", "shoot")
+		Expect(table).To(ContainSubstring(name))
+		Expect(table).To(ContainSubstring("Create Succeeded (100%)"))
+		Expect(table).To(ContainSubstring("healthy"))
+	}, SpecTimeout(5*time.Minute))
+
+	It("gets a larger volume by an edit of the Shoot", func(ctx context.Context) {
+		// KUBE_EDITOR is how kubectl edit is used without a person.
+		GinkgoT().Setenv("KUBE_EDITOR", "sed -i s/100Gi/120Gi/")
+		Expect(kubectl(ctx, "", "-n", namespace, "edit", "shoot", name)).To(ContainSubstring("edited"))
+		shoot := reconciled(ctx)
+		Expect(shoot.Status.LastOperation.Type).To(Equal(gardencorev1beta1.LastOperationTypeReconcile))
+		Eventually(func(g Gomega) {
+			claims := &corev1.PersistentVolumeClaimList{}
+			g.Expect(kube.List(ctx, claims, client.InNamespace("kube-system"), client.MatchingLabels{"upstream-host": "docker.io"})).To(Succeed())
+			g.Expect(claims.Items).To(HaveLen(1))
+			g.Expect(claims.Items[0].Spec.Resources.Requests.Storage().String()).To(Equal("120Gi"))
+		}).WithContext(ctx).Should(Succeed())
+	}, SpecTimeout(8*time.Minute))
+
+	It("removes one cache while the others stay", func(ctx context.Context) {
+		services := func(g Gomega) []string {
+			list := &corev1.ServiceList{}
+			g.Expect(kube.List(ctx, list, client.InNamespace("kube-system"), client.HasLabels{"upstream-host"})).To(Succeed())
+			return itemNames(list)
+		}
+		kubectl(ctx, "", "-n", namespace, "patch", "shoot", name, "--type=json", "-p", `[{"op":"remove","path":"/spec/extensions/0/providerConfig/caches/1"}]`)
+		reconciled(ctx)
+		Eventually(services).WithContext(ctx).Should(ConsistOf("registry-docker-io", "registry-quay-io"))
+		node := workers()[0]
+		for _, upstream := range []string{"docker.io", "quay.io"} {
+			Expect(pull.WaitForMirror(ctx, node, upstream)).To(Succeed())
+		}
+		outcome, err := pull.Measured(ctx, tb.Upstream, node, newImage(ctx, "docker.io"))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(outcome.FromNodes).To(BeZero(), "%+v", outcome)
+	}, SpecTimeout(8*time.Minute))
+
+	It("is refused what the landscape does not have", func(ctx context.Context) {
+		unknown := strings.Replace(string(exampleShoot()), "- type: registry-cache", "- type: no-such-extension\n  - type: registry-cache", 1)
+		_, err := shoot.Apply(ctx, tb.Cluster, progress, []byte(unknown))
+		Expect(err).To(MatchError(ContainSubstring("no-such-extension")))
+	}, SpecTimeout(time.Minute))
+
+	It("hibernates and wakes up", func(ctx context.Context) {
+		for _, hibernated := range []string{"true", "false"} {
+			kubectl(ctx, "", "-n", namespace, "patch", "shoot", name, "--type=merge", "-p", `{"spec":{"hibernation":{"enabled":`+hibernated+`}}}`)
+			shoot := reconciled(ctx)
+			Expect(shoot.Status.IsHibernated).To(Equal(hibernated == "true"))
+		}
+	}, SpecTimeout(8*time.Minute))
+
+	It("removes everything with a confirmed deletion", func(ctx context.Context) {
+		By("deleting without the confirmation")
+		refused := exec.CommandContext(ctx, testbedProgram, "kubectl", "-n", namespace, "delete", "shoot", name)
+		refused.Dir = checkout()
+		output, err := refused.CombinedOutput()
+		Expect(err).To(HaveOccurred())
+		Expect(string(output)).To(ContainSubstring("confirmation.gardener.cloud/deletion"))
+
+		By("deleting with it")
+		kubectl(ctx, "", "-n", namespace, "annotate", "shoot", name, "confirmation.gardener.cloud/deletion=true")
+		kubectl(ctx, "", "-n", namespace, "delete", "shoot", name, "--timeout=5m")
+		Expect(kubectl(ctx, "", "-n", namespace, "get", "shoot", "--ignore-not-found", name)).To(BeEmpty())
+		Expect(client.IgnoreNotFound(kube.Get(ctx, client.ObjectKey{Name: "shoot--dev--" + name}, &corev1.Namespace{}))).To(Succeed())
+		clusters := &extensionsv1alpha1.ClusterList{}
+		Expect(kube.List(ctx, clusters)).To(Succeed())
+		Expect(itemNames(clusters)).To(BeEmpty())
+		for _, list := range []client.ObjectList{&corev1.ServiceList{}, &corev1.PersistentVolumeClaimList{}} {
+			Eventually(func(g Gomega) {
+				g.Expect(kube.List(ctx, list, client.InNamespace("kube-system"), client.HasLabels{"upstream-host"})).To(Succeed())
+				g.Expect(itemNames(list)).To(BeEmpty())
+			}).WithContext(ctx).Should(Succeed())
+		}
+	}, SpecTimeout(8*time.Minute))
+})
