@@ -26,9 +26,11 @@ import (
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
 
-// Release is the name of the controller's chart and of its release, Namespace where it is installed.
+// Release and Admission are the names of the charts of controller and admission, and of their releases. Both are
+// installed into Namespace.
 const (
 	Release   = "gardener-extension-registry-cache"
+	Admission = "gardener-extension-registry-cache-admission"
 	Namespace = "extension-registry-cache"
 )
 
@@ -151,7 +153,7 @@ type chart struct {
 
 // charts are installed in this order, all into Namespace.
 func charts(images map[string]image, o Options) []chart {
-	return []chart{{Release, values(images, o)}}
+	return []chart{{Release, values(images, o)}, {Admission, admissionValues(images)}}
 }
 
 // values are those of the controller's chart: the built images, and the choices of o.
@@ -172,6 +174,14 @@ func values(images map[string]image, o Options) map[string]any {
 		"imageVectorOverwrite": overwrite,
 		"config":               config,
 	}
+}
+
+// admissionValues are those of the chart for a garden that is not a virtual cluster.
+func admissionValues(images map[string]image) map[string]any {
+	controller := images[controllerImage]
+	return map[string]any{"runtime": map[string]any{
+		"image": map[string]any{"repository": controller.repository, "tag": controller.tag},
+	}}
 }
 
 // install installs or upgrades the release and waits until it is ready.

@@ -11,34 +11,44 @@ import (
 	"helm.sh/helm/v4/pkg/engine"
 )
 
-// Values that the chart does not know are ignored by Helm; the testbed would run published images then.
-func TestTheChartTakesTheValues(t *testing.T) {
+// Values that a chart does not know are ignored by Helm; the testbed would run published images then.
+func TestTheChartsTakeTheValues(t *testing.T) {
 	t.Parallel()
-	chart, err := loader.LoadDir(filepath.Join("..", "..", "..", "charts", Release))
-	if err != nil {
-		t.Fatal(err)
-	}
-	given := values(map[string]image{
+	images := map[string]image{
 		controllerImage: {repository: "example.com/controller", tag: "c1"},
 		cacheImage:      {repository: "example.com/cache", tag: "s1"},
 		stockImage:      {repository: "example.com/stock", tag: "d1"},
-	}, Options{Engine: Distribution, CABundle: []byte("-----BEGIN CERTIFICATE-----\nroots\n-----END CERTIFICATE-----\n")})
-	all, err := util.ToRenderValues(chart, given, common.ReleaseOptions{Name: Release, Namespace: Namespace}, nil)
-	if err != nil {
-		t.Fatal(err)
 	}
-	files, err := engine.Render(chart, all)
-	if err != nil {
-		t.Fatal(err)
+	wanted := map[string][]string{
+		Release:   {"example.com/controller:c1", "repository: example.com/cache", `tag: "s1"`, "repository: example.com/stock", `tag: "d1"`, "engine: distribution", "BEGIN CERTIFICATE"},
+		Admission: {"example.com/controller:c1"},
 	}
-	var rendered strings.Builder
-	for _, content := range files {
-		rendered.WriteString(content)
-	}
-	for _, want := range []string{"example.com/controller:c1", "repository: example.com/cache", `tag: "s1"`, "repository: example.com/stock", `tag: "d1"`, "engine: distribution", "BEGIN CERTIFICATE"} {
-		if !strings.Contains(rendered.String(), want) {
-			t.Errorf("the rendered chart does not contain %q", want)
+	for _, chart := range charts(images, Options{Engine: Distribution, CABundle: []byte("-----BEGIN CERTIFICATE-----\nroots\n-----END CERTIFICATE-----\n")}) {
+		loaded, err := loader.LoadDir(filepath.Join("..", "..", "..", "charts", chart.name))
+		if err != nil {
+			t.Fatal(err)
 		}
+		all, err := util.ToRenderValues(loaded, chart.values, common.ReleaseOptions{Name: chart.name, Namespace: Namespace}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files, err := engine.Render(loaded, all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rendered strings.Builder
+		for _, content := range files {
+			rendered.WriteString(content)
+		}
+		for _, want := range wanted[chart.name] {
+			if !strings.Contains(rendered.String(), want) {
+				t.Errorf("the rendered chart %s does not contain %q", chart.name, want)
+			}
+		}
+		delete(wanted, chart.name)
+	}
+	if len(wanted) > 0 {
+		t.Errorf("not installed: %v", wanted)
 	}
 }
 
