@@ -37,6 +37,10 @@ type imageResult struct {
 //	DELETE /requests           empties it
 //	GET    /shaping            {"latency": "200ms", "bytesPerSecond": 5000000}
 //	PUT    /shaping            the same; a missing field is no latency, or no limit
+//	GET    /faults             [{"host": "quay.io", "kind": "blob", "action": "cut", "afterBytes": 1000}], see Fault
+//	PUT    /faults             the same, in place of those that are there; [] ends all
+//	PUT    /private            [{"host": "quay.io", "repository": "a/b", "username": "u", "password": "p"}], see Private;
+//	                           in place of what is there, [] makes all repositories public
 //	POST   /images             {"reference": "ghcr.io/a/b:v1", "seed": 1, "layerSizes": [1000]} makes an image
 func (s *Server) AdminHandler() http.Handler {
 	mux := http.NewServeMux()
@@ -48,6 +52,9 @@ func (s *Server) AdminHandler() http.Handler {
 	})
 	mux.HandleFunc("GET /shaping", s.getShaping)
 	mux.HandleFunc("PUT /shaping", s.putShaping)
+	mux.HandleFunc("GET /faults", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, s.faults.get()) })
+	mux.HandleFunc("PUT /faults", putList(s.Break))
+	mux.HandleFunc("PUT /private", putList(s.Protect))
 	mux.HandleFunc("POST /images", s.postImage)
 	return mux
 }
@@ -87,6 +94,25 @@ func (s *Server) putShaping(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// putList hands the list in the body to set, whose error is the client's fault.
+func putList[T any](set func(...T) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var list []T
+		if !readJSON(w, r, &list) {
+			return
+		}
+		if list == nil {
+			http.Error(w, "decoding body: it must be a list", http.StatusBadRequest)
+			return
+		}
+		if err := set(list...); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}
 }
 
 func (s *Server) postImage(w http.ResponseWriter, r *http.Request) {

@@ -53,6 +53,24 @@ func (c *Client) Shape(ctx context.Context, shaping Shaping) error {
 	return c.do(ctx, http.MethodPut, "/shaping", body, nil)
 }
 
+// Break replaces the faults of the server; without any it answers as it should. Of several that select a request the
+// first one counts.
+func (c *Client) Break(ctx context.Context, faults ...Fault) error {
+	return c.do(ctx, http.MethodPut, "/faults", append([]Fault{}, faults...), nil)
+}
+
+// Faults returns the faults that are in force.
+func (c *Client) Faults(ctx context.Context) ([]Fault, error) {
+	var faults []Fault
+	err := c.do(ctx, http.MethodGet, "/faults", nil, &faults)
+	return faults, err
+}
+
+// Protect replaces what is private on the server; without any all repositories are public.
+func (c *Client) Protect(ctx context.Context, private ...Private) error {
+	return c.do(ctx, http.MethodPut, "/private", append([]Private{}, private...), nil)
+}
+
 // Generate lets the server make the image that spec describes and offer it as reference ("host/repository:tag"). It
 // returns the digest of its manifest. Another seed makes an image of which no client can have a blob.
 func (c *Client) Generate(ctx context.Context, reference string, spec images.Spec) (digest string, err error) {

@@ -16,7 +16,9 @@ type response struct {
 	log     *requestLog
 	entry   *Request
 	shaper  *shaper
-	sent    bool // the header
+	fault   *Fault // of the body, or nil
+	passed  int64  // bytes of the body so far
+	sent    bool   // the header
 }
 
 // Unwrap lets http.ResponseController reach the connection.
@@ -25,6 +27,9 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (w *response) WriteHeader(status int) {
 	if !w.sent && status >= http.StatusOK {
 		w.sent = true
+		if status != http.StatusOK && status != http.StatusPartialContent {
+			w.fault = nil
+		}
 		digest := w.Header().Get("Docker-Content-Digest")
 		w.log.update(w.entry, func(q *Request) { q.Status, q.Digest = status, digest })
 	}
@@ -39,13 +44,18 @@ func (w *response) Write(p []byte) (written int, err error) {
 		return len(p), nil
 	}
 	for len(p) > 0 {
-		n := w.shaper.chunk(len(p))
+		chunk := p[:w.shaper.chunk(len(p))]
+		if w.fault != nil {
+			chunk = w.spoil(chunk)
+		}
+		n := len(chunk)
 		if err := w.shaper.admit(w.request.Context(), n); err != nil {
 			return written, err
 		}
 		w.log.update(w.entry, func(q *Request) { q.Bytes += int64(n) })
-		sent, err := w.ResponseWriter.Write(p[:n])
+		sent, err := w.ResponseWriter.Write(chunk)
 		written += sent
+		w.passed += int64(sent)
 		if err != nil {
 			w.log.update(w.entry, func(q *Request) { q.Bytes -= int64(n - sent) })
 			return written, err
@@ -53,6 +63,21 @@ func (w *response) Write(p []byte) (written int, err error) {
 		p = p[n:]
 	}
 	return written, nil
+}
+
+// spoil returns what is sent of the chunk next, as the fault wants it. It panics where the fault ends the answer.
+func (w *response) spoil(chunk []byte) []byte {
+	right := w.fault.AfterBytes - w.passed
+	switch {
+	case right > 0:
+		return chunk[:min(int64(len(chunk)), right)]
+	case w.fault.Action != Corrupt:
+		_ = http.NewResponseController(w).Flush() // an error means that the client left
+		w.fault.instead(w, w.request)
+	case right == 0:
+		return []byte{chunk[0] ^ 1}
+	}
+	return chunk
 }
 
 // captured is an answer in memory. The manifest store writes while it holds a lock: a client that reads slowly must

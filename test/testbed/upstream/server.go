@@ -1,6 +1,6 @@
 // Package upstream is a registry that stands for others. Under its own CA it answers for any host name, keeps the
-// images of each host apart, can be as slow as a registry on the internet, and logs every request: a pull that a cache
-// served is proven by what is missing in this log.
+// images of each host apart, can be as slow and as broken as a registry on the internet, and logs every request: a pull
+// that a cache served is proven by what is missing in this log.
 //
 // Clients can only pull. Images come in by Server.Push, or by the admin API that Client speaks.
 package upstream
@@ -42,6 +42,9 @@ type Server struct {
 	shaper  shaper
 	tokens  *tokens
 	blobs   *blobs
+
+	faults   faults
+	privates privates
 
 	mu        sync.Mutex // guards manifests
 	manifests map[string]http.Handler
@@ -88,12 +91,22 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if err := wait(r.Context(), s.shaper.get().Latency); err != nil {
 		return // the client left
 	}
-	s.answer(&response{ResponseWriter: w, request: r, log: &s.log, entry: entry, shaper: &s.shaper}, r, &q)
+	answer := &response{ResponseWriter: w, request: r, log: &s.log, entry: entry, shaper: &s.shaper}
+	switch fault := s.faults.of(&q); {
+	case fault == nil:
+		s.answer(answer, r, &q)
+	case fault.inBody():
+		answer.fault = fault
+		s.answer(answer, r, &q)
+	default:
+		fault.instead(answer, r)
+	}
 }
 
 func (s *Server) answer(w http.ResponseWriter, r *http.Request, q *Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	demandsToken := slices.Contains(s.options.TokenHosts, q.Host)
+	private := s.privates.of(q)
 	switch {
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
@@ -101,9 +114,11 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, q *Request) {
 	case q.Kind == Other, q.Kind == Token && !demandsToken:
 		writeError(w, http.StatusNotFound, "UNSUPPORTED", "there is nothing at %s", r.URL.Path)
 	case q.Kind == Token:
-		s.tokens.serve(w, q)
-	case demandsToken && !s.tokens.allows(r.Header.Get("Authorization"), q.Host, q.Repository):
+		s.tokens.serve(w, r, q, private)
+	case demandsToken && !s.tokens.allows(r.Header.Get("Authorization"), q.Host, q.Repository, private):
 		challenge(w, r, q)
+	case !demandsToken && private != nil && !private.admits(r):
+		private.demand(w)
 	case q.Kind == Blob:
 		s.blobs.serve(w, r, q)
 	case q.Kind == Ping:

@@ -490,3 +490,12 @@ func ignoreBytesOf(kinds ...upstream.Kind) cmp.Option {
 		return q
 	})
 }
+
+func generated(t *testing.T, spec images.Spec) v1.Image {
+	t.Helper()
+	image, err := images.Generate(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return image
+}

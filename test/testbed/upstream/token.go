@@ -15,15 +15,18 @@ import (
 // tokenLifetime is what Docker Hub gives.
 const tokenLifetime = 5 * time.Minute
 
-// tokens issues the anonymous bearer tokens that Docker Hub demands for every pull: the token authentication of the
-// distribution project. A token carries its claim and a signature, so nothing has to be remembered.
+// tokens issues the bearer tokens that Docker Hub demands for every pull: the token authentication of the distribution
+// project. A token carries its claim and a signature, so nothing has to be remembered.
 type tokens struct {
 	key [32]byte
 }
 
 type claim struct {
+	// Repository is empty where the token is good for no repository.
 	Host, Repository string
 	Expires          time.Time
+	// Grant stands for the credentials that the token was issued for, empty for none.
+	Grant string
 }
 
 func newTokens() *tokens {
@@ -40,8 +43,17 @@ func (t *tokens) issue(c claim) string {
 	return encode(payload) + "." + encode(t.sign(payload))
 }
 
-// allows tells whether the token in an Authorization header is for pulling from the repository; from any, if empty.
-func (t *tokens) allows(authorization, host, repository string) bool {
+// grant returns what stands for the credentials of private, "" for nil.
+func (t *tokens) grant(private *Private) string {
+	if private == nil {
+		return ""
+	}
+	return encode(t.sign([]byte(private.Username + ":" + private.Password)))
+}
+
+// allows tells whether the token in an Authorization header is for pulling from the repository, which private makes
+// private unless it is nil. An empty repository asks whether the token is one of the host.
+func (t *tokens) allows(authorization, host, repository string, private *Private) bool {
 	token, ok := strings.CutPrefix(authorization, "Bearer ")
 	if !ok {
 		return false
@@ -59,12 +71,25 @@ func (t *tokens) allows(authorization, host, repository string) bool {
 	if err := json.Unmarshal(payload, &c); err != nil {
 		return false
 	}
-	return c.Host == host && (repository == "" || c.Repository == repository) && time.Now().Before(c.Expires)
+	mine := repository == "" || c.Repository == repository && c.Grant == t.grant(private)
+	return c.Host == host && mine && time.Now().Before(c.Expires)
 }
 
-// serve answers GET /token?scope=repository:<name>:pull.
-func (t *tokens) serve(w http.ResponseWriter, q *Request) {
-	token := t.issue(claim{Host: q.Host, Repository: q.Repository, Expires: time.Now().Add(tokenLifetime)})
+// serve answers GET /token?scope=repository:<name>:pull. As at Docker Hub, who asks for a private repository without
+// credentials gets a token that is good for nothing, and who has wrong ones gets none.
+func (t *tokens) serve(w http.ResponseWriter, r *http.Request, q *Request, private *Private) {
+	c := claim{Host: q.Host, Repository: q.Repository, Expires: time.Now().Add(tokenLifetime)}
+	switch {
+	case private == nil:
+	case private.admits(r):
+		c.Grant = t.grant(private)
+	case r.Header.Get("Authorization") == "":
+		c.Repository = ""
+	default:
+		private.demand(w)
+		return
+	}
+	token := t.issue(c)
 	body, err := json.Marshal(map[string]any{"token": token, "expires_in": int(tokenLifetime.Seconds())})
 	if err != nil {
 		panic(fmt.Sprintf("encoding a token: %v", err))

@@ -13,7 +13,8 @@ func TestTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tokens := newTokens()
 		recorder := httptest.NewRecorder()
-		tokens.serve(recorder, &Request{Host: "docker.io", Repository: "library/alpine"})
+		query := &Request{Host: "docker.io", Repository: "library/alpine"}
+		tokens.serve(recorder, httptest.NewRequest("GET", "/token", nil), query, nil)
 		var body struct {
 			Token     string
 			ExpiresIn int `json:"expires_in"`
@@ -22,10 +23,10 @@ func TestTokens(t *testing.T) {
 			t.Fatalf("the answer is %s, %v", recorder.Body, err)
 		}
 		token := "Bearer " + body.Token
-		foreign := "Bearer " + newTokens().issue(claim{"docker.io", "library/alpine", time.Now().Add(time.Hour)})
+		foreign := "Bearer " + newTokens().issue(claim{Host: "docker.io", Repository: "library/alpine", Expires: time.Now().Add(time.Hour)})
 		check := func(authorization, host, repository string, want bool) {
 			t.Helper()
-			if got := tokens.allows(authorization, host, repository); got != want {
+			if got := tokens.allows(authorization, host, repository, nil); got != want {
 				t.Errorf("allows(%q, %q, %q) = %t", authorization, host, repository, got)
 			}
 		}
