@@ -4,6 +4,7 @@
 package images
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 
@@ -28,7 +29,7 @@ type Artifact interface {
 	RawManifest() ([]byte, error)
 }
 
-// Spec describes a generated image with one manifest, in Docker's schema 2 with gzip layers.
+// Spec describes a generated image.
 type Spec struct {
 	// Seed selects the content: images that differ in it share no blob.
 	Seed uint64 `json:"seed"`
@@ -39,6 +40,13 @@ type Spec struct {
 	Architecture string `json:"architecture,omitempty"`
 	// Variant is the variant of Architecture, for example "v7"; usually empty.
 	Variant string `json:"variant,omitempty"`
+	// Platforms, for example "linux/arm/v7", make it an index with one image of these layers for each, in place of
+	// Architecture and Variant. Build makes indexes, Generate refuses them.
+	Platforms []string `json:"platforms,omitempty"`
+	// Format is that of manifest, config and layers; empty means Docker. Formats and compressions share content.
+	Format Format `json:"format,omitempty"`
+	// Compression is that of the layers; empty means Gzip. Docker has no media type for Zstd.
+	Compression Compression `json:"compression,omitempty"`
 }
 
 // Validate returns an error that names the field which is out of range.
@@ -53,7 +61,43 @@ func (s Spec) Validate() error {
 		}
 		total += size
 	}
-	return nil
+	if len(s.Platforms) > 0 && s.Architecture+s.Variant != "" {
+		return errors.New("platforms: must be empty beside architecture and variant")
+	}
+	for i, platform := range s.Platforms {
+		if _, err := parsePlatform(platform); err != nil {
+			return fmt.Errorf("platforms[%d]: %w", i, err)
+		}
+	}
+	return s.validateFormat()
+}
+
+// Build returns the image or index that s describes, see Generate and Index.
+func Build(s Spec) (Artifact, error) {
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	if len(s.Platforms) == 0 {
+		return Generate(s)
+	}
+	specs := make([]Spec, len(s.Platforms))
+	for i, platform := range s.Platforms {
+		p, err := parsePlatform(platform)
+		if err != nil {
+			return nil, err
+		}
+		specs[i] = s
+		specs[i].Platforms, specs[i].Architecture, specs[i].Variant = nil, p.Architecture, p.Variant
+	}
+	return Index(specs...)
+}
+
+func parsePlatform(s string) (*v1.Platform, error) {
+	p, err := v1.ParsePlatform(s)
+	if err != nil || p.OS != "linux" || p.Architecture == "" || p.OSVersion != "" {
+		return nil, fmt.Errorf("is %q, must be linux/<architecture> or linux/<architecture>/<variant>", s)
+	}
+	return p, nil
 }
 
 // Generate returns the image that s describes. The layers are generated once here, for their digests, and again each
@@ -61,6 +105,9 @@ func (s Spec) Validate() error {
 func Generate(s Spec) (v1.Image, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
+	}
+	if len(s.Platforms) > 0 {
+		return nil, errors.New("platforms: are those of an index")
 	}
 	if s.Architecture == "" {
 		s.Architecture = runtime.GOARCH
@@ -73,7 +120,7 @@ func Generate(s Spec) (v1.Image, error) {
 		}
 		layers[i] = layer
 	}
-	image, err := mutate.AppendLayers(empty.Image, layers...)
+	image, err := mutate.AppendLayers(s.empty(), layers...)
 	if err != nil {
 		return nil, fmt.Errorf("appending layers: %w", err)
 	}
@@ -86,9 +133,13 @@ func Generate(s Spec) (v1.Image, error) {
 	return mutate.ConfigFile(image, file)
 }
 
-// Index returns an index in Docker's format (a manifest list) with one generated image for each spec.
+// Index returns an index with one generated image for each spec, in the format of the first one; in Docker's it is
+// called a manifest list.
 func Index(specs ...Spec) (v1.ImageIndex, error) {
-	index := mutate.IndexMediaType(empty.Index, types.DockerManifestList)
+	index := v1.ImageIndex(empty.Index)
+	if len(specs) == 0 || specs[0].Format != OCI {
+		index = mutate.IndexMediaType(index, types.DockerManifestList)
+	}
 	for _, spec := range specs {
 		image, err := Generate(spec)
 		if err != nil {

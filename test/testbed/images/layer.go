@@ -3,7 +3,6 @@ package images
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -14,11 +13,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// layer is a tar archive of one pseudo-random file. It implements v1.Layer and is safe for concurrent use.
+// layer is a compressed tar archive of one pseudo-random file. It implements v1.Layer and is safe for concurrent use.
 type layer struct {
 	key            [32]byte
 	fileSize, size int64
 	header         []byte
+	compress       compressor
+	mediaType      types.MediaType
 	digest, diffID v1.Hash
 }
 
@@ -33,9 +34,10 @@ func newLayer(s Spec, i int, fileSize int64) (*layer, error) {
 		fileSize: fileSize,
 		header:   header.Bytes(),
 	}
+	l.compress, l.mediaType = s.layerFormat()
 	digest, diffID := sha256.New(), sha256.New()
 	size := new(counter)
-	if err := compress(io.MultiWriter(digest, size), io.TeeReader(l.archive(), diffID)); err != nil {
+	if err := l.compress(io.MultiWriter(digest, size), io.TeeReader(l.archive(), diffID)); err != nil {
 		return nil, err
 	}
 	l.size = int64(*size)
@@ -47,13 +49,13 @@ func newLayer(s Spec, i int, fileSize int64) (*layer, error) {
 func (l *layer) Digest() (v1.Hash, error)             { return l.digest, nil }
 func (l *layer) DiffID() (v1.Hash, error)             { return l.diffID, nil }
 func (l *layer) Size() (int64, error)                 { return l.size, nil }
-func (l *layer) MediaType() (types.MediaType, error)  { return types.DockerLayer, nil }
+func (l *layer) MediaType() (types.MediaType, error)  { return l.mediaType, nil }
 func (l *layer) Uncompressed() (io.ReadCloser, error) { return io.NopCloser(l.archive()), nil }
 
 // Compressed returns a reader that the caller must close, or the goroutine behind it stays.
 func (l *layer) Compressed() (io.ReadCloser, error) {
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(compress(w, l.archive())) }()
+	go func() { w.CloseWithError(l.compress(w, l.archive())) }()
 	return r, nil
 }
 
@@ -61,18 +63,6 @@ func (l *layer) Compressed() (io.ReadCloser, error) {
 func (l *layer) archive() io.Reader {
 	end := make([]byte, (512-l.fileSize%512)%512+1024)
 	return io.MultiReader(bytes.NewReader(l.header), io.LimitReader(rand.NewChaCha8(l.key), l.fileSize), bytes.NewReader(end))
-}
-
-// compress stores and does not deflate: the content does not compress, and trying would only cost time.
-func compress(w io.Writer, r io.Reader) error {
-	zw, err := gzip.NewWriterLevel(w, gzip.NoCompression)
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(zw, r); err != nil {
-		return err
-	}
-	return zw.Close()
 }
 
 // counter counts the bytes written to it.

@@ -41,7 +41,8 @@ type imageResult struct {
 //	PUT    /faults             the same, in place of those that are there; [] ends all
 //	PUT    /private            [{"host": "quay.io", "repository": "a/b", "username": "u", "password": "p"}], see Private;
 //	                           in place of what is there, [] makes all repositories public
-//	POST   /images             {"reference": "ghcr.io/a/b:v1", "seed": 1, "layerSizes": [1000]} makes an image
+//	POST   /images             {"reference": "ghcr.io/a/b:v1", "seed": 1, "layerSizes": [1000]} makes an image or index,
+//	                           see images.Spec
 func (s *Server) AdminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
@@ -128,7 +129,7 @@ func (s *Server) postImage(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	image, err := images.Generate(body.Spec)
+	image, err := images.Build(body.Spec)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

@@ -71,8 +71,9 @@ func (c *Client) Protect(ctx context.Context, private ...Private) error {
 	return c.do(ctx, http.MethodPut, "/private", append([]Private{}, private...), nil)
 }
 
-// Generate lets the server make the image that spec describes and offer it as reference ("host/repository:tag"). It
-// returns the digest of its manifest. Another seed makes an image of which no client can have a blob.
+// Generate lets the server make the image or index that spec describes and offer it as reference
+// ("host/repository:tag"). It returns the digest of its manifest. Another seed makes an image of which no client can
+// have a blob.
 func (c *Client) Generate(ctx context.Context, reference string, spec images.Spec) (digest string, err error) {
 	var result imageResult
 	err = c.do(ctx, http.MethodPost, "/images", imageBody{Reference: reference, Spec: spec}, &result)
