@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -76,6 +78,8 @@ func (a *artifacts) nodes(ctx context.Context) {
 		"hosts.toml.txt":                  {"find", "/etc/containerd/certs.d", "/var/lib/registry-cache", "-type", "f", "-print", "-exec", "cat", "{}", ";"},
 		"mounts.txt":                      {"findmnt", "--types", "xfs", "--output", "SOURCE,TARGET,SIZE,USED"},
 		"images.txt":                      {"ctr", "--namespace", "k8s.io", "images", "ls"},
+		"volumes.txt":                     {"find", "/var/lib/kubelet/pods", "-path", "*/volumes/kubernetes.io~csi/*", "-printf", "%12s %TY-%Tm-%Td %TT %p\n"},
+		"nftables.txt":                    {"nft", "list", "ruleset", "inet"},
 	} {
 		for _, node := range nodes {
 			out, err := node.Run(ctx, nil, command...)
@@ -95,12 +99,20 @@ func (a *artifacts) upstreamLog(ctx context.Context) {
 		lines = append(append(lines, line...), '\n')
 	}
 	a.save("upstream-requests.jsonl", lines, err)
+
+	faults, err := tb.Upstream.Faults(ctx)
+	if err == nil {
+		lines, err = json.MarshalIndent(faults, "", "  ")
+	}
+	a.save("upstream-faults.json", lines, err)
 }
 
 func (a *artifacts) objects(ctx context.Context) {
 	for name, list := range map[string]client.ObjectList{
 		"events.yaml":                 &corev1.EventList{},
 		"pods.yaml":                   &corev1.PodList{},
+		"nodes.yaml":                  &corev1.NodeList{},
+		"statefulsets.yaml":           &appsv1.StatefulSetList{},
 		"services.yaml":               &corev1.ServiceList{},
 		"persistentvolumeclaims.yaml": &corev1.PersistentVolumeClaimList{},
 		"shoots.yaml":                 &gardencorev1beta1.ShootList{},
@@ -133,20 +145,25 @@ func (a *artifacts) podLogs(ctx context.Context) {
 		return
 	}
 	for _, pod := range pods.Items {
-		for _, container := range pod.Spec.Containers {
-			name := filepath.Join("pods", pod.Namespace, pod.Name, container.Name+".log")
-			stream, err := clients.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: container.Name, LimitBytes: new(int64(maxLog))}).Stream(ctx)
-			if err != nil {
-				a.save(name, nil, err)
-				continue
-			}
-			content, err := io.ReadAll(io.LimitReader(stream, maxLog))
-			a.save(name, content, err)
-			if err := stream.Close(); err != nil {
-				a.problems = append(a.problems, err.Error())
+		for _, status := range pod.Status.ContainerStatuses {
+			name := filepath.Join("pods", pod.Namespace, pod.Name, status.Name)
+			a.podLog(ctx, clients, pod, name+".log", corev1.PodLogOptions{Container: status.Name})
+			if status.RestartCount > 0 {
+				a.podLog(ctx, clients, pod, name+"-previous.log", corev1.PodLogOptions{Container: status.Name, Previous: true})
 			}
 		}
 	}
+}
+
+func (a *artifacts) podLog(ctx context.Context, clients kubernetes.Interface, pod corev1.Pod, name string, options corev1.PodLogOptions) {
+	options.LimitBytes = new(int64(maxLog))
+	stream, err := clients.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &options).Stream(ctx)
+	if err != nil {
+		a.save(name, nil, err)
+		return
+	}
+	content, err := io.ReadAll(io.LimitReader(stream, maxLog))
+	a.save(name, content, errors.Join(err, stream.Close()))
 }
 
 // fileRune keeps what is safe in a file name everywhere.

@@ -97,17 +97,7 @@ var _ = Describe("A Shoot owner enlarges a volume in the Shoot", Ordered, Label(
 		Expect(same.Status.ContainerStatuses[0].RestartCount).To(BeZero())
 
 		By("looking at the status")
-		Eventually(func(g Gomega) {
-			extension, status := &extensionsv1alpha1.Extension{}, &registryv1alpha3.RegistryStatus{}
-			g.Expect(kube.Get(ctx, types.NamespacedName{Namespace: result.Namespace, Name: "registry-cache"}, extension)).To(Succeed())
-			g.Expect(json.Unmarshal(extension.Status.ProviderStatus.Raw, status)).To(Succeed())
-			g.Expect(status.Caches).To(HaveLen(1))
-			cache := status.Caches[0]
-			g.Expect(cache.Volume).NotTo(BeNil())
-			g.Expect(cache.Volume.Requested.String()).To(Equal("2Gi"))
-			g.Expect(cache.Volume.Capacity.String()).To(Equal("2Gi"))
-			g.Expect(meta.IsStatusConditionTrue(cache.Conditions, registryv1alpha3.ConditionVolumeResized)).To(BeTrue(), "%+v", cache.Conditions)
-		}).WithContext(ctx).WithTimeout(2 * time.Minute).Should(Succeed())
+		expectVolume(ctx, result.Namespace, "2Gi", "AsConfigured")
 
 		By("pulling what was cached before")
 		outcome, err := pull.Measured(ctx, tb.Upstream, workers()[1], image)
@@ -115,6 +105,103 @@ var _ = Describe("A Shoot owner enlarges a volume in the Shoot", Ordered, Label(
 		Expect(outcome.BlobRequests).To(BeZero(), "%+v", outcome)
 	}, SpecTimeout(8*time.Minute))
 })
+
+// The first alternative of the user's document, with its commands to the letter.
+var _ = Describe("A Shoot owner enlarges a volume by hand", Ordered, Label("resize"), func() {
+	BeforeAll(func(ctx context.Context) { startShoot(ctx, shootWithVolume("1Gi")) }, NodeTimeout(8*time.Minute))
+
+	It("grows it as the document says, and the next reconciliation leaves it alone", func(ctx context.Context) {
+		image := newSample(ctx, "docker.io", small)
+		_, err := pull.Measured(ctx, tb.Upstream, workers()[0], image.tag)
+		Expect(err).NotTo(HaveOccurred())
+		pod := cachePod(ctx, "docker.io")
+
+		listed := shell(ctx, "", "kubectl -n kube-system get pvc -l upstream-host=docker.io")
+		lines := strings.Split(strings.TrimSpace(listed), "\n")
+		Expect(lines).To(HaveLen(2), listed)
+		name := strings.Fields(lines[1])[0]
+		shell(ctx, name, `kubectl -n kube-system patch pvc $PVC_NAME --type merge -p '{"spec":{"resources":{"requests": {"storage": "10Gi"}}}}'`)
+		Eventually(func(ctx context.Context) string {
+			return shell(ctx, "", "kubectl -n kube-system describe pvc -l upstream-host=docker.io")
+		}).WithContext(ctx).WithTimeout(3 * time.Minute).Should(MatchRegexp(`Capacity:\s+10Gi`))
+
+		By("looking at the volume, as the cache sees it")
+		Eventually(func(ctx context.Context) int64 { return volumeSize(ctx, "docker.io") }).WithContext(ctx).
+			WithTimeout(time.Minute).Should(BeNumerically("~", 10<<30, 200<<20))
+
+		By("reconciling the Shoot, in which the size is the old one")
+		result := applyShoot(ctx, shootWithVolume("1Gi"))
+		expectVolume(ctx, result.Namespace, "10Gi", "LargerThanConfigured")
+		claim := claimOf(ctx, "docker.io")
+		Expect(claim.Spec.Resources.Requests.Storage().String()).To(Equal("10Gi"))
+		Expect(cachePod(ctx, "docker.io").UID).To(Equal(pod.UID))
+		outcome, err := pull.Measured(ctx, tb.Upstream, workers()[1], image.digest)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(outcome.Requests).To(BeZero(), "%+v", outcome)
+	}, SpecTimeout(7*time.Minute))
+})
+
+// The second alternative of the document. Its drawback is stated there: the cache starts with an empty volume.
+var _ = Describe("A Shoot owner removes a cache and adds it with another size", Ordered, Label("resize"), func() {
+	// One cache has to be there all the time.
+	caches := func(size string) []byte {
+		if size == "" {
+			return shootOf("v1alpha3", "- upstream: quay.io")
+		}
+		return shootOf("v1alpha3", fmt.Sprintf("- upstream: docker.io\n  volume:\n    size: %s\n- upstream: quay.io", size))
+	}
+
+	BeforeAll(func(ctx context.Context) { startShoot(ctx, caches("2Gi")) }, NodeTimeout(8*time.Minute))
+
+	It("gets an empty volume of that size, also a smaller one", func(ctx context.Context) {
+		image := newSample(ctx, "docker.io", small)
+		_, err := pull.Measured(ctx, tb.Upstream, workers()[0], image.tag)
+		Expect(err).NotTo(HaveOccurred())
+		before := claimOf(ctx, "docker.io")
+
+		applyShoot(ctx, caches(""))
+		Eventually(func(ctx context.Context) []corev1.PersistentVolumeClaim { return listClaims(ctx, "docker.io") }).WithContext(ctx).Should(BeEmpty())
+		outcome, err := pull.Measured(ctx, tb.Upstream, workers()[0], image.tag)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(outcome.FromCache).To(BeZero(), "%+v", outcome)
+
+		applyShoot(ctx, caches("1Gi"))
+		after := claimOf(ctx, "docker.io")
+		Expect(after.UID).NotTo(Equal(before.UID))
+		Expect(volumeSize(ctx, "docker.io")).To(BeNumerically("~", 1<<30, 100<<20))
+		Expect(inspectCache(ctx, "docker.io").Images).To(BeEmpty())
+		outcome, err = pull.Measured(ctx, tb.Upstream, workers()[0], image.tag)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(outcome.FromNodes).To(BeZero(), "%+v", outcome)
+		Expect(outcome.BlobRequests).To(BeNumerically(">", 0), "%+v", outcome)
+	}, SpecTimeout(7*time.Minute))
+})
+
+// shell runs a line of the document, as the Shoot owner does who has set KUBECONFIG and, where it is not empty, PVC_NAME.
+func shell(ctx context.Context, pvcName, line string) string {
+	GinkgoHelper()
+	out, err := nodes[0].Run(ctx, nil, "env", "KUBECONFIG=/etc/kubernetes/admin.conf", "PVC_NAME="+pvcName, "sh", "-euc", line)
+	Expect(err).NotTo(HaveOccurred())
+	return string(out)
+}
+
+// expectVolume waits until the status of the Extension says that the volume of docker.io has the size, and why.
+func expectVolume(ctx context.Context, namespace, size, reason string) {
+	GinkgoHelper()
+	Eventually(func(g Gomega) {
+		extension, status := &extensionsv1alpha1.Extension{}, &registryv1alpha3.RegistryStatus{}
+		g.Expect(kube.Get(ctx, types.NamespacedName{Namespace: namespace, Name: "registry-cache"}, extension)).To(Succeed())
+		g.Expect(json.Unmarshal(extension.Status.ProviderStatus.Raw, status)).To(Succeed())
+		g.Expect(status.Caches).To(HaveLen(1))
+		cache := status.Caches[0]
+		g.Expect(cache.Volume).NotTo(BeNil())
+		g.Expect(cache.Volume.Requested.String()).To(Equal(size))
+		g.Expect(cache.Volume.Capacity.String()).To(Equal(size))
+		condition := meta.FindStatusCondition(cache.Conditions, registryv1alpha3.ConditionVolumeResized)
+		g.Expect(condition).NotTo(BeNil())
+		g.Expect(condition.Reason).To(Equal(reason), condition.Message)
+	}).WithContext(ctx).WithTimeout(2 * time.Minute).Should(Succeed())
+}
 
 // volumeSize returns the size of a cache's file system in bytes.
 func volumeSize(ctx context.Context, upstreamHost string) int64 {

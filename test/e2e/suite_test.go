@@ -50,6 +50,7 @@ var _ = BeforeSuite(func(ctx context.Context) {
 	nodes, err = tb.Cluster.Nodes(ctx)
 	Expect(err).NotTo(HaveOccurred())
 	Expect(len(nodes)).To(BeNumerically(">=", 3), "the stories need a control plane and two workers")
+	undo(ctx)
 }, NodeTimeout(setupTimeout))
 
 // exampleShoot returns the manifest of the user's document.

@@ -1,0 +1,138 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/registry-cache/extension/test/testbed/kindcluster"
+	"github.com/registry-cache/extension/test/testbed/pull"
+)
+
+// pullRecord is one of many pulls.
+type pullRecord struct {
+	node, reference string
+	// start is when it began, and took how long it took, also if it failed.
+	start time.Time
+	took  time.Duration
+	err   error
+}
+
+// pulls are pulls that go on while something happens.
+type pulls struct {
+	stop    chan struct{}
+	running sync.WaitGroup
+
+	mu      sync.Mutex // guards records
+	records []pullRecord
+}
+
+// startPulls pulls one image after the other on each of the nodes, by containerd, until end or until each node has
+// pulled limit of them. Next returns the reference of the n-th image for a node, which is removed from there before.
+func startPulls(ctx context.Context, limit int, next func(ctx context.Context, n int) (string, error), on ...kindcluster.Node) *pulls {
+	GinkgoHelper()
+	p := &pulls{stop: make(chan struct{})}
+	ctx, cancel := context.WithCancel(ctx)
+	for _, node := range on {
+		p.running.Go(func() {
+			for n := range limit {
+				select {
+				case <-p.stop:
+					return
+				case <-ctx.Done():
+					return
+				default:
+					p.add(pullNext(ctx, node, n, next))
+				}
+			}
+		})
+	}
+	DeferCleanup(func() {
+		cancel()
+		p.running.Wait()
+	})
+	return p
+}
+
+func pullNext(ctx context.Context, node kindcluster.Node, n int, next func(context.Context, int) (string, error)) pullRecord {
+	record := pullRecord{node: node.Name, start: time.Now()}
+	if record.reference, record.err = next(ctx, n); record.err != nil {
+		return record
+	}
+	if record.err = pull.Remove(ctx, node, record.reference); record.err != nil {
+		return record
+	}
+	record.start = time.Now()
+	_, record.err = pull.Image(ctx, node, record.reference)
+	record.took = time.Since(record.start)
+	// What is not removed would fill the disk of a laptop.
+	record.err = errors.Join(record.err, pull.Remove(ctx, node, record.reference))
+	return record
+}
+
+func (p *pulls) add(record pullRecord) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.records = append(p.records, record)
+}
+
+// since returns how many pulls that began after the moment have ended.
+func (p *pulls) since(moment time.Time) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for _, record := range p.records {
+		if record.start.After(moment) {
+			n++
+		}
+	}
+	return n
+}
+
+// waitForMore waits until n more pulls have begun and ended.
+func (p *pulls) waitForMore(ctx context.Context, n int) {
+	GinkgoHelper()
+	now := time.Now()
+	Eventually(func() int { return p.since(now) }).WithContext(ctx).WithTimeout(3 * time.Minute).Should(BeNumerically(">=", n))
+}
+
+// end lets the pulls that are under way end, and returns all.
+func (p *pulls) end() []pullRecord {
+	close(p.stop)
+	p.running.Wait()
+	return p.records
+}
+
+// expectPulled fails for pulls that failed or took longer than the limit, and reports the durations.
+func expectPulled(what string, limit time.Duration, records []pullRecord) {
+	GinkgoHelper()
+	AddReportEntry(what, describePulls(records, limit))
+	Expect(records).NotTo(BeEmpty())
+	for _, record := range records {
+		Expect(record.err).NotTo(HaveOccurred(), "%s: pull of %s on %s, begun at %s", what, record.reference, record.node, record.start.Format(time.TimeOnly))
+		Expect(record.took).To(BeNumerically("<=", limit), "%s: pull of %s on %s, begun at %s", what, record.reference, record.node, record.start.Format(time.TimeOnly))
+	}
+}
+
+// describePulls returns the distribution of the durations, and the slow ones with the second in which they began.
+func describePulls(records []pullRecord, limit time.Duration) string {
+	if len(records) == 0 {
+		return "no pulls"
+	}
+	first := slices.MinFunc(records, func(a, b pullRecord) int { return a.start.Compare(b.start) }).start
+	sorted := slices.SortedFunc(slices.Values(records), func(a, b pullRecord) int { return int(a.took - b.took) })
+	at := func(share int) time.Duration { return sorted[(len(sorted)-1)*share/100].took.Round(time.Millisecond) }
+	var text strings.Builder
+	fmt.Fprintf(&text, "%d pulls: p50 %s, p90 %s, max %s (limit %s); slowest:", len(records), at(50), at(90), at(100), limit)
+	for _, record := range sorted[max(0, len(sorted)-3):] {
+		fmt.Fprintf(&text, " %s at +%.0f s on %s,", record.took.Round(time.Millisecond), record.start.Sub(first).Seconds(), record.node)
+	}
+	return strings.TrimSuffix(text.String(), ",")
+}
