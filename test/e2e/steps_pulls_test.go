@@ -27,6 +27,7 @@ type pullRecord struct {
 
 // pulls are pulls that go on while something happens.
 type pulls struct {
+	on      []kindcluster.Node
 	stop    chan struct{}
 	running sync.WaitGroup
 
@@ -38,7 +39,7 @@ type pulls struct {
 // pulled limit of them. Next returns the reference of the n-th image for a node, which is removed from there before.
 func startPulls(ctx context.Context, limit int, next func(ctx context.Context, n int) (string, error), on ...kindcluster.Node) *pulls {
 	GinkgoHelper()
-	p := &pulls{stop: make(chan struct{})}
+	p := &pulls{on: on, stop: make(chan struct{})}
 	ctx, cancel := context.WithCancel(ctx)
 	for _, node := range on {
 		p.running.Go(func() {
@@ -83,24 +84,39 @@ func (p *pulls) add(record pullRecord) {
 	p.records = append(p.records, record)
 }
 
-// since returns how many pulls that began after the moment have ended.
-func (p *pulls) since(moment time.Time) int {
+// since returns how many pulls that began on the node after the moment have ended.
+func (p *pulls) since(moment time.Time, node string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := 0
 	for _, record := range p.records {
-		if record.start.After(moment) {
+		if record.node == node && record.start.After(moment) {
 			n++
 		}
 	}
 	return n
 }
 
-// waitForMore waits until n more pulls have begun and ended.
+// waitForMore waits until each node has begun and ended n more pulls; what was under way before has ended then, too.
 func (p *pulls) waitForMore(ctx context.Context, n int) {
 	GinkgoHelper()
 	now := time.Now()
-	Eventually(func() int { return p.since(now) }).WithContext(ctx).WithTimeout(3 * time.Minute).Should(BeNumerically(">=", n))
+	for _, node := range p.on {
+		Eventually(func() int { return p.since(now, node.Name) }).WithContext(ctx).WithTimeout(3*time.Minute).
+			Should(BeNumerically(">=", n), "pulls on %s", node.Name)
+	}
+}
+
+// wait waits until each node has pulled what startPulls was told at most, and returns all.
+func (p *pulls) wait(ctx context.Context) []pullRecord {
+	GinkgoHelper()
+	ended := make(chan struct{})
+	go func() {
+		p.running.Wait()
+		close(ended)
+	}()
+	Eventually(ended).WithContext(ctx).WithTimeout(5 * time.Minute).Should(BeClosed())
+	return p.records
 }
 
 // end lets the pulls that are under way end, and returns all.

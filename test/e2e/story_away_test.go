@@ -63,11 +63,11 @@ var _ = Describe("Pulls go on", Ordered, Label("away"), func() {
 		return image.tag, err
 	}
 	// during pulls on both workers before, while and after something happens, and expects all pulls to succeed.
-	during := func(ctx context.Context, what string, limit time.Duration, happens func()) {
+	during := func(ctx context.Context, what string, limit time.Duration, happens func(going *pulls)) {
 		GinkgoHelper()
 		going := startPulls(ctx, 1000, next, workers()...)
-		going.waitForMore(ctx, 4)
-		happens()
+		going.waitForMore(ctx, 2)
+		happens(going)
 		records := going.end()
 		AddReportEntry("direct", direct.Round(time.Millisecond).String())
 		expectPulled(what, direct+limit+noise, records)
@@ -88,7 +88,7 @@ var _ = Describe("Pulls go on", Ordered, Label("away"), func() {
 	}
 
 	It("while the pod is killed", func(ctx context.Context) {
-		during(ctx, "pod killed", unreachable, func() {
+		during(ctx, "pod killed", unreachable, func(*pulls) {
 			pod := cachePod(ctx, "docker.io")
 			Expect(kube.Delete(ctx, pod, client.GracePeriodSeconds(0))).To(Succeed())
 			waitForReadyCache(ctx, "docker.io", string(pod.UID))
@@ -99,9 +99,10 @@ var _ = Describe("Pulls go on", Ordered, Label("away"), func() {
 
 	It("while the cache has no pod", func(ctx context.Context) {
 		DeferCleanup(func(ctx context.Context) { scale(ctx, "docker.io", 1) }, NodeTimeout(time.Minute))
-		during(ctx, "scaled to 0 and back", unreachable, func() {
+		during(ctx, "scaled to 0 and back", unreachable, func(going *pulls) {
 			scale(ctx, "docker.io", 0)
 			withoutMirror(ctx)
+			going.waitForMore(ctx, 2)
 			scale(ctx, "docker.io", 1)
 			waitForCaches(ctx, result)
 		})
@@ -110,9 +111,10 @@ var _ = Describe("Pulls go on", Ordered, Label("away"), func() {
 
 	It("while the node of the pod is drained", func(ctx context.Context) {
 		its, _ := nodeOf(cachePod(ctx, "docker.io"))
-		during(ctx, "node drained", unreachable, func() {
+		during(ctx, "node drained", unreachable, func(going *pulls) {
 			drain(ctx, its)
 			withoutMirror(ctx) // the volume is on that node
+			going.waitForMore(ctx, 2)
 			uncordon(ctx, its)
 			waitForCaches(ctx, result)
 		})
@@ -122,12 +124,13 @@ var _ = Describe("Pulls go on", Ordered, Label("away"), func() {
 	It("while a node does not reach the pod", func(ctx context.Context) {
 		pod := cachePod(ctx, "docker.io")
 		its, other := nodeOf(pod)
-		during(ctx, "network cut", unreachable, func() {
+		during(ctx, "network cut", unreachable, func(going *pulls) {
 			cutOff(ctx, other, pod.Status.PodIP, dropped)
 			Expect(pull.WaitForNoMirror(ctx, other, "docker.io")).To(Succeed())
 			hosts, err := pull.Hosts(ctx, its, "docker.io")
 			Expect(err).NotTo(HaveOccurred())
 			Expect(pull.UsesMirror(hosts)).To(BeTrue(), "the other nodes go on using it: %s", hosts)
+			going.waitForMore(ctx, 2)
 			restore(ctx, other)
 			waitForCaches(ctx, result)
 		})
@@ -136,9 +139,10 @@ var _ = Describe("Pulls go on", Ordered, Label("away"), func() {
 
 	It("while the server hangs", func(ctx context.Context) {
 		pod := cachePod(ctx, "docker.io")
-		during(ctx, "server hangs", silent, func() {
+		during(ctx, "server hangs", silent, func(going *pulls) {
 			freezeCache(ctx, pod)
 			withoutMirror(ctx)
+			going.waitForMore(ctx, 2) // also those that were waiting for the server when it stopped have ended
 			signalCache(ctx, pod, "SIGCONT")
 			waitForCaches(ctx, result)
 		})
@@ -150,7 +154,7 @@ var _ = Describe("Pulls go on", Ordered, Label("away"), func() {
 			going := startPulls(ctx, 1000, func(_ context.Context, n int) (string, error) {
 				return []string{warm.tag, warm.digest}[n%2], nil
 			}, workers()...)
-			going.waitForMore(ctx, 4)
+			going.waitForMore(ctx, 2)
 			mark := markUpstream(ctx)
 			fault.Host = "docker.io"
 			breakUpstream(ctx, fault)
@@ -160,7 +164,7 @@ var _ = Describe("Pulls go on", Ordered, Label("away"), func() {
 				g.Expect(err).NotTo(HaveOccurred())
 				g.Expect(answer.Header.Get("Warning")).To(HavePrefix("111 "))
 			}).WithContext(ctx).WithTimeout(time.Minute).Should(Succeed())
-			going.waitForMore(ctx, 8)
+			going.waitForMore(ctx, 4)
 			broken := requestsSince(ctx, mark)
 			healUpstream(ctx)
 			records := going.end()
