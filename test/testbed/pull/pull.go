@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
+	"github.com/registry-cache/extension/test/testbed/poll"
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
@@ -33,13 +34,65 @@ func Image(ctx context.Context, node kindcluster.Node, reference string) (time.D
 	return time.Since(start), nil
 }
 
-// Remove deletes the image from the node and waits until its content is gone, so that a next pull fetches all of it.
-// An image that is not there is no error.
+// The CRI plugin sees a new image by an event, and names it by its ID as well.
+const (
+	removeInterval = 100 * time.Millisecond
+	removeTimeout  = 30 * time.Second
+)
+
+// Remove deletes the image from the node, under all names that it has there, and waits until its content is gone, so
+// that a next pull fetches all of it. An image that is not there is no error.
 func Remove(ctx context.Context, node kindcluster.Node, reference string) error {
-	if _, err := node.Run(ctx, nil, "ctr", "--namespace", namespace, "images", "rm", "--sync", reference); err != nil {
+	found, err := list(ctx, node, "name=="+reference)
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	err = poll.Until(ctx, removeInterval, removeTimeout, func(ctx context.Context) error {
+		names, err := list(ctx, node, "target.digest=="+found[0].digest)
+		if err != nil || len(names) == 0 {
+			return err
+		}
+		remove := []string{"ctr", "--namespace", namespace, "images", "rm", "--sync"}
+		for _, image := range names {
+			remove = append(remove, image.name)
+		}
+		if _, err := node.Run(ctx, nil, remove...); err != nil {
+			return err
+		}
+		return fmt.Errorf("it was still named %v", names)
+	})
+	if err != nil {
 		return fmt.Errorf("removing %s on %s: %w", reference, node.Name, err)
 	}
 	return nil
+}
+
+// named is a name of an image on a node, and the digest of the manifest or index that it stands for.
+type named struct{ name, digest string }
+
+func list(ctx context.Context, node kindcluster.Node, filter string) ([]named, error) {
+	out, err := node.Run(ctx, nil, "ctr", "--namespace", namespace, "images", "ls", filter)
+	if err != nil {
+		return nil, fmt.Errorf("listing images on %s: %w", node.Name, err)
+	}
+	return parseList(string(out))
+}
+
+// parseList reads what "ctr images ls" prints: a header, and a line for each name.
+func parseList(out string) ([]named, error) {
+	header, lines, _ := strings.Cut(out, "\n")
+	if columns := strings.Fields(header); len(columns) < 3 || columns[0] != "REF" || columns[2] != "DIGEST" {
+		return nil, fmt.Errorf("the list of images begins with %q, want the columns REF, TYPE and DIGEST", header)
+	}
+	var found []named
+	for line := range strings.Lines(lines) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 {
+			return nil, fmt.Errorf("the list of images has the line %q", line)
+		}
+		found = append(found, named{fields[0], fields[2]})
+	}
+	return found, nil
 }
 
 // Outcome is one pull and what the upstream saw of it.

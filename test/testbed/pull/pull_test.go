@@ -44,3 +44,23 @@ func TestOutcomeCountsWhatTheUpstreamSaw(t *testing.T) {
 		}
 	}
 }
+
+func TestParseList(t *testing.T) {
+	t.Parallel()
+	const header = "REF TYPE DIGEST SIZE PLATFORMS LABELS \n"
+	got, err := parseList(header +
+		"docker.io/e2e/app:v1 application/vnd.oci.image.manifest.v1+json sha256:aa 1.2 MiB linux/amd64 io.cri-containerd.image=managed \n" +
+		"sha256:cc            application/vnd.oci.image.manifest.v1+json sha256:aa 1.2 MiB linux/amd64 io.cri-containerd.image=managed \n")
+	want := []named{{"docker.io/e2e/app:v1", "sha256:aa"}, {"sha256:cc", "sha256:aa"}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(named{})); diff != "" || err != nil {
+		t.Errorf("%v, (-want +got)\n%s", err, diff)
+	}
+	if got, err := parseList(header); len(got) != 0 || err != nil {
+		t.Errorf("an empty list is read as %v, %v", got, err)
+	}
+	for _, bad := range []string{"", "NAME TYPE DIGEST\n", header + "docker.io/e2e/app:v1\n"} {
+		if got, err := parseList(bad); err == nil {
+			t.Errorf("%q is read as %v", bad, got)
+		}
+	}
+}
