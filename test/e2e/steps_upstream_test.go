@@ -32,7 +32,8 @@ func manifestPath(reference string) string {
 // small is for what is about requests and not about bytes.
 var small = images.Spec{LayerSizes: []int64{64 << 10, 32 << 10}}
 
-// newSample puts an image of the shape on the upstream, with content that no node and no cache can have.
+// newSample puts an image of the shape on the upstream, with content that no node and no cache can have, unless the shape
+// has a seed.
 func newSample(ctx context.Context, host string, shape images.Spec) sample {
 	GinkgoHelper()
 	made, err := makeSample(ctx, host, shape)
@@ -44,7 +45,9 @@ func makeSample(ctx context.Context, host string, shape images.Spec) (sample, er
 	now := time.Now().UnixNano()
 	repository := host + "/e2e/sample"
 	tag := fmt.Sprintf("%s:%d", repository, now)
-	shape.Seed = uint64(now)
+	if shape.Seed == 0 {
+		shape.Seed = uint64(now)
+	}
 	digest, err := tb.Upstream.Generate(ctx, tag, shape)
 	return sample{tag: tag, digest: repository + "@" + digest}, err
 }
