@@ -6,6 +6,8 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+
+	"github.com/registry-cache/extension/test/testbed/pull"
 )
 
 // What the other stories rely on: without this they would prove nothing.
@@ -13,4 +15,15 @@ var _ = Describe("The kind-based Shoot", Label("testbed"), func() {
 	It("connects pods and nodes, and drops packets to service addresses that nobody owns inside of the node", func(ctx context.Context) {
 		Expect(tb.Cluster.Verify(ctx, progress)).To(Succeed())
 	}, SpecTimeout(3*time.Minute))
+
+	It("forgets images that are removed from a node, so that the next pull fetches all of it", func(ctx context.Context) {
+		image := newSample(ctx, "gcr.io", small).tag
+		first, err := pull.Measured(ctx, tb.Upstream, workers()[0], image)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(first.BlobRequests).To(Equal(len(small.LayerSizes)+1), "%+v", first)
+		second, err := pull.Measured(ctx, tb.Upstream, workers()[0], image)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(second.BlobRequests).To(Equal(first.BlobRequests), "%+v", second)
+		Expect(pull.Remove(ctx, workers()[0], image)).To(Succeed())
+	}, SpecTimeout(time.Minute))
 })
