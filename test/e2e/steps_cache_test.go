@@ -143,27 +143,12 @@ func freezeCache(ctx context.Context, pod *corev1.Pod) {
 	signalCache(ctx, pod, "SIGSTOP")
 }
 
-// cacheURL returns the URL of the cache of an upstream.
-func cacheURL(result *shoot.Result, upstreamHost string) string {
+// askCache sends a request to a cache of the Shoot from the node and returns the answer without its body.
+func askCache(ctx context.Context, node kindcluster.Node, result *shoot.Result, method, url string) (*http.Response, error) {
 	GinkgoHelper()
-	for _, cache := range result.Status.Caches {
-		if cache.Upstream == upstreamHost {
-			return cache.Endpoint
-		}
-	}
-	Fail("no cache of " + upstreamHost + " in the status")
-	return ""
-}
-
-// cacheTransport reaches caches as a client on the node does. The caller closes its idle connections.
-func cacheTransport(node kindcluster.Node) *http.Transport {
-	return &http.Transport{DialContext: nodeDialer{tb.Cluster.Engine(), node}.DialContext}
-}
-
-// askCache sends a request to a cache from the node and returns the answer without its body.
-func askCache(ctx context.Context, node kindcluster.Node, method, url string) (*http.Response, error) {
-	transport := cacheTransport(node)
-	defer transport.CloseIdleConnections()
+	scheme, _, _ := strings.Cut(url, "://")
+	transport, done := cacheTransport(ctx, node, result, scheme)
+	defer done()
 	request, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
 		return nil, err

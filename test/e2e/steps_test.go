@@ -56,14 +56,21 @@ func endpoint(result *shoot.Result, upstreamHost string) string {
 	return ""
 }
 
+// schemeOf returns the scheme of the cache of an upstream.
+func schemeOf(result *shoot.Result, upstreamHost string) string {
+	GinkgoHelper()
+	scheme, _, _ := strings.Cut(endpoint(result, upstreamHost), "://")
+	return scheme
+}
+
 // craneLayers pulls the image with crane through the cache of its upstream, as a client on the node would reach it, reads
 // every layer to its end (crane verifies the digests) and returns the layers' digests. A cache with https is verified by
 // the CA of the Shoot, and by nothing else.
 func craneLayers(ctx context.Context, node kindcluster.Node, result *shoot.Result, reference string) []string {
 	GinkgoHelper()
 	host, path, _ := strings.Cut(reference, "/")
-	scheme, address, _ := strings.Cut(endpoint(result, host), "://")
-	transport, done := cacheTransport(ctx, node, result, scheme)
+	_, address, _ := strings.Cut(endpoint(result, host), "://")
+	transport, done := cacheTransport(ctx, node, result, schemeOf(result, host))
 	defer done()
 	// Insecure allows http, and does not keep crane from https.
 	img, err := crane.Pull(address+"/"+path, crane.WithContext(ctx), crane.WithTransport(transport), crane.Insecure)

@@ -21,12 +21,11 @@ import (
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
 
-// kubectl runs "bin/testbed kubectl" as a user would, and returns what it prints.
-func kubectl(ctx context.Context, stdin string, args ...string) string {
+// userKubectl runs "bin/testbed kubectl" as a user would, and returns what it prints.
+func userKubectl(ctx context.Context, args ...string) string {
 	GinkgoHelper()
 	cmd := exec.CommandContext(ctx, testbedProgram, append([]string{"kubectl"}, args...)...)
 	cmd.Dir = checkout()
-	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	Expect(cmd.Run()).To(Succeed(), "kubectl %s: %s%s", strings.Join(args, " "), &stdout, &stderr)
@@ -82,7 +81,7 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 	BeforeAll(func(ctx context.Context) {
 		buildTestbed(ctx)
 		Expect(shoot.Delete(ctx, tb.Cluster, progress, exampleShoot())).To(Succeed())
-		kubectl(ctx, "", "apply", "-f", "example/shoot.yaml")
+		userKubectl(ctx, "apply", "-f", "example/shoot.yaml")
 		DeferCleanup(func(ctx context.Context) {
 			Expect(shoot.Delete(ctx, tb.Cluster, progress, exampleShoot())).To(Succeed())
 		}, NodeTimeout(5*time.Minute))
@@ -90,7 +89,7 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 	}, NodeTimeout(12*time.Minute))
 
 	It("sees its state and conditions", func(ctx context.Context) {
-		Expect(kubectl(ctx, "", "-n", namespace, "wait", "--for="+succeeded, "--timeout=1m", "shoot/"+name)).To(ContainSubstring("condition met"))
+		Expect(userKubectl(ctx, "-n", namespace, "wait", "--for="+succeeded, "--timeout=1m", "shoot/"+name)).To(ContainSubstring("condition met"))
 		Eventually(func(g Gomega) {
 			shoot := &gardencorev1beta1.Shoot{}
 			g.Expect(kube.Get(ctx, key, shoot)).To(Succeed())
@@ -102,7 +101,7 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 				"APIServerAvailable": "True", "ControlPlaneHealthy": "True", "EveryNodeReady": "True", "SystemComponentsHealthy": "True",
 			}), "%+v", shoot.Status.Conditions)
 		}).WithContext(ctx).WithTimeout(3 * time.Minute).Should(Succeed())
-		table := kubectl(ctx, "", "-n", namespace, "get", "shoot")
+		table := userKubectl(ctx, "-n", namespace, "get", "shoot")
 		Expect(table).To(ContainSubstring(name))
 		Expect(table).To(ContainSubstring("Create Succeeded (100%)"))
 		Expect(table).To(ContainSubstring("healthy"))
@@ -111,7 +110,7 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 	It("gets a larger volume by an edit of the Shoot", func(ctx context.Context) {
 		// KUBE_EDITOR is how kubectl edit is used without a person.
 		GinkgoT().Setenv("KUBE_EDITOR", "sed -i s/100Gi/120Gi/")
-		Expect(kubectl(ctx, "", "-n", namespace, "edit", "shoot", name)).To(ContainSubstring("edited"))
+		Expect(userKubectl(ctx, "-n", namespace, "edit", "shoot", name)).To(ContainSubstring("edited"))
 		shoot := reconciled(ctx)
 		Expect(shoot.Status.LastOperation.Type).To(Equal(gardencorev1beta1.LastOperationTypeReconcile))
 		Eventually(func(g Gomega) {
@@ -128,7 +127,7 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 			g.Expect(kube.List(ctx, list, client.InNamespace("kube-system"), client.HasLabels{"upstream-host"})).To(Succeed())
 			return itemNames(list)
 		}
-		kubectl(ctx, "", "-n", namespace, "patch", "shoot", name, "--type=json", "-p", `[{"op":"remove","path":"/spec/extensions/0/providerConfig/caches/1"}]`)
+		userKubectl(ctx, "-n", namespace, "patch", "shoot", name, "--type=json", "-p", `[{"op":"remove","path":"/spec/extensions/0/providerConfig/caches/1"}]`)
 		reconciled(ctx)
 		Eventually(services).WithContext(ctx).Should(ConsistOf("registry-docker-io", "registry-quay-io"))
 		node := workers()[0]
@@ -148,7 +147,7 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 
 	It("hibernates and wakes up", func(ctx context.Context) {
 		for _, hibernated := range []string{"true", "false"} {
-			kubectl(ctx, "", "-n", namespace, "patch", "shoot", name, "--type=merge", "-p", `{"spec":{"hibernation":{"enabled":`+hibernated+`}}}`)
+			userKubectl(ctx, "-n", namespace, "patch", "shoot", name, "--type=merge", "-p", `{"spec":{"hibernation":{"enabled":`+hibernated+`}}}`)
 			shoot := reconciled(ctx)
 			Expect(shoot.Status.IsHibernated).To(Equal(hibernated == "true"))
 		}
@@ -163,9 +162,9 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 		Expect(string(output)).To(ContainSubstring("confirmation.gardener.cloud/deletion"))
 
 		By("deleting with it")
-		kubectl(ctx, "", "-n", namespace, "annotate", "shoot", name, "confirmation.gardener.cloud/deletion=true")
-		kubectl(ctx, "", "-n", namespace, "delete", "shoot", name, "--timeout=5m")
-		Expect(kubectl(ctx, "", "-n", namespace, "get", "shoot", "--ignore-not-found", name)).To(BeEmpty())
+		userKubectl(ctx, "-n", namespace, "annotate", "shoot", name, "confirmation.gardener.cloud/deletion=true")
+		userKubectl(ctx, "-n", namespace, "delete", "shoot", name, "--timeout=5m")
+		Expect(userKubectl(ctx, "-n", namespace, "get", "shoot", "--ignore-not-found", name)).To(BeEmpty())
 		Expect(client.IgnoreNotFound(kube.Get(ctx, client.ObjectKey{Name: "shoot--dev--" + name}, &corev1.Namespace{}))).To(Succeed())
 		clusters := &extensionsv1alpha1.ClusterList{}
 		Expect(kube.List(ctx, clusters)).To(Succeed())

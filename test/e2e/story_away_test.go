@@ -160,7 +160,7 @@ var _ = Describe("Pulls go on", Ordered, Label("away"), func() {
 			breakUpstream(ctx, fault)
 			// Twice the time for which a tag is not looked up again.
 			Eventually(func(g Gomega, ctx context.Context) {
-				answer, err := askCache(ctx, nodes[0], http.MethodHead, cacheURL(result, "docker.io")+"/v2/"+manifestPath(warm.tag))
+				answer, err := askCache(ctx, nodes[0], result, http.MethodHead, endpoint(result, "docker.io")+"/v2/"+manifestPath(warm.tag))
 				g.Expect(err).NotTo(HaveOccurred())
 				g.Expect(answer.Header.Get("Warning")).To(HavePrefix("111 "))
 			}).WithContext(ctx).WithTimeout(time.Minute).Should(Succeed())

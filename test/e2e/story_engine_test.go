@@ -8,7 +8,6 @@ import (
 	. "github.com/onsi/gomega"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	registryv1alpha3 "github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/test/testbed/images"
@@ -101,13 +100,4 @@ func applyWithEngine(ctx context.Context, manifest []byte, engine string) *shoot
 		g.Expect(pod.DeletionTimestamp).To(BeNil())
 	}).WithContext(ctx).Should(Succeed())
 	return result
-}
-
-// claimOf returns the only claim of the cache of an upstream.
-func claimOf(ctx context.Context, upstreamHost string) corev1.PersistentVolumeClaim {
-	GinkgoHelper()
-	claims := &corev1.PersistentVolumeClaimList{}
-	Expect(kube.List(ctx, claims, client.InNamespace("kube-system"), client.MatchingLabels{"upstream-host": upstreamHost})).To(Succeed())
-	Expect(claims.Items).To(HaveLen(1))
-	return claims.Items[0]
 }

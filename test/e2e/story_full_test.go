@@ -45,8 +45,9 @@ var _ = Describe("A cache whose volume is full", Ordered, Label("full"), func() 
 		for i := range samples {
 			samples[i] = newSample(ctx, "docker.io", shape)
 		}
-		node, transport := workers()[0], cacheTransport(workers()[0])
-		defer transport.CloseIdleConnections()
+		node := workers()[0]
+		transport, done := cacheTransport(ctx, node, result, schemeOf(result, "docker.io"))
+		defer done()
 
 		By("pulling by crane through the cache, which has nothing to fall back to")
 		var mu sync.Mutex
@@ -59,7 +60,7 @@ var _ = Describe("A cache whose volume is full", Ordered, Label("full"), func() 
 				if i%2 == 1 {
 					record.reference = samples[i%len(samples)].digest
 				}
-				record.err = pullByCrane(groupCtx, transport, cacheURL(result, "docker.io"), record.reference)
+				record.err = pullByCrane(groupCtx, transport, endpoint(result, "docker.io"), record.reference)
 				record.took = time.Since(record.start)
 				mu.Lock()
 				defer mu.Unlock()
@@ -96,7 +97,7 @@ var _ = Describe("A cache whose volume is full", Ordered, Label("full"), func() 
 		Expect(err).NotTo(HaveOccurred())
 		Expect(outcome.Requests).To(BeZero(), "it must be cached: %+v", outcome)
 		for _, reference := range samples {
-			Expect(pullByCrane(ctx, transport, cacheURL(result, "docker.io"), reference.tag)).To(Succeed())
+			Expect(pullByCrane(ctx, transport, endpoint(result, "docker.io"), reference.tag)).To(Succeed())
 		}
 		Expect(inspectCache(ctx, "docker.io").complete()).To(HaveLen(len(samples)+1), "all of them fit now")
 	}, SpecTimeout(9*time.Minute))

@@ -61,7 +61,7 @@ var _ = Describe("Caches delete what nobody uses", Ordered, Label("gc"), func() 
 			Expect(err).NotTo(HaveOccurred())
 		}
 		begin := time.Now()
-		use(ctx, node, cacheURL(result, "docker.io"), used.digest)
+		use(ctx, node, result, used.digest)
 		Expect(inspectCache(ctx, "docker.io").complete()).To(ContainElements(tagOf(unused.tag), tagOf(used.tag)))
 
 		deletePod(ctx, "docker.io")
@@ -180,19 +180,21 @@ func reapply(ctx context.Context, version, caches string, restarted ...string) {
 	}
 }
 
-// use asks a cache for all of an image every five seconds, until the spec ends. While the cache restarts it cannot.
-func use(ctx context.Context, node kindcluster.Node, endpoint, reference string) {
+// use asks the cache of docker.io for all of an image every five seconds, until the spec ends. While the cache restarts it
+// cannot.
+func use(ctx context.Context, node kindcluster.Node, result *shoot.Result, reference string) {
+	GinkgoHelper()
+	url := endpoint(result, "docker.io")
 	ctx, cancel := context.WithCancel(ctx)
+	transport, done := cacheTransport(ctx, node, result, schemeOf(result, "docker.io"))
 	var using sync.WaitGroup
 	using.Go(func() {
 		tick := time.NewTicker(5 * time.Second)
 		defer tick.Stop()
 		for {
-			transport := cacheTransport(node)
-			if err := pullByCrane(ctx, transport, endpoint, reference); err != nil {
+			if err := pullByCrane(ctx, transport, url, reference); err != nil {
 				progress.Printf("Using %s: %v", reference, err)
 			}
-			transport.CloseIdleConnections()
 			select {
 			case <-ctx.Done():
 				return
@@ -203,6 +205,7 @@ func use(ctx context.Context, node kindcluster.Node, endpoint, reference string)
 	DeferCleanup(func() {
 		cancel()
 		using.Wait()
+		done()
 	})
 }
 

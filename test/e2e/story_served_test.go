@@ -75,13 +75,13 @@ var _ = Describe("What is cached is served", Ordered, Label("served"), func() {
 		before := stale(ctx)
 		// A tag that was looked up less than ten seconds ago is not stale.
 		Eventually(func(g Gomega, ctx context.Context) {
-			answer, err := askCache(ctx, first, http.MethodHead, cacheURL(result, "docker.io")+"/v2/"+manifestPath(image.tag))
+			answer, err := askCache(ctx, first, result, http.MethodHead, endpoint(result, "docker.io")+"/v2/"+manifestPath(image.tag))
 			g.Expect(err).NotTo(HaveOccurred())
 			g.Expect(answer.StatusCode).To(Equal(http.StatusOK))
 			g.Expect(answer.Header.Get("Warning")).To(HavePrefix("111 "))
 		}).WithContext(ctx).WithTimeout(time.Minute).Should(Succeed())
 		Expect(stale(ctx)).To(BeNumerically(">", before))
-		answer, err := askCache(ctx, first, http.MethodHead, cacheURL(result, "docker.io")+"/v2/"+manifestPath(image.digest))
+		answer, err := askCache(ctx, first, result, http.MethodHead, endpoint(result, "docker.io")+"/v2/"+manifestPath(image.digest))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(answer.StatusCode).To(Equal(http.StatusOK))
 		Expect(answer.Header.Get("Warning")).To(BeEmpty(), "a digest cannot become stale")

@@ -52,9 +52,9 @@ var _ = Describe("A Shoot owner uses caches", Ordered, Label("use"), func() {
 		}
 
 		By("asking the cache of gcr.io for what belongs to eu.gcr.io")
-		url := cacheURL(result, "gcr.io") + "/v2/" + manifestPath(listed.tag)
+		url := endpoint(result, "gcr.io") + "/v2/" + manifestPath(listed.tag)
 		for namespace, want := range map[string]int{"gcr.io": http.StatusOK, "eu.gcr.io": http.StatusNotFound} {
-			answer, err := askCache(ctx, node, http.MethodHead, url+"?ns="+namespace)
+			answer, err := askCache(ctx, node, result, http.MethodHead, url+"?ns="+namespace)
 			Expect(err).NotTo(HaveOccurred())
 			Expect(answer.StatusCode).To(Equal(want), namespace)
 		}
@@ -71,10 +71,10 @@ var _ = Describe("A Shoot owner uses caches", Ordered, Label("use"), func() {
 			}, NodeTimeout(time.Minute))
 
 			By("crane, by tag and by digest")
-			transport := cacheTransport(first)
-			defer transport.CloseIdleConnections()
+			transport, done := cacheTransport(ctx, first, result, schemeOf(result, "docker.io"))
+			defer done()
 			for _, reference := range []string{image.tag, image.digest} {
-				Expect(pullByCrane(ctx, transport, cacheURL(result, "docker.io"), reference)).To(Succeed())
+				Expect(pullByCrane(ctx, transport, endpoint(result, "docker.io"), reference)).To(Succeed())
 			}
 
 			By("containerd, by tag")

@@ -8,6 +8,7 @@ import (
 	"helm.sh/helm/v4/pkg/chart/common"
 	"helm.sh/helm/v4/pkg/chart/common/util"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	chartutil "helm.sh/helm/v4/pkg/chart/v2/util"
 	"helm.sh/helm/v4/pkg/engine"
 )
 
@@ -26,6 +27,9 @@ func TestTheChartsTakeTheValues(t *testing.T) {
 	for _, chart := range charts(images, Options{Engine: Distribution, CABundle: []byte("-----BEGIN CERTIFICATE-----\nroots\n-----END CERTIFICATE-----\n")}) {
 		loaded, err := loader.LoadDir(filepath.Join("..", "..", "..", "charts", chart.name))
 		if err != nil {
+			t.Fatal(err)
+		}
+		if err := chartutil.ProcessDependencies(loaded, chart.values); err != nil {
 			t.Fatal(err)
 		}
 		all, err := util.ToRenderValues(loaded, chart.values, common.ReleaseOptions{Name: chart.name, Namespace: Namespace}, nil)
