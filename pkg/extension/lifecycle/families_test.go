@@ -32,7 +32,7 @@ func TestIPFamilies(t *testing.T) {
 				t.Fatalf("Service exists %t with families %v, want %s", ok, service.Spec.IPFamilies, tc.family)
 			}
 			address := netip.MustParseAddr(service.Spec.ClusterIP)
-			want := "http://" + netip.AddrPortFrom(address, 5000).String()
+			want := "https://" + netip.AddrPortFrom(address, 5000).String()
 			if got := s.status(t)[upstream]; got.Endpoint != want || got.ClusterIP != service.Spec.ClusterIP {
 				t.Errorf("nodes are told %s and %s, want %s", got.Endpoint, got.ClusterIP, want)
 			}
