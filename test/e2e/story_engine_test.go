@@ -49,9 +49,16 @@ var _ = Describe("An operator changes the engine of the caches", Ordered, Label(
 		}
 		for _, node := range workers()[:1] {
 			Expect(pull.WaitForMirror(ctx, node, upstreamHost)).To(Succeed())
+			mark := markUpstream(ctx)
 			outcome, err := pull.Measured(ctx, tb.Upstream, node, images.Alpine)
 			Expect(err).NotTo(HaveOccurred())
-			Expect(outcome.FromNodes).To(BeZero(), "no node may ask the upstream: %+v", outcome)
+			Expect(outcome.BlobRequests).To(BeZero(), "%+v", outcome)
+			// The stock registry asks about a tag each time, and does not say who it is as our server does.
+			requests, err := tb.Upstream.Requests(ctx, mark)
+			Expect(err).NotTo(HaveOccurred())
+			for _, request := range requests {
+				Expect(request.UserAgent).NotTo(HavePrefix("containerd/"), "no node may ask the upstream: %+v", request)
+			}
 		}
 		// The time of BeforeAll, which builds the stock registry, counts.
 	}, SpecTimeout(18*time.Minute))
@@ -99,5 +106,7 @@ func applyWithEngine(ctx context.Context, manifest []byte, engine string) *shoot
 		g.Expect(pod.Spec.Containers[0].Image).To(Equal(set.Spec.Template.Spec.Containers[0].Image))
 		g.Expect(pod.DeletionTimestamp).To(BeNil())
 	}).WithContext(ctx).Should(Succeed())
+	// kube-proxy learns of a ready pod a moment later.
+	Eventually(func() error { return probe(ctx, nodes[0], result, schemeOf(result, "docker.io"), "docker.io") }).WithContext(ctx).Should(Succeed())
 	return result
 }
