@@ -139,6 +139,18 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 		Expect(outcome.FromNodes).To(BeZero(), "%+v", outcome)
 	}, SpecTimeout(8*time.Minute))
 
+	DescribeTable("is refused a wrong edit, with the path of the field", func(ctx context.Context, patch, path string) {
+		command := exec.CommandContext(ctx, testbedProgram, "kubectl", "-n", namespace, "patch", "shoot", name, "--type=json", "-p", patch)
+		command.Dir = checkout()
+		output, err := command.CombinedOutput()
+		Expect(err).To(HaveOccurred())
+		Expect(string(output)).To(ContainSubstring(path))
+	},
+		Entry("a smaller volume", `[{"op":"replace","path":"/spec/extensions/0/providerConfig/caches/0/size","value":"1Gi"}]`, "spec.extensions[0].providerConfig.caches[0].size", SpecTimeout(time.Minute)),
+		Entry("a scheme in an upstream", `[{"op":"replace","path":"/spec/extensions/0/providerConfig/caches/0/upstream","value":"https://docker.io"}]`, "spec.extensions[0].providerConfig.caches[0].upstream", SpecTimeout(time.Minute)),
+		Entry("a field that does not exist", `[{"op":"add","path":"/spec/extensions/0/providerConfig/caches/0/sice","value":"1Gi"}]`, "spec.extensions[0].providerConfig.caches[0].sice", SpecTimeout(time.Minute)),
+	)
+
 	It("is refused what the landscape does not have", func(ctx context.Context) {
 		unknown := strings.Replace(string(exampleShoot()), "- type: registry-cache", "- type: no-such-extension\n  - type: registry-cache", 1)
 		_, err := shoot.Apply(ctx, tb.Cluster, progress, []byte(unknown))

@@ -205,6 +205,6 @@ func replace(old, new string) func(string) string {
 
 // noCaches cuts the list of caches off and leaves an empty one.
 func noCaches(manifest string) string {
-	before, _, _ := strings.Cut(manifest, "caches:")
-	return before + "caches: []\n"
+	before, _, _ := strings.Cut(manifest, "\n      caches:")
+	return before + "\n      caches: []\n"
 }

@@ -22,6 +22,8 @@ type Private struct {
 	// Username and Password are the credentials. Required; no colon in the user name.
 	Username string `json:"username"`
 	Password string `json:"password"`
+	// NextPassword is accepted as well, as while credentials are rotated; empty means none.
+	NextPassword string `json:"nextPassword,omitempty"`
 }
 
 // Validate returns an error that names the field which is wrong, without its value.
@@ -72,7 +74,10 @@ func (p *Private) demand(w http.ResponseWriter) {
 // admits tells whether the request has the credentials.
 func (p *Private) admits(r *http.Request) bool {
 	username, password, ok := r.BasicAuth()
-	return ok && hmac.Equal([]byte(username+":"+password), []byte(p.Username+":"+p.Password))
+	accepted := func(wanted string) bool {
+		return wanted != "" && hmac.Equal([]byte(username+":"+password), []byte(p.Username+":"+wanted))
+	}
+	return ok && (accepted(p.Password) || accepted(p.NextPassword))
 }
 
 // Protect replaces what is private on the server; without any all repositories are public. Of several that concern a

@@ -1,0 +1,174 @@
+package e2e
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
+	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
+	resourcesv1alpha1 "github.com/gardener/gardener/pkg/apis/resources/v1alpha1"
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	registryv1alpha3 "github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/test/testbed/pull"
+	"github.com/registry-cache/extension/test/testbed/shoot"
+)
+
+// backAfter is the most that a Service may be missing that somebody has deleted.
+const backAfter = 15 * time.Second
+
+// What may happen to a Shoot and its caches while nodes pull. The cache has two pods.
+var _ = Describe("Caches outlive", Ordered, Label("lifecycle"), func() {
+	const upstreamHost = "docker.io"
+	var (
+		manifest []byte
+		result   *shoot.Result
+		warm     sample
+		direct   time.Duration
+	)
+	name := registryv1alpha3.ObjectName(upstreamHost)
+
+	BeforeAll(func(ctx context.Context) {
+		manifest = shootOf("v1alpha3", "- upstream: docker.io\n  volume:\n    size: 1Gi\n  highAvailability:\n    enabled: true")
+		result = startShoot(ctx, manifest)
+		for _, pod := range []string{name + "-0", name + "-1"} {
+			Eventually(func(g Gomega) { g.Expect(readyPod(ctx, g, pod)).To(BeTrue(), pod) }).WithContext(ctx).Should(Succeed())
+		}
+		warm = newSample(ctx, upstreamHost, small)
+		for _, node := range workers() {
+			_, err := pull.Measured(ctx, tb.Upstream, node, warm.tag)
+			Expect(err).NotTo(HaveOccurred())
+		}
+		for range 3 {
+			outcome, err := pull.Measured(ctx, tb.Upstream, workers()[0], newSample(ctx, "gcr.io", small).tag)
+			Expect(err).NotTo(HaveOccurred())
+			direct = max(direct, outcome.Duration)
+		}
+	}, NodeTimeout(8*time.Minute))
+
+	next := func(ctx context.Context, n int) (string, error) {
+		if n%2 == 1 {
+			return warm.tag, nil
+		}
+		image, err := makeSample(ctx, upstreamHost, small)
+		return image.tag, err
+	}
+	service := func(ctx context.Context) *corev1.Service {
+		GinkgoHelper()
+		found := &corev1.Service{}
+		Expect(kube.Get(ctx, inKubeSystem(name), found)).To(Succeed())
+		return found
+	}
+
+	It("the deletion of their Service by hand: it is back with its address, and no node has anything to learn", func(ctx context.Context) {
+		checksums := func() map[string]string {
+			GinkgoHelper()
+			list, found := &corev1.NodeList{}, map[string]string{}
+			Expect(kube.List(ctx, list)).To(Succeed())
+			for _, node := range list.Items {
+				found[node.Name] = node.Annotations["checksum/cloud-config-data"]
+			}
+			return found
+		}
+		before, deleted := checksums(), service(ctx)
+		going := startPulls(ctx, 1000, next, workers()...)
+		going.waitForMore(ctx, 1)
+		for range 3 {
+			last := service(ctx)
+			Expect(kube.Delete(ctx, last)).To(Succeed())
+			Eventually(func(g Gomega) {
+				again := &corev1.Service{}
+				g.Expect(kube.Get(ctx, inKubeSystem(name), again)).To(Succeed())
+				g.Expect(again.UID).NotTo(Equal(last.UID))
+				g.Expect(again.Spec.ClusterIP).To(Equal(deleted.Spec.ClusterIP))
+			}).WithContext(ctx).WithTimeout(backAfter).WithPolling(20 * time.Millisecond).Should(Succeed())
+			going.waitForMore(ctx, 1)
+		}
+		expectPulled("Service deleted three times", direct+2*time.Second+noise, going.end())
+		Expect(checksums()).To(Equal(before))
+		waitForCaches(ctx, result)
+	}, SpecTimeout(5*time.Minute))
+
+	It("the loss of one of their two pods", func(ctx context.Context) {
+		going := startPulls(ctx, 1000, next, workers()...)
+		going.waitForMore(ctx, 1)
+		pod := &corev1.Pod{}
+		Expect(kube.Get(ctx, inKubeSystem(name+"-1"), pod)).To(Succeed())
+		Expect(kube.Delete(ctx, pod, client.GracePeriodSeconds(0))).To(Succeed())
+		going.waitForMore(ctx, 3)
+		expectPulled("one of two pods killed", direct+unreachable+noise, going.end())
+		Eventually(func(g Gomega) { g.Expect(readyPod(ctx, g, name+"-1")).To(BeTrue()) }).WithContext(ctx).Should(Succeed())
+	}, SpecTimeout(5*time.Minute))
+
+	It("hibernation: after waking up they have their addresses and what they held", func(ctx context.Context) {
+		before := service(ctx)
+		asleep := []byte(strings.Replace(string(manifest), "spec:\n", "spec:\n  hibernation:\n    enabled: true\n", 1))
+		_, err := shoot.Apply(ctx, tb.Cluster, progress, asleep)
+		Expect(err).NotTo(HaveOccurred())
+		result = applyShoot(ctx, manifest)
+		Expect(service(ctx).Spec.ClusterIP).To(Equal(before.Spec.ClusterIP))
+		Expect(endpoint(result, upstreamHost)).To(ContainSubstring(before.Spec.ClusterIP))
+		outcome, err := pull.Measured(ctx, tb.Upstream, workers()[0], warm.digest)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(outcome.BlobRequests).To(BeZero(), "%+v", outcome)
+		Expect(outcome.FromNodes).To(BeZero(), "%+v", outcome)
+	}, SpecTimeout(6*time.Minute))
+
+	It("the migration of the control plane: nothing in the Shoot is touched, and the other Seed takes it over", func(ctx context.Context) {
+		pod, address := cachePod(ctx, upstreamHost), service(ctx).Spec.ClusterIP
+		going := startPulls(ctx, 1000, next, workers()...)
+		going.waitForMore(ctx, 1)
+
+		By("letting go")
+		operate(ctx, result.Namespace, "migrate", gardencorev1beta1.LastOperationTypeMigrate)
+		left := &resourcesv1alpha1.ManagedResourceList{}
+		Expect(kube.List(ctx, left, client.InNamespace(result.Namespace))).To(Succeed())
+		Expect(itemNames(left)).NotTo(ContainElement(ContainSubstring("registry-cache")))
+		going.waitForMore(ctx, 1)
+
+		By("taking over")
+		// Gardener's library takes the order away after it was carried out, and reconciles once more if anything has
+		// changed meanwhile.
+		operate(ctx, result.Namespace, "restore", gardencorev1beta1.LastOperationTypeRestore, gardencorev1beta1.LastOperationTypeReconcile)
+		going.waitForMore(ctx, 1)
+		expectPulled("migration", direct+2*time.Second+noise, going.end())
+		Expect(service(ctx).Spec.ClusterIP).To(Equal(address))
+		after := cachePod(ctx, upstreamHost)
+		Expect(after.UID).To(Equal(pod.UID))
+		Expect(after.Status.ContainerStatuses[0].RestartCount).To(BeZero())
+	}, SpecTimeout(6*time.Minute))
+})
+
+func readyPod(ctx context.Context, g Gomega, name string) bool {
+	pod := &corev1.Pod{}
+	g.Expect(kube.Get(ctx, inKubeSystem(name), pod)).To(Succeed())
+	return len(pod.Status.ContainerStatuses) == 1 && pod.Status.ContainerStatuses[0].Ready
+}
+
+// operate gives the Extension an order, as gardenlet does, and waits until one of the operations has succeeded.
+func operate(ctx context.Context, namespace, order string, operations ...gardencorev1beta1.LastOperationType) {
+	GinkgoHelper()
+	key := types.NamespacedName{Namespace: namespace, Name: "registry-cache"}
+	extension := &extensionsv1alpha1.Extension{}
+	Expect(kube.Get(ctx, key, extension)).To(Succeed())
+	before := extension.Status.LastOperation.LastUpdateTime
+	patch := client.MergeFrom(extension.DeepCopy())
+	metav1.SetMetaDataAnnotation(&extension.ObjectMeta, "gardener.cloud/operation", order)
+	metav1.SetMetaDataAnnotation(&extension.ObjectMeta, "gardener.cloud/timestamp", time.Now().UTC().Format(time.RFC3339Nano))
+	Expect(kube.Patch(ctx, extension, patch)).To(Succeed())
+	Eventually(func(g Gomega) {
+		extension := &extensionsv1alpha1.Extension{}
+		g.Expect(kube.Get(ctx, key, extension)).To(Succeed())
+		g.Expect(extension.Annotations).NotTo(HaveKey("gardener.cloud/operation"))
+		last := extension.Status.LastOperation
+		g.Expect(last.State).To(Equal(gardencorev1beta1.LastOperationStateSucceeded), "%+v", extension.Status.LastError)
+		g.Expect(operations).To(ContainElement(last.Type))
+		g.Expect(last.LastUpdateTime.Before(&before)).To(BeFalse())
+	}).WithContext(ctx).Should(Succeed())
+}
