@@ -148,7 +148,7 @@ func TestConfigChangeRestartsTheController(t *testing.T) {
 	if cmp.Equal(before, template(map[string]any{"imageVectorOverwrite": "images: []"})) {
 		t.Error("another image vector does not change the pod")
 	}
-	if !cmp.Equal(before, template(map[string]any{"replicaCount": 2})) {
+	if !cmp.Equal(before, template(map[string]any{"replicaCount": 3})) {
 		t.Error("another number of replicas changes the pod")
 	}
 }
