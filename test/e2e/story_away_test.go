@@ -31,7 +31,7 @@ const (
 
 // "High-availability" of the user's document, and its limitations: "containerd's image pull operations are not
 // affected".
-var _ = Describe("Pulls go on", Ordered, Label("away"), func() {
+var _ = Describe("Pulls go on", Ordered, Label("away", "long"), func() {
 	var (
 		result *shoot.Result
 		warm   sample

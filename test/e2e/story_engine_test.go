@@ -19,7 +19,7 @@ import (
 
 // An operator starts with the stock registry, tries the project's own cache server, and goes back. What the volumes of
 // the Shoots hold is never fetched again.
-var _ = Describe("An operator changes the engine of the caches", Ordered, Label("engine"), func() {
+var _ = Describe("An operator changes the engine of the caches", Ordered, Label("engine", "long"), func() {
 	const upstreamHost = "docker.io"
 	var (
 		manifest []byte

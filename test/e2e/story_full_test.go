@@ -26,7 +26,7 @@ const fullCache = `
 
 // "When there is no available disk space, the registry cache continues to respond to requests. [...] it is simply acting
 // as a proxy [...] The disk has to be resized to ensure that the registry cache continues to cache images."
-var _ = Describe("A cache whose volume is full", Ordered, Label("full"), func() {
+var _ = Describe("A cache whose volume is full", Ordered, Label("full", "long"), func() {
 	const (
 		byCrane, atOnce = 160, 4
 		byContainerd    = 20 // on each of two nodes

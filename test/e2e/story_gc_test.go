@@ -43,7 +43,7 @@ const documentCaches = `
 `
 
 // "Garbage Collection" of the user's document. Its time to live begins with the last use, not with the first.
-var _ = Describe("Caches delete what nobody uses", Ordered, Label("gc"), func() {
+var _ = Describe("Caches delete what nobody uses", Ordered, Label("gc", "long"), func() {
 	var (
 		result *shoot.Result
 		node   kindcluster.Node
@@ -124,7 +124,7 @@ const smallCache = `
 `
 
 // What the document misses: "there is no functionality for garbage collection based on disk size".
-var _ = Describe("A cache whose volume gets full", Ordered, Label("gc"), func() {
+var _ = Describe("A cache whose volume gets full", Ordered, Label("gc", "long"), func() {
 	BeforeAll(func(ctx context.Context) { startShoot(ctx, shootOf("v1alpha3", smallCache)) }, NodeTimeout(8*time.Minute))
 
 	It("deletes what was used longest ago first", func(ctx context.Context) {

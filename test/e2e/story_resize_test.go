@@ -107,7 +107,7 @@ var _ = Describe("A Shoot owner enlarges a volume in the Shoot", Ordered, Label(
 })
 
 // The first alternative of the user's document, with its commands to the letter.
-var _ = Describe("A Shoot owner enlarges a volume by hand", Ordered, Label("resize"), func() {
+var _ = Describe("A Shoot owner enlarges a volume by hand", Ordered, Label("resize", "long"), func() {
 	BeforeAll(func(ctx context.Context) { startShoot(ctx, shootWithVolume("1Gi")) }, NodeTimeout(8*time.Minute))
 
 	It("grows it as the document says, and the next reconciliation leaves it alone", func(ctx context.Context) {
@@ -142,7 +142,7 @@ var _ = Describe("A Shoot owner enlarges a volume by hand", Ordered, Label("resi
 })
 
 // The second alternative of the document. Its drawback is stated there: the cache starts with an empty volume.
-var _ = Describe("A Shoot owner removes a cache and adds it with another size", Ordered, Label("resize"), func() {
+var _ = Describe("A Shoot owner removes a cache and adds it with another size", Ordered, Label("resize", "long"), func() {
 	// One cache has to be there all the time.
 	caches := func(size string) []byte {
 		if size == "" {
