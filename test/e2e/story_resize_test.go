@@ -24,23 +24,7 @@ import (
 
 // shootWithVolume is a Shoot whose cache of docker.io has a volume of that size.
 func shootWithVolume(size string) []byte {
-	return fmt.Appendf(nil, `
-apiVersion: core.gardener.cloud/v1beta1
-kind: Shoot
-metadata:
-  name: crazy-botany
-  namespace: garden-dev
-spec:
-  extensions:
-  - type: registry-cache
-    providerConfig:
-      apiVersion: registry.extensions.gardener.cloud/v1alpha3
-      kind: RegistryConfig
-      caches:
-      - upstream: docker.io
-        volume:
-          size: %s
-`, size)
+	return shootOf("v1alpha3", "- upstream: docker.io\n  volume:\n    size: "+size)
 }
 
 // What the user's document needs two alternatives for: the size in the Shoot is enough.

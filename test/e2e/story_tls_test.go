@@ -17,23 +17,7 @@ import (
 
 // shootWithTLS is a Shoot whose cache of docker.io speaks https, or http.
 func shootWithTLS(tls bool) []byte {
-	return fmt.Appendf(nil, `
-apiVersion: core.gardener.cloud/v1beta1
-kind: Shoot
-metadata:
-  name: crazy-botany
-  namespace: garden-dev
-spec:
-  extensions:
-  - type: registry-cache
-    providerConfig:
-      apiVersion: registry.extensions.gardener.cloud/v1alpha3
-      kind: RegistryConfig
-      caches:
-      - upstream: docker.io
-        http:
-          tls: %t
-`, tls)
+	return shootOf("v1alpha3", fmt.Sprintf("- upstream: docker.io\n  http:\n    tls: %t", tls))
 }
 
 var _ = Describe("Nodes speak https to the caches", Ordered, Label("tls"), func() {

@@ -107,20 +107,26 @@ func TestGolden(t *testing.T) {
 			t.Parallel()
 			cache := defaulted(tc.cache)
 			got := toYAML(t, append(workload(t, cache, tc.secrets, tc.options), Service(cache, tc.clusterIP), VerticalPodAutoscaler(cache)))
-			path := filepath.Join("testdata", tc.file)
-			if *update {
-				if err := os.WriteFile(path, got, 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), string(got)); diff != "" {
-				t.Errorf("%s: -want +got (write it with go test -update):\n%s", path, diff)
-			}
+			compareWithGolden(t, tc.file, got)
 		})
+	}
+}
+
+// compareWithGolden compares with a file in testdata, or writes it with -update.
+func compareWithGolden(t *testing.T, file string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", file)
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s: -want +got (write it with go test -update):\n%s", path, diff)
 	}
 }
 

@@ -1,8 +1,6 @@
 package desired
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -25,20 +23,7 @@ func TestGoldenTLS(t *testing.T) {
 		"https.yaml":              {Image: "registry.example.com/registry-cache:v1.2.3"},
 		"distribution-https.yaml": {Image: "registry.example.com/distribution:v1.2.3", Engine: configv1alpha1.Distribution},
 	} {
-		got := toYAML(t, workload(t, withTLS(), secrets, options))
-		path := filepath.Join("testdata", file)
-		if *update {
-			if err := os.WriteFile(path, got, 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(string(want), string(got)); diff != "" {
-			t.Errorf("%s: -want +got (write it with go test -update):\n%s", path, diff)
-		}
+		compareWithGolden(t, file, toYAML(t, workload(t, withTLS(), secrets, options)))
 	}
 }
 
