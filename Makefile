@@ -89,7 +89,7 @@ e2e-testbed: ## What the testbed itself promises, on the cluster of kind-up: cla
 	TESTBED_CLUSTER=registry-cache go test -count=1 -v -timeout 20m -run Cluster ./test/testbed/volumes ./test/testbed/gardenlet
 
 .PHONY: bench
-bench: ## The cache server beside the stock registry and no cache (RUN=... selects scenarios, ROUNDS=5, QUICK=1).
+bench: ## The cache server beside the stock registry and no cache, and nodes of the kind-based Shoot (RUN=..., ROUNDS=5, QUICK=1).
 	go run ./test/bench $(if $(RUN),-run '$(RUN)') $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(QUICK),-quick)
 
 clean: kind-down ## Also remove the node image and everything else that was built.

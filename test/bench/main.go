@@ -5,7 +5,8 @@
 //	record    runs the scenarios and writes results.json and bench.txt (for benchstat) into the folder of the run
 //	check     holds the results against the targets and writes summary.md
 //
-// Each engine is a process of its own on one processor; the upstream registry and the clients share the others.
+// Each engine is a process of its own on one processor; the upstream registry and the clients share the others. The
+// scenarios stale and unit are about nodes: they run on the kind-based Shoot, which is made where there is none and stays.
 package main
 
 import (
@@ -91,4 +92,6 @@ var scenarios = []scenario{
 	{"tag", warmTag},
 	{"start", startOnFullVolume},
 	{"evict", evictWhileServing},
+	{"stale", stalePulls},
+	{"unit", nodeUnit},
 }

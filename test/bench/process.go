@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -99,14 +98,8 @@ func (p *process) usage() (usage, error) {
 	if err != nil {
 		return u, err
 	}
-	// The second field is the name in parentheses, which may have spaces; utime and stime are fields 14 and 15.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	for _, field := range fields[11:13] {
-		ticks, err := strconv.ParseFloat(field, 64)
-		if err != nil {
-			return u, err
-		}
-		u.cpuSeconds += ticks / clockTick
+	if u.cpuSeconds, err = cpuSeconds(stat, "utime", "stime"); err != nil {
+		return u, err
 	}
 	kib, err := procField(dir+"/status", "VmHWM")
 	if err != nil {

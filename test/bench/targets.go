@@ -1,19 +1,22 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
 	"strings"
 )
 
-// target is what a measurement must show. A target without a comparison holds ours against a fixed value; one with a
+// target is what a measurement must show. A target without a comparison holds the engine against a fixed value; one with a
 // comparison holds the ratio of both.
 type target struct {
 	what string
-	// name, engine ours and unit select the series.
+	// name, engine and unit select the series.
 	name, unit string
-	// to is the engine that ours is divided by, round by round; empty means none.
+	// engine is what is held; empty means ours.
+	engine string
+	// to is the engine that it is divided by, round by round; empty means none.
 	to string
 	// minus is a unit of the same name that is subtracted from unit first; empty means none.
 	minus string
@@ -23,7 +26,12 @@ type target struct {
 	slack float64
 }
 
-var targets = slices.Concat(herdTargets(), []target{
+var targets = slices.Concat(herdTargets(), staleTargets(), []target{
+	{what: "unit: cost with 3 caches, of a processor", name: "unit/cost/caches=3", unit: "cpu-s/s", most: .005},
+	{what: "unit: hanging cache withdrawn, p99 of 50", name: "unit/withdraw/hanging", unit: "p99-s", most: 3},
+	{what: "unit: unreachable cache withdrawn, p99 of 50", name: "unit/withdraw/dropped", unit: "p99-s", most: 3},
+	{what: "unit: cache that answers again used, p99 of 50", name: "unit/back/hanging", unit: "p99-s", most: 5},
+	{what: "unit: cache that can be reached again used, p99 of 50", name: "unit/back/dropped", unit: "p99-s", most: 5},
 	{what: "memory, 1000 slow readers, http", name: "readers/1000/http", unit: "B", most: 100 << 20},
 	{what: "memory, 1000 slow readers, https", name: "readers/1000/https", unit: "B", most: 150 << 20},
 	{what: "warm manifest by digest, to stock", name: "manifest/warm", unit: "req/cpu-s", to: stock, least: 4},
@@ -45,6 +53,25 @@ func herdTargets() []target {
 	var all []target
 	for _, name := range []string{"clients=1", "clients=10", "clients=50", "clients=100", "clients=500", "clients=10/first-leaves"} {
 		all = append(all, target{what: "herd, " + name, name: "herd/" + name, unit: "upstream-B/blob-B", least: 1, most: 1})
+	}
+	return all
+}
+
+func staleTargets() []target {
+	var all []target
+	for _, by := range []string{"pull", "pull-containerd-1.7"} {
+		for _, shape := range shapes {
+			held := func(state string, most, slack float64) {
+				what := fmt.Sprintf("%s of %s, %s, to direct", by, shape.name, state)
+				if slack > 0 {
+					what += fmt.Sprintf(" + %g s", slack)
+				}
+				all = append(all, target{what: what, name: by + "/" + shape.name, unit: "s", engine: state, to: direct, most: most, slack: slack})
+			}
+			held(staleUnitFirst, 1, 2)
+			held(staleUnitLater, 1.1, 0)
+			held(deletedPinned, 1, 2)
+		}
 	}
 	return all
 }
@@ -79,9 +106,10 @@ func (r *results) summary() string {
 
 // hold returns what a target is about, round by round, and the most that its median may be.
 func (r *results) hold(t target) (values []float64, limit float64) {
-	values = slices.Clone(r.get(t.name, ours, t.unit).Values)
+	engine := cmp.Or(t.engine, ours)
+	values = slices.Clone(r.get(t.name, engine, t.unit).Values)
 	if t.minus != "" {
-		for i, v := range r.get(t.name, ours, t.minus).Values {
+		for i, v := range r.get(t.name, engine, t.minus).Values {
 			values[i] -= v
 		}
 	}

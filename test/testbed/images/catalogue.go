@@ -68,9 +68,10 @@ func alpine() (Artifact, error) {
 	)
 }
 
-// opsToolbelt has layers as they come from a base image, package installations and small files on top.
-func opsToolbelt() Spec {
-	return Spec{Seed: 2, LayerSizes: []int64{
-		31_400_000, 58_200_000, 44_000_000, 300_000, 72_000_000, 12_000_000, 18_500_000, 2_400_000, 1_100_000, 100_000,
-	}}
+func opsToolbelt() Spec { return Spec{Seed: 2, LayerSizes: OpsToolbeltLayers()} }
+
+// OpsToolbeltLayers are the sizes of the layers of OpsToolbelt, in bytes: a base image, package installations and small
+// files on top.
+func OpsToolbeltLayers() []int64 {
+	return []int64{31_400_000, 58_200_000, 44_000_000, 300_000, 72_000_000, 12_000_000, 18_500_000, 2_400_000, 1_100_000, 100_000}
 }

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	clientscheme "k8s.io/client-go/kubernetes/scheme"
+	kubeclient "sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/registry-cache/extension/test/testbed"
+	"github.com/registry-cache/extension/test/testbed/kindcluster"
+	"github.com/registry-cache/extension/test/testbed/pull"
+	"github.com/registry-cache/extension/test/testbed/shoot"
+	"github.com/registry-cache/extension/test/testbed/upstream"
+	"github.com/registry-cache/extension/test/testbed/workspace"
+)
+
+// shootManifest has three caches, for that is how many the cost of the node's unit is stated for. The two of the user's
+// figures are among them.
+const shootManifest = `
+apiVersion: core.gardener.cloud/v1beta1
+kind: Shoot
+metadata:
+  name: bench
+  namespace: garden-dev
+spec:
+  extensions:
+  - type: registry-cache
+    providerConfig:
+      apiVersion: registry.extensions.gardener.cloud/v1alpha1
+      kind: RegistryConfig
+      caches:
+      - upstream: docker.io
+        size: 4Gi
+      - upstream: eu.gcr.io
+        size: 8Gi
+      - upstream: quay.io
+        size: 1Gi
+`
+
+// unit is the systemd unit of the nodes that points containerd at the caches.
+const unit = "configure-containerd-registries.service"
+
+// kindShoot is a Shoot with caches on the kind cluster.
+type kindShoot struct {
+	tb     *testbed.Testbed
+	kube   kubeclient.Client
+	caches map[string]string // upstream to ClusterIP
+	// node is the worker that pulls, root its file system seen from here.
+	node kindcluster.Node
+	pid  int
+	root string
+}
+
+// withShoot makes the Shoot and calls f when its nodes use the caches. The cluster is made where there is none, and stays.
+func (b *bench) withShoot(ctx context.Context, f func(*kindShoot) error) (err error) {
+	progress := workspace.NewProgress(os.Stderr)
+	s := &kindShoot{caches: map[string]string{}}
+	if s.tb, err = testbed.Up(ctx, progress, testbed.Options{NodeImage: os.Getenv("NODE_IMAGE")}); err != nil {
+		return err
+	}
+	config, err := s.tb.Cluster.RESTConfig()
+	if err != nil {
+		return err
+	}
+	if s.kube, err = kubeclient.New(config, kubeclient.Options{Scheme: clientscheme.Scheme}); err != nil {
+		return err
+	}
+	defer func() {
+		// Also after an interrupt.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
+		defer cancel()
+		err = errors.Join(err, s.tb.Upstream.Shape(ctx, upstream.Shaping{}), shoot.Delete(ctx, s.tb.Cluster, progress, []byte(shootManifest)))
+	}()
+	result, err := shoot.Apply(ctx, s.tb.Cluster, progress, []byte(shootManifest))
+	if err != nil {
+		return err
+	}
+	for _, cache := range result.Status.Caches {
+		s.caches[cache.Upstream] = cache.ClusterIP
+	}
+	if err := s.findNode(ctx); err != nil {
+		return err
+	}
+	if err := s.waitForMirrors(ctx); err != nil {
+		return err
+	}
+	return f(s)
+}
+
+// findNode chooses the first worker: the pods of the caches may run there or not, which makes no difference that could be
+// seen between containers on one machine.
+func (s *kindShoot) findNode(ctx context.Context) error {
+	nodes, err := s.tb.Cluster.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, node := range nodes {
+		if node.Role != kindcluster.Worker {
+			continue
+		}
+		s.node = node
+		out, err := s.tb.Cluster.Engine().Run(ctx, nil, "inspect", "--format", "{{.State.Pid}}", node.Name)
+		if err != nil {
+			return err
+		}
+		if s.pid, err = strconv.Atoi(strings.TrimSpace(string(out))); err != nil {
+			return fmt.Errorf("asking for the process of %s: %w", node.Name, err)
+		}
+		s.root = fmt.Sprintf("/proc/%d/root", s.pid)
+		return nil
+	}
+	return errors.New("the cluster has no worker")
+}
+
+func (s *kindShoot) waitForMirrors(ctx context.Context) error {
+	for upstreamHost := range s.caches {
+		if err := pull.WaitForMirror(ctx, s.node, upstreamHost); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hostsFile is the hosts.toml of an upstream on the node, as a path on this machine.
+func (s *kindShoot) hostsFile(upstreamHost string) string {
+	return filepath.Join(s.root, pull.HostsDir, upstreamHost, "hosts.toml")
+}
+
+// systemctl orders something from the unit on the node.
+func (s *kindShoot) systemctl(ctx context.Context, order string) error {
+	_, err := s.node.Run(ctx, nil, "systemctl", order, unit)
+	return err
+}
+
+// deleteService deletes the Service of a cache by hand.
+func (s *kindShoot) deleteService(ctx context.Context, upstreamHost string) error {
+	services := &corev1.ServiceList{}
+	if err := s.kube.List(ctx, services, kubeclient.InNamespace("kube-system"), kubeclient.MatchingLabels{"upstream-host": upstreamHost}); err != nil {
+		return err
+	}
+	if len(services.Items) != 1 {
+		return fmt.Errorf("%s has %d Services, want 1", upstreamHost, len(services.Items))
+	}
+	return s.kube.Delete(ctx, &services.Items[0])
+}
+
+// scaleResourceManager stops the resource manager, or starts it again, and waits until it has.
+func (s *kindShoot) scaleResourceManager(ctx context.Context, replicas int32) error {
+	key := kubeclient.ObjectKey{Namespace: "garden", Name: "gardener-resource-manager"}
+	deployment := &appsv1.Deployment{}
+	if err := s.kube.Get(ctx, key, deployment); err != nil {
+		return err
+	}
+	patch := kubeclient.MergeFrom(deployment.DeepCopy())
+	deployment.Spec.Replicas = new(replicas)
+	if err := s.kube.Patch(ctx, deployment, patch); err != nil {
+		return err
+	}
+	return poll(ctx, time.Minute, func() error {
+		pods := &corev1.PodList{}
+		if err := s.kube.List(ctx, pods, kubeclient.InNamespace(key.Namespace), kubeclient.MatchingLabels(deployment.Spec.Selector.MatchLabels)); err != nil {
+			return err
+		}
+		if err := s.kube.Get(ctx, key, deployment); err != nil {
+			return err
+		}
+		if len(pods.Items) != int(replicas) || deployment.Status.ReadyReplicas != replicas {
+			return fmt.Errorf("%s has %d pods, %d of them ready, want %d", key, len(pods.Items), deployment.Status.ReadyReplicas, replicas)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,293 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/registry-cache/extension/test/testbed/containerdpull"
+	"github.com/registry-cache/extension/test/testbed/images"
+	"github.com/registry-cache/extension/test/testbed/pull"
+	"github.com/registry-cache/extension/test/testbed/upstream"
+)
+
+// The states of the world that a node pulls in; they are the engines of this scenario, beside direct.
+const (
+	// cold and warm: the cache is healthy, and has nothing or all of the image.
+	cold = "cold"
+	warm = "warm"
+	// staleDocument is what the user's document describes: containerd knows an address that nobody has, in a hosts.toml as
+	// gardener-node-agent writes it, and nothing on the node notices.
+	staleDocument = "stale-document"
+	// staleDialTimeout is the same with the dial_timeout of our hosts.toml.
+	staleDialTimeout = "stale-dial-timeout"
+	// staleUnitFirst is a pull that begins in the moment in which the address goes, with our unit on the node;
+	// staleUnitLater one after the unit has noticed.
+	staleUnitFirst = "stale-unit-first"
+	staleUnitLater = "stale-unit-later"
+	// deletedPinned is a pull that begins in the moment in which the Service is deleted by hand, and comes back.
+	deletedPinned = "deleted-pinned"
+)
+
+// shape is an image of the user's document, and the upstream that makes a direct pull take as long as it says.
+type shape struct {
+	name, reference, host, server string
+	layers                        []int64
+	index                         bool // the reference names one
+	shaping                       upstream.Shaping
+}
+
+var shapes = []shape{
+	{
+		name: "alpine", reference: images.Alpine, host: "docker.io", server: "https://registry-1.docker.io",
+		layers:  []int64{2_800_000},
+		index:   true,
+		shaping: upstream.Shaping{Latency: 350 * time.Millisecond, BytesPerSecond: 32 << 20},
+	},
+	{
+		name: "ops-toolbelt", reference: images.OpsToolbelt, host: "eu.gcr.io", server: "https://eu.gcr.io",
+		layers:  images.OpsToolbeltLayers(),
+		shaping: upstream.Shaping{Latency: 350 * time.Millisecond, BytesPerSecond: 32 << 20},
+	},
+}
+
+// nodePull pulls an image on the node that it does not have, and returns how long that took.
+type nodePull struct {
+	name    string // of the series
+	prepare func(ctx context.Context, s *kindShoot, reference string) error
+	pull    func(ctx context.Context, s *kindShoot, reference string) (time.Duration, error)
+}
+
+// stalePulls measures pulls in each state of the world, by the node's containerd, and by the code of containerd 1.7, which
+// ignores dial_timeout.
+func stalePulls(ctx context.Context, b *bench) error {
+	return b.withShoot(ctx, func(s *kindShoot) error {
+		old, err := s.installContainerd17(ctx, filepath.Join(b.dir, "programs"))
+		if err != nil {
+			return err
+		}
+		daemon := nodePull{
+			name: "pull",
+			prepare: func(ctx context.Context, s *kindShoot, reference string) error {
+				return pull.Remove(ctx, s.node, reference)
+			},
+			pull: func(ctx context.Context, s *kindShoot, reference string) (time.Duration, error) {
+				return pull.Image(ctx, s.node, reference)
+			},
+		}
+		measured, states, pulls := shapes, allStates, []nodePull{daemon, old}
+		if b.quick {
+			// To containerd 1.7, which knows no dial_timeout, one more state is a matter of minutes.
+			measured, states, pulls = shapes[:1], quickStates, pulls[:1]
+		}
+		for _, shape := range measured {
+			if err := s.tb.Upstream.Shape(ctx, shape.shaping); err != nil {
+				return err
+			}
+			for _, by := range pulls {
+				for range b.rounds {
+					if err := b.staleRound(ctx, s, shape, by, states); err != nil {
+						return fmt.Errorf("%s/%s: %w", by.name, shape.name, err)
+					}
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// state makes a state of the world, measures pulls in it, and unmakes it.
+type state func(ctx context.Context, s *kindShoot, shape shape, measure measure) error
+
+// measure times a pull of reference after prepare and event, and records it for the state.
+type measure func(state, reference string, event func() error) error
+
+// allStates begin and end with healthy caches in use on the node. quickStates leave out what takes minutes.
+var (
+	quickStates = []state{healthyState, directState, dialTimeoutState, unitState, pinnedState}
+	allStates   = append([]state{documentState}, quickStates...)
+)
+
+func (b *bench) staleRound(ctx context.Context, s *kindShoot, shape shape, by nodePull, states []state) error {
+	measure := func(state, reference string, event func() error) error {
+		if err := by.prepare(ctx, s, reference); err != nil {
+			return err
+		}
+		if event != nil {
+			if err := event(); err != nil {
+				return err
+			}
+		}
+		took, err := by.pull(ctx, s, reference)
+		if err != nil {
+			return fmt.Errorf("%s: %w", state, err)
+		}
+		b.results.add(by.name+"/"+shape.name, state, "s", took.Seconds())
+		return nil
+	}
+	for _, state := range states {
+		if err := errors.Join(state(ctx, s, shape, measure), s.waitForMirrors(ctx)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func healthyState(ctx context.Context, s *kindShoot, shape shape, measure measure) error {
+	reference := fmt.Sprintf("%s/bench/%s:%d", shape.host, shape.name, time.Now().UnixNano())
+	spec := images.Spec{Seed: uint64(time.Now().UnixNano()), LayerSizes: shape.layers}
+	if shape.index {
+		spec.Platforms = []string{"linux/amd64", "linux/arm64"}
+	}
+	if _, err := s.tb.Upstream.Generate(ctx, reference, spec); err != nil {
+		return err
+	}
+	mark, err := pull.Mark(ctx, s.tb.Upstream)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(measure(cold, reference, nil), measure(warm, reference, nil)); err != nil {
+		return err
+	}
+	requests, err := s.tb.Upstream.Requests(ctx, mark)
+	if err != nil {
+		return err
+	}
+	// Each blob once, all by the cache: or else these were other pulls than they are called.
+	blobs := map[string]int{}
+	for _, request := range requests {
+		if request.Kind == upstream.Blob && request.Method == "GET" {
+			blobs[request.Digest]++
+		}
+	}
+	// The configuration as well, and with an index those of other platforms.
+	if len(blobs) <= len(shape.layers) {
+		return fmt.Errorf("two pulls through the cache transferred %d blobs, want more than %d", len(blobs), len(shape.layers))
+	}
+	for digest, times := range blobs {
+		if times != 1 {
+			return fmt.Errorf("two pulls through the cache transferred %s %d times", digest, times)
+		}
+	}
+	return nil
+}
+
+func directState(ctx context.Context, s *kindShoot, shape shape, measure measure) error {
+	return s.withoutUnit(ctx, func() error { return measure(direct, shape.reference, nil) })
+}
+
+func documentState(ctx context.Context, s *kindShoot, shape shape, measure measure) error {
+	return s.withStaleHosts(ctx, shape, "", func() error { return measure(staleDocument, shape.reference, nil) })
+}
+
+func dialTimeoutState(ctx context.Context, s *kindShoot, shape shape, measure measure) error {
+	return s.withStaleHosts(ctx, shape, "  dial_timeout = \"500ms\"\n", func() error { return measure(staleDialTimeout, shape.reference, nil) })
+}
+
+// unitState takes the Service away for good: nobody brings it back while the resource manager does not run.
+func unitState(ctx context.Context, s *kindShoot, shape shape, measure measure) error {
+	err := s.scaleResourceManager(ctx, 0)
+	if err == nil {
+		err = measure(staleUnitFirst, shape.reference, func() error { return s.deleteService(ctx, shape.host) })
+	}
+	if err == nil {
+		err = pull.WaitForNoMirror(ctx, s.node, shape.host)
+	}
+	if err == nil {
+		err = measure(staleUnitLater, shape.reference, nil)
+	}
+	return errors.Join(err, s.scaleResourceManager(context.WithoutCancel(ctx), 1))
+}
+
+func pinnedState(ctx context.Context, s *kindShoot, shape shape, measure measure) error {
+	return measure(deletedPinned, shape.reference, func() error { return s.deleteService(ctx, shape.host) })
+}
+
+// withoutUnit calls f while the unit is stopped, which takes all caches out of containerd's configuration.
+func (s *kindShoot) withoutUnit(ctx context.Context, f func() error) error {
+	if err := s.systemctl(ctx, "stop"); err != nil {
+		return err
+	}
+	return errors.Join(f(), s.systemctl(context.WithoutCancel(ctx), "start"))
+}
+
+// withStaleHosts calls f while the node has a hosts.toml with a cache at an address that nobody has.
+func (s *kindShoot) withStaleHosts(ctx context.Context, shape shape, option string, f func() error) error {
+	return s.withoutUnit(ctx, func() (err error) {
+		address, err := s.staleAddress(ctx)
+		if err != nil {
+			return err
+		}
+		content := fmt.Sprintf("server = %q\n\n[host.%q]\n  capabilities = [\"pull\",\"resolve\"]\n%s", shape.server, "http://"+net.JoinHostPort(address, "5000"), option)
+		file := s.hostsFile(shape.host)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(content), 0o644)); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(filepath.Dir(file))) }()
+		return f()
+	})
+}
+
+// staleAddress is the address of a Service that has been deleted. The cluster drops packets to it inside of its nodes.
+func (s *kindShoot) staleAddress(ctx context.Context) (string, error) {
+	service := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, GenerateName: "bench-"},
+		Spec:       corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 5000}}},
+	}
+	if err := s.kube.Create(ctx, service); err != nil {
+		return "", err
+	}
+	return service.Spec.ClusterIP, s.kube.Delete(ctx, service)
+}
+
+// installContainerd17 copies the pull code of containerd 1.7 to the node. It keeps nothing of what it pulls.
+func (s *kindShoot) installContainerd17(ctx context.Context, dir string) (nodePull, error) {
+	built, err := containerdpull.Build(ctx, "containerd-v1", dir)
+	if err != nil {
+		return nodePull{}, err
+	}
+	const onNode = "/usr/local/bin/containerd-v1-pull"
+	if err := copyProgram(string(built), filepath.Join(s.root, onNode)); err != nil {
+		return nodePull{}, err
+	}
+	return nodePull{
+		name:    "pull-containerd-1.7",
+		prepare: func(context.Context, *kindShoot, string) error { return nil },
+		pull: func(ctx context.Context, s *kindShoot, reference string) (time.Duration, error) {
+			out, err := s.node.Run(ctx, nil, onNode, "--discard", "--hosts", pull.HostsDir, "--platform", "linux/"+runtime.GOARCH, reference)
+			if err != nil {
+				return 0, err
+			}
+			var report containerdpull.Report
+			if err := json.NewDecoder(bytes.NewReader(out)).Decode(&report); err != nil {
+				return 0, fmt.Errorf("reading the report of %s: %w", onNode, err)
+			}
+			return time.Duration(report.Seconds * float64(time.Second)), report.Err()
+		},
+	}, nil
+}
+
+func copyProgram(from, to string) (err error) {
+	source, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	target, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(target, source)
+	return errors.Join(err, target.Close())
+}
