@@ -152,7 +152,10 @@ func (a *Actuator) Delete(ctx context.Context, log logr.Logger, ex *extensionsv1
 		return err
 	} else if asleep {
 		log.Info("Shoot is hibernated, the caches go when it wakes up")
-		return a.delete(ctx, ex.Namespace, append(workloads, services...))
+		if err := a.delete(ctx, ex.Namespace, append(workloads, services...)); err != nil {
+			return err
+		}
+		return a.deleteCertificates(ctx, log, ex.Namespace)
 	}
 	if err := a.deleteAndWait(ctx, ex.Namespace, workloads); err != nil {
 		return err

@@ -344,7 +344,7 @@ func TestRotationThatNobodyHasSeen(t *testing.T) {
 func TestDeletionRemovesTheCertificates(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*Actuator, context.Context, logr.Logger, *extensionsv1alpha1.Extension) error{
-		"delete": (*Actuator).Delete, "force-delete": (*Actuator).ForceDelete,
+		"delete": (*Actuator).Delete, "delete while hibernated": (*Actuator).Delete, "force-delete": (*Actuator).ForceDelete,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -355,6 +355,9 @@ func TestDeletionRemovesTheCertificates(t *testing.T) {
 			other.Labels = map[string]string{"managed-by": "secrets-manager", "manager-identity": "gardenlet", "name": "ca"}
 			if err := s.seed.Create(t.Context(), other); err != nil {
 				t.Fatal(err)
+			}
+			if name == "delete while hibernated" {
+				s.hibernate(t)
 			}
 			for range 2 {
 				if err := end(s.actuator, t.Context(), logr.Discard(), s.extension(t)); err != nil {
