@@ -53,7 +53,8 @@ type Readiness struct {
 	// Interval is the time between two looks while all is well. At least 10s, default 5m.
 	// +optional
 	Interval *metav1.Duration `json:"interval,omitempty"`
-	// UnreadyInterval is the time between two looks while a pod is not ready or a volume grows. At least 1s, at most
+	// UnreadyInterval is the time between two looks while a pod is not ready, a volume grows or an upstream is not
+	// reachable. At least 1s, at most
 	// Interval, default 30s.
 	// +optional
 	UnreadyInterval *metav1.Duration `json:"unreadyInterval,omitempty"`
