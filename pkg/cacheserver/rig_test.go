@@ -242,11 +242,14 @@ func (c *cache) debug(t *testing.T, path string) response {
 	return response{resp.StatusCode, resp.Header, body, err}
 }
 
-// files returns the paths of the regular files below the storage root.
+// files returns the paths of the regular files below the storage root. The server may delete some meanwhile.
 func files(t *testing.T, root string) []string {
 	t.Helper()
 	var found []string
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && path != root {
+			return nil // deleted meanwhile
+		}
 		if err != nil || entry.IsDir() {
 			return err
 		}
