@@ -2,11 +2,13 @@
 package cacheserver
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"log/slog"
 	"net"
@@ -243,5 +245,20 @@ func (s *Server) httpServer(handler http.Handler) *http.Server {
 	}
 }
 
-// newErrorLog passes on what the http package has to say, such as failed TLS handshakes.
-func newErrorLog(l *slog.Logger) *log.Logger { return slog.NewLogLogger(l.Handler(), slog.LevelWarn) }
+// newErrorLog passes on what the http package has to say, such as failed TLS handshakes, but not what the nodes do on
+// purpose.
+func newErrorLog(l *slog.Logger) *log.Logger {
+	return log.New(&errorLog{slog.NewLogLogger(l.Handler(), slog.LevelWarn).Writer()}, "", 0)
+}
+
+// errorLog leaves out that a client has sent a request without TLS, which is answered with 400. That is how nodes find
+// out in each round of their probes whether the cache is alive, for much less than a handshake.
+type errorLog struct{ io.Writer }
+
+func (w *errorLog) Write(p []byte) (int, error) {
+	// Go's library has this reason from 1.12 on; TestRequestWithoutTLS notices another one.
+	if bytes.HasSuffix(bytes.TrimSpace(p), []byte("client sent an HTTP request to an HTTPS server")) {
+		return len(p), nil
+	}
+	return w.Writer.Write(p)
+}

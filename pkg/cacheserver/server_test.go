@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -158,6 +159,36 @@ func TestTLS(t *testing.T) {
 	}
 	if got, err := status(two); got != 200 || err != nil {
 		t.Errorf("after the loss of the file: %d, %v", got, err)
+	}
+}
+
+// Nodes ask like this in each round of their probes, and the log must not have a line for each of them.
+func TestRequestWithoutTLS(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	cfg := u.config(t)
+	dir := t.TempDir()
+	cfg.Listen.TLS.CertFile, cfg.Listen.TLS.KeyFile = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	issue(t, newCA(t), dir, time.Now())
+	c := start(t, cfg, cacheserver.Options{})
+	conn, err := net.Dial("tcp", c.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET /"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.0 400 ") {
+		t.Errorf("%q, %v", answer, err)
+	}
+	if _, err := c.statusOverTLS(t, newCA(t)); err == nil {
+		t.Error("trusted by another authority")
+	}
+	eventually(t, "what other clients do is logged", func() bool { return strings.Contains(c.log.String(), "bad certificate") })
+	if got := c.log.String(); strings.Contains(got, "HTTP request") {
+		t.Errorf("logged:\n%s", got)
 	}
 }
 
