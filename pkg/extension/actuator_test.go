@@ -50,8 +50,8 @@ func TestReconcile(t *testing.T) {
 		return []metav1.Condition{{Type: "Ready", Status: "False", Reason: "PodNotReady", Message: "no pod of StatefulSet kube-system/" + name + " is ready"}}
 	}
 	wantStatus := registry.NewStatus([]v1alpha3.RegistryCacheStatus{
-		{Upstream: "docker.io", Name: "registry-docker-io", Endpoint: "http://10.96.0.20:5000", RemoteURL: "https://registry-1.docker.io", ClusterIP: "10.96.0.20", Conditions: notReady("registry-docker-io")},
-		{Upstream: "ghcr.io", Name: "registry-ghcr-io", Endpoint: "http://10.96.0.21:5000", RemoteURL: "https://ghcr.io", ClusterIP: "10.96.0.21", Conditions: notReady("registry-ghcr-io")},
+		{Upstream: "docker.io", Name: "registry-docker-io", Endpoint: "http://10.96.0.20:5000", RemoteURL: "https://registry-1.docker.io", ClusterIP: "10.96.0.20", Engine: "registry-cache", Conditions: notReady("registry-docker-io")},
+		{Upstream: "ghcr.io", Name: "registry-ghcr-io", Endpoint: "http://10.96.0.21:5000", RemoteURL: "https://ghcr.io", ClusterIP: "10.96.0.21", Engine: "registry-cache", Conditions: notReady("registry-ghcr-io")},
 	})
 	if diff := cmp.Diff(wantStatus, s.status(t), cmpopts.IgnoreFields(metav1.Condition{}, "LastTransitionTime")); diff != "" {
 		t.Errorf("status: -want +got:\n%s", diff)

@@ -1,6 +1,7 @@
 package extension
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	configv1alpha1 "github.com/registry-cache/extension/pkg/apis/config/v1alpha1"
 	"github.com/registry-cache/extension/pkg/apis/registry"
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/pkg/extension/desired"
@@ -63,6 +65,7 @@ func (a *Actuator) updateStatus(ctx context.Context, log logr.Logger, shoot clie
 			Endpoint:   desired.Endpoint(cache, address),
 			RemoteURL:  *cache.RemoteURL,
 			ClusterIP:  address,
+			Engine:     string(cmp.Or(a.options.Engine, configv1alpha1.RegistryCache)),
 			Conditions: conditions[cache.Upstream],
 		}
 		meta.SetStatusCondition(&status.Conditions, ready)

@@ -7,7 +7,8 @@
 #   withdraw  take back everything that run has written (ExecStopPost, hence after a crash too)
 #   clean     remove what gardener-node-agent leaves behind when it removes the unit: directories, and what run has made
 #
-# In:  $entries/<upstream>/hosts.toml, what containerd shall read, and $entries/<upstream>/endpoint, the URL of the cache.
+# In:  $entries/<upstream>/hosts.toml, what containerd shall read, $entries/<upstream>/endpoint, the URL of the cache, and
+#      $entries/<upstream>/engine, the program that serves it; may be missing.
 #      $bundle, the roots of the caches whose URL is https.
 # Out: $certs/<upstream>/hosts.toml. containerd reads it anew for every pull, so nothing has to be restarted. The name of
 #      the directory keeps its colon (host:5000): containerd 1.7 and 2.x look for host_5000_ first and then for it, and
@@ -23,7 +24,11 @@ umask 022
 export LC_ALL=C
 
 root=${REGISTRY_CACHE_ROOT:-}              # the tests' file system instead of the node's
-interval=${REGISTRY_CACHE_INTERVAL:-2}     # seconds from the start of one round of probes to the next
+interval=${REGISTRY_CACHE_INTERVAL:-200}   # 1/100 s from the start of one round of probes to the next
+limit=100                                  # 1/100 s that a cache has for its answer: who pulls would wait as long
+# A cache in use is only asked in each round whether it is alive, and verified in each fifth: to start curl costs more
+# than all the rest of a round, and a TLS handshake costs the cache more than the request.
+thorough=5                                 # rounds
 # Seconds for which a root is still trusted that the bundle no longer has. When Gardener ends the rotation of the CA, the
 # nodes may hear of it before the last cache has its new certificate: the kubelet takes up to two minutes to replace it.
 retention=${REGISTRY_CACHE_RETENTION:-600}
@@ -43,12 +48,15 @@ begin='-----BEGIN CERTIFICATE-----'
 end='-----END CERTIFICATE-----'
 
 declare -A answer=()  # URL -> why the cache cannot be used, empty if it can
+declare -A usable=()  # the URLs of the caches that could be used in the last round
+declare -A talkative=() # the URLs of the caches that say without TLS, too, whether they are alive
 declare -A noted=()   # upstream -> what the journal says about it
 declare -A halves=()  # upstream -> in how many rounds its entry was incomplete
 offered=              # the bundle as it was last seen
 retired=              # roots that are trusted although the bundle has them no longer
 forget_at=0           # when they are not any more, in $SECONDS
 unused=0              # in how many rounds nobody has needed roots
+rounds=0              # in which caches were asked
 
 # Sets REPLY to the content of file $1, to nothing if there is none. Does not fork.
 load() {
@@ -116,20 +124,52 @@ distrust() {
   offered='' retired=''
 }
 
-# Asks the caches at the URLs $2 and following all at once, those with https by the roots in file $1. One second is the
-# limit: who pulls would wait as long.
-probe() {
-  local url line problem='curl ended without a result' lines=() arguments=()
-  answer=()
+# Sets REPLY to a time in 1/100 s that no clock sets back. Does not fork.
+now() {
+  read -r REPLY _ </proc/uptime
+  REPLY=$((10#${REPLY/./}))
+}
+
+# Sets REPLY to $1, in 1/100 s, as read and curl want it.
+seconds() {
+  printf -v REPLY '%d.%02d' $(($1 / 100)) $(($1 % 100))
+}
+
+# Prints a line if the cache at URL $1 is alive. To be run in the background, because nothing but the kernel limits how
+# long it takes.
+ask() {
+  local request=$'GET /v2/ HTTP/1.0\r\nHost: '"${1#*//}"$'\r\n\r\n' status=200 socket response
+  if [[ $1 == https://* ]]; then
+    # In the place of a handshake Go's library reads as much as this, answers that it wants TLS, and closes the connection.
+    # More than that could come too late, and cost the answer.
+    request='GET /' status=400
+  fi
+  [[ $1 =~ ^https?://(\[([0-9a-fA-F:]+)\]|([0-9a-zA-Z.-]+)):([0-9]+)$ ]] || return
+  exec {socket}<>"/dev/tcp/${BASH_REMATCH[2]}${BASH_REMATCH[3]}/${BASH_REMATCH[4]}" || return
+  printf '%s' "$request" >&"$socket"
+  # The answer ends with the connection, since this is HTTP/1.0.
+  IFS= read -r -d '' -n 65536 response <&"$socket"
+  [[ $response == HTTP/1.[01]" $status "* ]] && echo alive
+} 2>/dev/null
+
+# Asks the caches at the URLs $2 and following all at once, those with https by the roots in file $1.
+request() {
+  local url arguments=()
   [[ -z $1 ]] || arguments+=(--cacert "$1")
   shift
   for url; do
     arguments+=(--output /dev/null "$url/v2/")
   done
+  seconds "$limit"
   # -q: the configuration of the user is not ours; --noproxy: caches are inside of the cluster, a proxy is not.
-  mapfile -t lines < <(curl -q --silent --no-progress-meter --parallel --parallel-immediate --noproxy '*' \
-    --max-time 1 --write-out '%{http_code} %{url_effective} %{errormsg}\n' "${arguments[@]}" 2>&1)
-  for line in "${lines[@]}"; do
+  curl -q --silent --no-progress-meter --parallel --parallel-immediate --noproxy '*' \
+    --max-time "$REPLY" --write-out '%{http_code} %{url_effective} %{errormsg}\n' "${arguments[@]}" 2>&1
+}
+
+# Sets answer for the URLs $1 and following to what request prints on the standard input.
+collect() {
+  local url line problem='curl ended without a result'
+  while IFS= read -r line; do
     if [[ ! $line =~ ^([0-9]{3})' '([^ ]+)/v2/' '(.*)$ ]]; then
       problem=$line
     elif [[ -n ${BASH_REMATCH[3]} ]]; then
@@ -142,6 +182,53 @@ probe() {
   done
   for url; do
     [[ -n ${answer[$url]+answered} ]] || answer[$url]=$problem
+  done
+}
+
+# Sets answer for the caches at the URLs $2 and following, those with https verified by the roots in file $1. Of the caches
+# that could be used in the last round, those in $talkative are only asked whether they are alive, unless it is time for
+# more. One that refuses to say so at once gets a second chance.
+probe() {
+  local roots=$1 url end full=() asked=() refused=() curl fd
+  local -A fds=() pids=()
+  shift
+  answer=()
+  ((rounds++ % thorough)) || usable=()
+  now
+  end=$((REPLY + limit))
+  for url; do
+    if [[ -n ${usable[$url]-} && -n ${talkative[$url]-} ]]; then
+      exec {fd}< <(ask "$url")
+      fds[$url]=$fd pids[$url]=$!
+      asked+=("$url")
+    else
+      full+=("$url")
+    fi
+  done
+  ((${#full[@]} == 0)) || exec {curl}< <(request "$roots" "${full[@]}")
+  for url in "${asked[@]}"; do
+    now
+    seconds $((end > REPLY ? end - REPLY : 1))
+    fd=${fds[$url]}
+    if read -r -t "$REPLY" <&"$fd"; then
+      answer[$url]=
+    elif (($? > 128)); then
+      kill "${pids[$url]}" 2>/dev/null # it may have just ended
+      seconds "$limit"
+      answer[$url]="GET /v2/ timed out after $REPLY s"
+    else
+      refused+=("$url")
+    fi
+    exec {fd}<&-
+  done
+  if ((${#full[@]})); then
+    collect "${full[@]}" <&"$curl"
+    exec {curl}<&-
+  fi
+  ((${#refused[@]} == 0)) || collect "${refused[@]}" < <(request "$roots" "${refused[@]}")
+  usable=()
+  for url; do
+    [[ -n ${answer[$url]} ]] || usable[$url]=1
   done
 }
 
@@ -217,6 +304,7 @@ round() {
   local -A urls=() configs=() reasons=() probed=()
   local directory file upstream url config roots='' distrusted='' error upstreams=() secure=()
 
+  talkative=()
   for directory in "$entries"/*/; do
     directory=${directory%/}
     upstream=${directory##*/}
@@ -239,14 +327,18 @@ round() {
       reasons[$upstream]='its hosts.toml does not belong to its endpoint'
     elif [[ $url == https://* ]]; then
       secure+=("$upstream")
+      # The stock registry, too, but it writes a line into its log each time.
+      load "$directory/engine"
+      [[ $REPLY != registry-cache$'\n' ]] || talkative[$url]=1
     else
-      probed[$url]=1
+      probed[$url]=1 talkative[$url]=1
     fi
   done
 
   if ((${#secure[@]})); then
     if trust; then
       roots=$REPLY
+      [[ $roots == "$trusted" ]] || usable=() # they can show something else now
       for upstream in "${secure[@]}"; do probed[${urls[$upstream]}]=1; done
     else
       distrusted=$REPLY
@@ -286,14 +378,23 @@ round() {
 }
 
 run() {
-  local timer=''
-  trap 'kill "$timer" 2>/dev/null; exit 0' TERM INT  # there may be no timer yet
+  local idle next left
+  trap 'exit 0' TERM INT
+  exec {idle}<> <(:) # nobody writes into it
+  now
+  next=$REPLY
   while :; do
-    # Beside the round, not after it: a cache that hangs must not delay the probes of the others.
-    sleep "$interval" >/dev/null 2>&1 &
-    timer=$!
     round
-    wait "$timer"
+    # From start to start: a cache that hangs must not delay the probes of the others.
+    next=$((next + interval))
+    now
+    left=$((next - REPLY))
+    if ((left > 0)); then
+      seconds "$left"
+      read -r -t "$REPLY" <&"$idle"
+    else
+      next=$REPLY
+    fi
   done
 }
 

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log"
 	"net"
 	"net/http"
@@ -40,7 +39,7 @@ type node struct {
 func newNode(t *testing.T, env ...string) *node {
 	t.Helper()
 	n := &node{root: t.TempDir()}
-	n.env = append(append(os.Environ(), "REGISTRY_CACHE_ROOT="+n.root, "REGISTRY_CACHE_INTERVAL=0.05"), env...)
+	n.env = append(append(os.Environ(), "REGISTRY_CACHE_ROOT="+n.root, "REGISTRY_CACHE_INTERVAL=5"), env...)
 	for _, directory := range []string{"run", "etc/containerd/certs.d", filepath.Dir(enabledLink)} {
 		if err := os.MkdirAll(n.path(directory), 0o755); err != nil {
 			t.Fatal(err)
@@ -270,6 +269,9 @@ type cache struct {
 
 	// certificate makes it speak https.
 	certificate atomic.Pointer[tls.Certificate]
+	approaches
+	// wrap stands between the clients and the server. It may be nil.
+	wrap func(net.Listener) net.Listener
 
 	listener net.Listener
 	server   *http.Server
@@ -297,13 +299,16 @@ func (c *cache) listen(t *testing.T, address string) {
 		t.Fatal(err)
 	}
 	c.listener, c.closing = listener, make(chan struct{})
+	if c.wrap != nil {
+		listener = c.wrap(listener)
+	}
 	if c.certificate.Load() != nil {
 		listener = tls.NewListener(listener, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			c.handshakes.Add(1)
 			return c.certificate.Load(), nil
 		}})
 	}
-	// What clients do that do not trust it is no news.
-	c.server = &http.Server{Handler: c, ReadHeaderTimeout: patience, ErrorLog: log.New(io.Discard, "", 0)}
+	c.server = &http.Server{Handler: c, ReadHeaderTimeout: patience, ErrorLog: log.New(&c.approaches, "", 0)}
 	go c.server.Serve(listener) //nolint:errcheck // ends with ErrServerClosed
 }
 
@@ -316,6 +321,10 @@ func (c *cache) close(t *testing.T) {
 	close(c.closing)
 	if err := c.server.Close(); err != nil {
 		t.Errorf("closing the cache of %s: %v", c.Upstream, err)
+	}
+	// The server may not know of it yet.
+	if err := c.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		t.Errorf("closing the listener of %s: %v", c.Upstream, err)
 	}
 	c.server = nil
 }

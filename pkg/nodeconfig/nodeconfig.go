@@ -26,8 +26,8 @@ const (
 	// ScriptPath is the program of the unit.
 	ScriptPath = "/opt/bin/configure-containerd-registries"
 	// HostsDirectory holds one directory per upstream, named host[:port] like the upstream, with the files hosts.toml
-	// (what the unit puts into /etc/containerd/certs.d/<upstream> while the cache answers) and endpoint (the URL of the
-	// cache, and a newline).
+	// (what the unit puts into /etc/containerd/certs.d/<upstream> while the cache answers), endpoint (the URL of the
+	// cache, and a newline) and, where the status has it, engine (of the cache, and a newline).
 	HostsDirectory = "/var/lib/registry-cache/hosts"
 	// CABundlePath holds the roots of the caches with https, in PEM.
 	CABundlePath = "/var/lib/registry-cache/ca.pem"
@@ -53,10 +53,10 @@ var (
 
 // Config is what is added to an OperatingSystemConfig of purpose reconcile. The zero value adds nothing.
 type Config struct {
-	// Files are the script, the roots if a cache has https, and two files for each upstream, sorted by upstream.
+	// Files are the script, the roots if a cache has https, and the files of each upstream, sorted by upstream.
 	Files []extensionsv1alpha1.File
-	// Units is the unit UnitName, restarted by gardener-node-agent when one of Files changes, but for the roots: a
-	// restart withdraws all caches for a moment, and the unit reads the roots again by itself.
+	// Units is the unit UnitName, restarted by gardener-node-agent when the script changes. The other files the unit
+	// reads in each round, and a restart withdraws all caches for a moment.
 	Units []extensionsv1alpha1.Unit
 }
 
@@ -95,11 +95,8 @@ func New(caches []v1alpha3.RegistryCacheStatus, caBundle string) (Config, error)
 			file(path.Join(directory, "hosts.toml"), 0o644, hostsTOML(cache)),
 			file(path.Join(directory, "endpoint"), 0o644, cache.Endpoint+"\n"),
 		)
-	}
-	var paths []string
-	for _, f := range files {
-		if f.Path != CABundlePath {
-			paths = append(paths, f.Path)
+		if cache.Engine != "" {
+			files = append(files, file(path.Join(directory, "engine"), 0o644, cache.Engine+"\n"))
 		}
 	}
 	return Config{
@@ -109,7 +106,7 @@ func New(caches []v1alpha3.RegistryCacheStatus, caBundle string) (Config, error)
 			Enable:    new(true),
 			Command:   new(extensionsv1alpha1.CommandRestart),
 			Content:   new(unit),
-			FilePaths: paths,
+			FilePaths: []string{ScriptPath},
 		}},
 	}, nil
 }

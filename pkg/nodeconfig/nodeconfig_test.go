@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write the golden files instead of compa
 func documentCaches() []v1alpha3.RegistryCacheStatus {
 	return []v1alpha3.RegistryCacheStatus{
 		{Upstream: "quay.io", Endpoint: "http://10.96.0.12:5000", RemoteURL: "https://quay.io"},
-		{Upstream: "docker.io", Endpoint: "http://10.96.0.10:5000", RemoteURL: "https://registry-1.docker.io"},
+		{Upstream: "docker.io", Endpoint: "http://10.96.0.10:5000", RemoteURL: "https://registry-1.docker.io", Engine: "registry-cache"},
 		{Upstream: "registry.example.com:8443", Endpoint: "http://[fd00:10::a]:5000", RemoteURL: "http://registry.example.com:8443/"},
 	}
 }

@@ -441,7 +441,7 @@ func (a *authority) issue(t *testing.T, validity time.Duration, address net.IP) 
 // newTLSCacheAt is newCacheAt with a certificate of ca.
 func newTLSCacheAt(t *testing.T, upstream, address string, ca *authority) *cache {
 	t.Helper()
-	c := &cache{RegistryCacheStatus: v1alpha3.RegistryCacheStatus{Upstream: upstream, RemoteURL: "https://" + upstream}}
+	c := &cache{RegistryCacheStatus: v1alpha3.RegistryCacheStatus{Upstream: upstream, RemoteURL: "https://" + upstream, Engine: "registry-cache"}}
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		t.Fatal(err)

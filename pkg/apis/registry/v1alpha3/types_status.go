@@ -45,6 +45,10 @@ type RegistryCacheStatus struct {
 	RemoteURL string `json:"remoteURL"`
 	// ClusterIP is the address of the cache's Service in the Shoot.
 	ClusterIP string `json:"clusterIP"`
+	// Engine is the program that serves the cache: "registry-cache" or "distribution". Absent if an older controller has
+	// written the status.
+	// +optional
+	Engine string `json:"engine,omitempty"`
 	// Volume is the size of the cache's volume. Absent while the cache has no PersistentVolumeClaim.
 	// +optional
 	Volume *VolumeStatus `json:"volume,omitempty"`
