@@ -96,7 +96,7 @@ ca = %q
 
 [host.%q]
   capabilities = ["pull", "resolve"]
-  dial_timeout = "500ms"
+  dial_timeout = "200ms"
 %s
 `, u.front.URL, u.caFile, cacheURL, strings.Join(lines, "\n"))
 	if err := os.WriteFile(filepath.Join(dir, "docker.io", "hosts.toml"), []byte(content), 0o644); err != nil {

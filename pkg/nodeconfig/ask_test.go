@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -160,7 +159,7 @@ func TestManyCachesHang(t *testing.T) {
 	n := newNode(t)
 	var caches []*cache
 	var statuses []v1alpha3.RegistryCacheStatus
-	for i := range 8 {
+	for i := range 20 {
 		c := newCache(t, fmt.Sprintf("registry-%d.example.com", i))
 		caches, statuses = append(caches, c), append(statuses, c.RegistryCacheStatus)
 	}
@@ -176,12 +175,12 @@ func TestManyCachesHang(t *testing.T) {
 	for _, c := range caches {
 		n.awaitContent(t, n.hostsTOML(c.Upstream), c.direct())
 	}
-	// One after the other they would take eight seconds.
-	if took := time.Since(began); took > 4*time.Second {
+	// One after the other they would take twenty seconds.
+	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("the caches were withdrawn after %s", took)
 	}
-	if got := strings.Count(n.journal.String(), "GET /v2/ timed out after 1.00 s\n"); got != len(caches) {
-		t.Errorf("%d caches timed out, want %d:\n%s", got, len(caches), n.journal.String())
+	for _, c := range caches {
+		n.awaitJournal(t, c.Upstream+": pulled from https://"+c.Upstream+", the cache "+c.Endpoint+" is not used: GET /v2/ timed out after 1.00 s\n")
 	}
 }
 

@@ -192,7 +192,7 @@ func documentState(ctx context.Context, s *kindShoot, shape shape, measure measu
 }
 
 func dialTimeoutState(ctx context.Context, s *kindShoot, shape shape, measure measure) error {
-	return s.withStaleHosts(ctx, shape, "  dial_timeout = \"500ms\"\n", func() error { return measure(staleDialTimeout, shape.reference, nil) })
+	return s.withStaleHosts(ctx, shape, "  dial_timeout = \"200ms\"\n", func() error { return measure(staleDialTimeout, shape.reference, nil) })
 }
 
 // unitState takes the Service away for good: nobody brings it back while the resource manager does not run.

@@ -19,9 +19,9 @@ import (
 const (
 	// withdrawn is when nodes have taken a cache out that does not answer: they ask every two seconds, and wait for one.
 	withdrawn = 3 * time.Second
-	// unreachable is withdrawn and dial_timeout, 500 ms, for each of the requests that a pull makes one after the other:
-	// tag, manifest, config and layers.
-	unreachable = withdrawn + 3*500*time.Millisecond
+	// unreachable is withdrawn and dial_timeout, 200 ms, for each of the requests that a pull makes one after the other:
+	// tag, index, manifest, config and layers.
+	unreachable = withdrawn + 7*200*time.Millisecond
 	// silent is withdrawn and the 30 s that containerd (2.3 and later) waits for a header. Only a pull that began before
 	// the cache was taken out meets it, for the tag and the manifest, or for the manifest and what comes with the layers.
 	silent = withdrawn + 2*30*time.Second
