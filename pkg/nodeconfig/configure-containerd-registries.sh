@@ -25,7 +25,8 @@ export LC_ALL=C
 
 root=${REGISTRY_CACHE_ROOT:-}              # the tests' file system instead of the node's
 interval=${REGISTRY_CACHE_INTERVAL:-200}   # 1/100 s from the start of one round of probes to the next
-limit=100                                  # 1/100 s that a cache has for its answer: who pulls would wait as long
+limit=100                                  # 1/100 s that all answers may take: who pulls would wait as long
+patience=30                                # 1/100 s of them in which a cache in use should say that it is alive
 # A cache in use is only asked in each round whether it is alive, and verified in each fifth: to start curl costs more
 # than all the rest of a round, and a TLS handshake costs the cache more than the request.
 thorough=5                                 # rounds
@@ -135,8 +136,7 @@ seconds() {
   printf -v REPLY '%d.%02d' $(($1 / 100)) $(($1 % 100))
 }
 
-# Prints a line if the cache at URL $1 is alive. To be run in the background, because nothing but the kernel limits how
-# long it takes.
+# Prints $1, the URL of a cache, if the cache is alive. Nothing but the kernel limits how long it takes.
 ask() {
   local request=$'GET /v2/ HTTP/1.0\r\nHost: '"${1#*//}"$'\r\n\r\n' status=200 socket response
   if [[ $1 == https://* ]]; then
@@ -149,26 +149,40 @@ ask() {
   printf '%s' "$request" >&"$socket"
   # The answer ends with the connection, since this is HTTP/1.0.
   IFS= read -r -d '' -n 65536 response <&"$socket"
-  [[ $response == HTTP/1.[01]" $status "* ]] && echo alive
-} 2>/dev/null
+  exec {socket}<&-
+  [[ $response == HTTP/1.[01]" $status "* ]] && echo "$1"
+}
 
-# Asks the caches at the URLs $2 and following all at once, those with https by the roots in file $1.
-request() {
-  local url arguments=()
+# Sets answer for those of the caches at the URLs $1 and following that are alive.
+listen() {
+  local url patient answers asking
+  now
+  patient=$((REPLY + patience))
+  # One process for all, because processes are what costs. Whoever has to wait behind a cache that hangs is verified.
+  exec {answers}< <(for url; do ask "$url"; done 2>/dev/null)
+  asking=$!
+  while now; ((REPLY < patient)); do
+    seconds $((patient - REPLY))
+    if IFS= read -r -t "$REPLY" url <&"$answers"; then
+      answer[$url]=
+    elif (($? <= 128)); then
+      asking= # all have been asked
+      break
+    fi
+  done
+  [[ -z $asking ]] || kill "$asking" 2>/dev/null
+  exec {answers}<&-
+}
+
+# Sets answer for the caches at the URLs $2 and following, those with https by the roots in file $1.
+verify() {
+  local url line problem='curl ended without a result' arguments=()
   [[ -z $1 ]] || arguments+=(--cacert "$1")
   shift
   for url; do
     arguments+=(--output /dev/null "$url/v2/")
   done
-  seconds "$limit"
   # -q: the configuration of the user is not ours; --noproxy: caches are inside of the cluster, a proxy is not.
-  curl -q --silent --no-progress-meter --parallel --parallel-immediate --noproxy '*' \
-    --max-time "$REPLY" --write-out '%{http_code} %{url_effective} %{errormsg}\n' "${arguments[@]}" 2>&1
-}
-
-# Sets answer for the URLs $1 and following to what request prints on the standard input.
-collect() {
-  local url line problem='curl ended without a result'
   while IFS= read -r line; do
     if [[ ! $line =~ ^([0-9]{3})' '([^ ]+)/v2/' '(.*)$ ]]; then
       problem=$line
@@ -179,53 +193,35 @@ collect() {
     else
       answer[${BASH_REMATCH[2]}]=
     fi
-  done
+  done < <(curl -q --silent --no-progress-meter --parallel --parallel-immediate --noproxy '*' --max-time "$REPLY" \
+    --write-out '%{http_code} %{url_effective} %{errormsg}\n' "${arguments[@]}" 2>&1)
   for url; do
     [[ -n ${answer[$url]+answered} ]] || answer[$url]=$problem
   done
 }
 
-# Sets answer for the caches at the URLs $2 and following, those with https verified by the roots in file $1. Of the caches
-# that could be used in the last round, those in $talkative are only asked whether they are alive, unless it is time for
-# more. One that refuses to say so at once gets a second chance.
+# Sets answer for the caches at the URLs $2 and following: why each cannot be used, nothing if it can. Those that could be
+# used in the last round and are in $talkative are asked whether they are alive, unless it is time for more. The others, and
+# those that have not said so, are verified, if they have https with the roots in file $1.
 probe() {
-  local roots=$1 url end full=() asked=() refused=() curl fd
-  local -A fds=() pids=()
+  local roots=$1 url end asked=() rest=()
   shift
   answer=()
-  ((rounds++ % thorough)) || usable=()
   now
   end=$((REPLY + limit))
+  ((rounds++ % thorough)) || usable=()
   for url; do
-    if [[ -n ${usable[$url]-} && -n ${talkative[$url]-} ]]; then
-      exec {fd}< <(ask "$url")
-      fds[$url]=$fd pids[$url]=$!
-      asked+=("$url")
-    else
-      full+=("$url")
-    fi
+    [[ -z ${usable[$url]-} || -z ${talkative[$url]-} ]] || asked+=("$url")
   done
-  ((${#full[@]} == 0)) || exec {curl}< <(request "$roots" "${full[@]}")
-  for url in "${asked[@]}"; do
+  ((${#asked[@]} == 0)) || listen "${asked[@]}"
+  for url; do
+    [[ -n ${answer[$url]+alive} ]] || rest+=("$url")
+  done
+  if ((${#rest[@]})); then
     now
-    seconds $((end > REPLY ? end - REPLY : 1))
-    fd=${fds[$url]}
-    if read -r -t "$REPLY" <&"$fd"; then
-      answer[$url]=
-    elif (($? > 128)); then
-      kill "${pids[$url]}" 2>/dev/null # it may have just ended
-      seconds "$limit"
-      answer[$url]="GET /v2/ timed out after $REPLY s"
-    else
-      refused+=("$url")
-    fi
-    exec {fd}<&-
-  done
-  if ((${#full[@]})); then
-    collect "${full[@]}" <&"$curl"
-    exec {curl}<&-
+    seconds $((end - REPLY))
+    verify "$roots" "${rest[@]}"
   fi
-  ((${#refused[@]} == 0)) || collect "${refused[@]}" < <(request "$roots" "${refused[@]}")
   usable=()
   for url; do
     [[ -n ${answer[$url]} ]] || usable[$url]=1
@@ -234,14 +230,17 @@ probe() {
 
 # Sets REPLY to what somebody else has put into $certs/$1, or to our own hosts.toml and returns false.
 foreign() {
-  local certificates=("$certs/$1"/*.crt "$certs/$1"/*.cert "$certs/$1"/*.key)
+  local file certificate=''
+  for file in "$certs/$1"/*; do
+    [[ $file != *.crt && $file != *.cert && $file != *.key ]] || certificate=${file##*/}
+  done
   load "$certs/$1/hosts.toml"
   if [[ -e $certs/$1/hosts.toml && $REPLY != "$marker"$'\n'* ]]; then
     REPLY=hosts.toml
-  elif ((${#certificates[@]})); then
+  elif [[ -n $certificate ]]; then
     # containerd uses them for the upstream, but only where there is no hosts.toml.
     [[ -z $REPLY ]] || remove "$1"
-    REPLY=${certificates[0]##*/}
+    REPLY=$certificate
   else
     return 1
   fi
