@@ -88,6 +88,10 @@ e2e: ## User stories on the kind-based Shoot; makes what is missing (FOCUS=... a
 e2e-testbed: ## What the testbed itself promises, on the cluster of kind-up: claims that fill and grow, agents that apply.
 	TESTBED_CLUSTER=registry-cache go test -count=1 -v -timeout 20m -run Cluster ./test/testbed/volumes ./test/testbed/gardenlet
 
+.PHONY: mutations
+mutations: ## Break the product on purpose, and show which story and which test fail then (RUN=..., EXEC=a command that runs others).
+	go run ./test/mutations/run $(if $(RUN),-run '$(RUN)') $(if $(EXEC),-exec '$(EXEC)')
+
 .PHONY: bench
 bench: ## The cache server beside the stock registry and no cache, and nodes of the kind-based Shoot (RUN=..., ROUNDS=5, QUICK=1).
 	go run ./test/bench $(if $(RUN),-run '$(RUN)') $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(QUICK),-quick)

@@ -120,6 +120,19 @@ var _ = Describe("What is cached is served", Ordered, Label("served"), func() {
 		Expect(outcome.FromNodes).To(BeZero(), "%+v", outcome)
 	}, SpecTimeout(2*time.Minute))
 
+	It("never with bytes that the upstream has sent wrong", func(ctx context.Context) {
+		image := newSample(ctx, "docker.io", small)
+		transport, done := cacheTransport(ctx, first, result, schemeOf(result, "docker.io"))
+		defer done()
+		breakUpstream(ctx, upstream.Fault{Host: "docker.io", Kind: upstream.Blob, Action: upstream.Corrupt, AfterBytes: 10})
+		Expect(pullByCrane(ctx, transport, endpoint(result, "docker.io"), image.tag)).NotTo(Succeed())
+		healUpstream(ctx)
+		Expect(pullByCrane(ctx, transport, endpoint(result, "docker.io"), image.tag)).To(Succeed(), "the right bytes must be fetched again")
+		outcome, err := pull.Measured(ctx, tb.Upstream, second, image.digest)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(outcome.FromNodes).To(BeZero(), "%+v", outcome)
+	}, SpecTimeout(2*time.Minute))
+
 	It("without what the upstream has not: the error of the upstream reaches who pulls", func(ctx context.Context) {
 		var messages []string
 		for _, host := range []string{"docker.io", "gcr.io"} {

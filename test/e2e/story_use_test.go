@@ -10,6 +10,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
 	"github.com/registry-cache/extension/test/testbed/pull"
 	"github.com/registry-cache/extension/test/testbed/shoot"
+	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
 const usedCaches = `
@@ -120,6 +122,52 @@ var _ = Describe("A Shoot owner uses caches", Ordered, Label("use"), func() {
 			Expect(count).To(Equal(1), "transfers of %s", digest)
 		}
 	}, SpecTimeout(6*time.Minute))
+
+	It("pulls once from the upstream, also when all nodes ask at the same time", func(ctx context.Context) {
+		DeferCleanup(func(ctx context.Context) {
+			Expect(tb.Upstream.Shape(ctx, upstream.Shaping{})).To(Succeed())
+		}, NodeTimeout(time.Minute))
+		// Three seconds for the image, in which all nodes have asked for it.
+		Expect(tb.Upstream.Shape(ctx, upstream.Shaping{BytesPerSecond: 4 << 20})).To(Succeed())
+		image := newSample(ctx, "docker.io", images.Spec{LayerSizes: []int64{12 << 20}})
+		mark := markUpstream(ctx)
+		group, groupCtx := errgroup.WithContext(ctx)
+		for _, node := range nodes {
+			DeferCleanup(func(ctx context.Context) { Expect(pull.Remove(ctx, node, image.tag)).To(Succeed()) }, NodeTimeout(time.Minute))
+			group.Go(func() error {
+				_, err := pull.Image(groupCtx, node, image.tag)
+				return err
+			})
+		}
+		Expect(group.Wait()).To(Succeed())
+		Expect(requestsOfNodes(ctx, mark)).To(BeEmpty())
+		for digest, count := range blobTransfers(ctx, mark) {
+			Expect(count).To(Equal(1), "transfers of %s", digest)
+		}
+	}, SpecTimeout(2*time.Minute))
+
+	It("and nodes leave alone what somebody else has configured for containerd", func(ctx context.Context) {
+		node, file, began := workers()[0], pull.HostsDir+"/quay.io/hosts.toml", time.Now()
+		const foreign = "server = \"https://quay.io\"\n"
+		DeferCleanup(func(ctx context.Context) {
+			_, err := node.Run(ctx, nil, "rm", "-f", file)
+			Expect(err).NotTo(HaveOccurred())
+		}, NodeTimeout(time.Minute))
+		_, err := node.Run(ctx, strings.NewReader(foreign), "cp", "/dev/stdin", file)
+		Expect(err).NotTo(HaveOccurred())
+		// Several rounds of the unit.
+		Consistently(func(ctx context.Context) (string, error) { return pull.Hosts(ctx, node, "quay.io") }).WithContext(ctx).
+			WithTimeout(7*time.Second).WithPolling(time.Second).Should(Equal(foreign), "it is somebody else's")
+		Expect(unitLog(ctx, node, began)).To(ContainSubstring("quay.io: not touched"))
+		outcome, err := pull.Measured(ctx, tb.Upstream, node, newSample(ctx, "quay.io", small).tag)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(outcome.FromCache).To(BeZero(), "%+v", outcome)
+
+		By("taking it away")
+		_, err = node.Run(ctx, nil, "rm", file)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(pull.WaitForMirror(ctx, node, "quay.io")).To(Succeed())
+	}, SpecTimeout(2*time.Minute))
 
 	It("adds an upstream and removes one, while the other caches go on", func(ctx context.Context) {
 		node, kept := workers()[0], newSample(ctx, "docker.io", small)
