@@ -64,7 +64,7 @@ func (c *copied) repair() error {
 }
 
 // try breaks the product, runs what has to notice, and undoes the breakage. An error says that nothing is known.
-func (c *copied) try(ctx context.Context, m mutations.Mutation, cluster bool) (r result, err error) {
+func (c *copied) try(ctx context.Context, m mutations.Mutation, tests, specs bool) (r result, err error) {
 	changed, err := m.Mutate(c.dir)
 	if err != nil {
 		return result{}, err
@@ -82,13 +82,12 @@ func (c *copied) try(ctx context.Context, m mutations.Mutation, cluster bool) (r
 	if _, err := command(ctx, c.dir, nil, "go", "build", "./cmd/...", "./pkg/..."); err != nil {
 		return result{}, fmt.Errorf("it must compile: %w", err)
 	}
-	r.Commit = c.commit
-	if m.Test != nil {
+	if m.Test != nil && tests {
 		if r.Test, err = c.test(ctx, *m.Test); err != nil {
 			return result{}, err
 		}
 	}
-	if m.Spec != nil && cluster {
+	if m.Spec != nil && specs {
 		if r.Spec, err = c.spec(ctx, *m.Spec); err != nil {
 			return result{}, err
 		}
@@ -100,7 +99,7 @@ func (c *copied) try(ctx context.Context, m mutations.Mutation, cluster bool) (r
 func (c *copied) test(ctx context.Context, want mutations.Test) (outcome, error) {
 	began := time.Now()
 	output, err := command(ctx, c.dir, nil, "go", "test", "-count=1", "-timeout=5m", "-run", "^"+want.Name+"$", want.Package)
-	o := outcome{Name: want.Package + " " + want.Name, Seconds: seconds(began)}
+	o := outcome{Name: want.Package + " " + want.Name, Commit: c.commit, Seconds: seconds(began)}
 	if err == nil {
 		return o, nil
 	}
@@ -139,7 +138,7 @@ func (c *copied) spec(ctx context.Context, want mutations.Spec) (outcome, error)
 	if err := json.Unmarshal(content, &suites); err != nil {
 		return outcome{}, fmt.Errorf("reading the report of the suite: %w", err)
 	}
-	o := outcome{Name: want.Text, Seconds: seconds(began)}
+	o := outcome{Name: want.Text, Commit: c.commit, Seconds: seconds(began)}
 	found := false
 	for _, suite := range suites {
 		for _, spec := range suite.SpecReports {

@@ -38,7 +38,8 @@ func main() {
 func run(ctx context.Context) error {
 	pattern := flag.String("run", "", "a regular expression; mutations with another name are left out")
 	wrapper := flag.String("exec", "", "a command, with arguments, that runs each command which uses the cluster; one that takes a lock, for example")
-	cluster := flag.Bool("cluster", true, "run the specs, too, and not only the tests")
+	tests := flag.Bool("tests", true, "run the tests, which need no cluster")
+	specs := flag.Bool("specs", true, "run the specs on the cluster")
 	report := flag.Bool("report", false, "only write the report of the results that are there")
 	flag.Parse()
 	selected, err := regexp.Compile(*pattern)
@@ -71,7 +72,7 @@ func run(ctx context.Context) error {
 		if !selected.MatchString(mutation.Name) {
 			continue
 		}
-		result, err := copied.try(ctx, mutation, *cluster)
+		result, err := copied.try(ctx, mutation, *tests, *specs)
 		if err != nil {
 			return errors.Join(fmt.Errorf("mutation %s: %w", mutation.Name, err), copied.repair())
 		}

@@ -14,6 +14,8 @@ import (
 // outcome is what a spec or a test made of a mutation. The zero value says that it was not run.
 type outcome struct {
 	Name string `json:"name,omitempty"`
+	// Commit is what was broken.
+	Commit string `json:"commit,omitempty"`
 	// Failed, and with the expected message.
 	Failed bool `json:"failed,omitempty"`
 	Right  bool `json:"right,omitempty"`
@@ -35,11 +37,10 @@ func (o outcome) String() string {
 	return fmt.Sprintf("%s: failed after %d s: %s", o.Name, o.Seconds, o.Message)
 }
 
-// result is what became of a mutation of a commit.
+// result is what became of a mutation.
 type result struct {
-	Commit string  `json:"commit"`
-	Test   outcome `json:"test,omitzero"`
-	Spec   outcome `json:"spec,omitzero"`
+	Test outcome `json:"test,omitzero"`
+	Spec outcome `json:"spec,omitzero"`
 }
 
 // noticed says that all that was run failed for the right reason.
@@ -64,10 +65,14 @@ func readResults(file string) (results, error) {
 	return read, nil
 }
 
-// add replaces what is known about a mutation. A spec that was not run this time keeps its result.
+// add replaces what is known about a mutation. What was not run this time keeps its outcome.
 func (r results) add(name string, latest result) {
-	if before := r[name]; latest.Spec.Name == "" {
+	before := r[name]
+	if latest.Spec.Name == "" {
 		latest.Spec = before.Spec
+	}
+	if latest.Test.Name == "" {
+		latest.Test = before.Test
 	}
 	r[name] = latest
 }
@@ -109,10 +114,10 @@ func (r results) report(all []mutations.Mutation) []byte {
 		}
 	}
 	fmt.Fprintf(&text, "Of %d mutations %d were made, and %d were noticed.\n\n", len(all), run, noticed)
-	text.WriteString("| mutation | what is broken | story | test | commit |\n| --- | --- | --- | --- | --- |\n")
+	text.WriteString("| mutation | what is broken | story | test |\n| --- | --- | --- | --- |\n")
 	for _, m := range all {
 		found := r[m.Name]
-		fmt.Fprintf(&text, "| %s | %s | %s | %s | %s |\n", m.Name, m.Breaks, verdict(found.Spec, m.Spec != nil), verdict(found.Test, m.Test != nil), found.Commit)
+		fmt.Fprintf(&text, "| [%s](#%s) | %s | %s | %s |\n", m.Name, m.Name, m.Breaks, verdict(found.Spec, m.Spec != nil), verdict(found.Test, m.Test != nil))
 	}
 	for _, m := range all {
 		found, ok := r[m.Name]
@@ -122,7 +127,7 @@ func (r results) report(all []mutations.Mutation) []byte {
 		fmt.Fprintf(&text, "\n## %s\n\n", m.Name)
 		for _, o := range []outcome{found.Spec, found.Test} {
 			if o.Name != "" {
-				fmt.Fprintf(&text, "- %s\n\n  ```\n  %s\n  ```\n", o.Name, strings.ReplaceAll(o.Message, "```", "'''"))
+				fmt.Fprintf(&text, "- %s (at %s)\n\n  ```\n  %s\n  ```\n", o.Name, o.Commit, strings.ReplaceAll(o.Message, "```", "'''"))
 			}
 		}
 	}
