@@ -54,10 +54,11 @@ images: build ## Write the OCI images of the three as archives into bin/images/ 
 ##@ Development
 
 .PHONY: generate check envtest test e2e clean
-generate: ## Generate deepcopy functions and the API reference.
+generate: ## Generate deepcopy functions, the API reference and the table of what the stories prove.
 	$(TOOL) controller-gen object paths=./pkg/apis/...
 	$(TOOL) crd-ref-docs --log-level=ERROR --source-path=pkg/apis/registry --renderer=markdown --output-path=docs/api-reference.md \
 	  --config=hack/apireference/config.yaml --templates-dir=hack/apireference/templates
+	go test ./test/e2e -count=1 -run '^TestDocument$$' -args -update
 
 check: shellcheck ## Formatting, vet, staticcheck, shellcheck, tidy modules, up-to-date generated files.
 	@.ci/check $(MODULES)
@@ -73,6 +74,7 @@ test: shellcheck ## Unit and integration tests with the race detector; no cluste
 	  case $$module in containerd-pull|promql) packages=./... ;; *) packages=tool ;; esac; \
 	  (cd hack/$$module && go build -trimpath -o /dev/null $$packages) || exit 1; \
 	done
+	go test -run '^Test(Document|MutationsNameSpecs)$$' ./test/e2e
 	CGO_ENABLED=1 go test -race -timeout 15m $$(go list ./... | grep -v -e /test/e2e -e /pkg/extension/lifecycle)
 	CGO_ENABLED=1 go test -race -timeout 30m ./pkg/extension/lifecycle
 

@@ -242,6 +242,7 @@ func TestErrors(t *testing.T) {
 		message            string
 	}{
 		{"other upstream", "GET", "/v2/a/manifests/v1?ns=ghcr.io", fakeCache{}, 404, oci.CodeNameUnknown, `this is a cache of docker.io, not of "ghcr.io"`},
+		{"part of another one's domain", "GET", "/v2/a/manifests/v1?ns=eu.docker.io", fakeCache{}, 404, oci.CodeNameUnknown, `this is a cache of docker.io, not of "eu.docker.io"`},
 		{"push", "PUT", "/v2/a/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "this registry can only be pulled from"},
 		{"upload", "POST", "/v2/a/blobs/uploads/", fakeCache{}, 405, oci.CodeUnsupported, "this registry can only be pulled from"},
 		{"delete", "DELETE", blobPath, fakeCache{}, 405, oci.CodeUnsupported, "this registry can only be pulled from"},
