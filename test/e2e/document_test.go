@@ -163,9 +163,10 @@ func specProof(specs types.SpecReports, name string) (file, text string, ok bool
 	if len(found) == 0 || several && len(found) == 1 {
 		return "", "", false
 	}
-	text = strings.TrimPrefix(prefix, found[0].ContainerHierarchyTexts[0]+" ")
+	containers := found[0].ContainerHierarchyTexts
+	text = strings.Join(append(slices.Clone(containers[1:]), found[0].LeafNodeText), ": ")
 	if several {
-		text += fmt.Sprintf(" … (%d)", len(found))
+		text = fmt.Sprintf("%s … (%d)", strings.TrimPrefix(prefix, containers[0]+" "), len(found))
 	}
 	return filepath.Base(found[0].FileName()), text, true
 }

@@ -26,10 +26,11 @@ const maxMessage = 400
 type copied struct {
 	dir, commit string
 	wrapper     []string
+	repairs     bool
 	used        bool // the cluster has a broken product
 }
 
-func newCopy(ctx context.Context, wrapper []string) (*copied, error) {
+func newCopy(ctx context.Context, wrapper []string, repairs bool) (*copied, error) {
 	commit, err := command(ctx, ".", nil, "git", "rev-parse", "--short=12", "HEAD")
 	if err != nil {
 		return nil, err
@@ -38,7 +39,7 @@ func newCopy(ctx context.Context, wrapper []string) (*copied, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &copied{dir: filepath.Join(dir, "checkout"), commit: strings.TrimSpace(string(commit)), wrapper: wrapper}
+	c := &copied{dir: filepath.Join(dir, "checkout"), commit: strings.TrimSpace(string(commit)), wrapper: wrapper, repairs: repairs}
 	if _, err := command(ctx, ".", nil, "git", "worktree", "add", "--detach", c.dir, c.commit); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -51,9 +52,9 @@ func (c *copied) remove() error {
 	return errors.Join(err, os.RemoveAll(filepath.Dir(c.dir)))
 }
 
-// repair installs the product of HEAD again, if a broken one was installed.
+// repair installs the product of HEAD again if a broken one was installed, unless it is wanted.
 func (c *copied) repair() error {
-	if !c.used {
+	if !c.used || !c.repairs {
 		return nil
 	}
 	_, err := command(context.Background(), c.dir, c.wrapper, "go", "run", "./test/testbed/cmd/testbed", "up")

@@ -40,6 +40,7 @@ func run(ctx context.Context) error {
 	wrapper := flag.String("exec", "", "a command, with arguments, that runs each command which uses the cluster; one that takes a lock, for example")
 	tests := flag.Bool("tests", true, "run the tests, which need no cluster")
 	specs := flag.Bool("specs", true, "run the specs on the cluster")
+	repair := flag.Bool("repair", true, "install the product of HEAD again at last, instead of leaving the broken one to look at")
 	report := flag.Bool("report", false, "only write the report of the results that are there")
 	flag.Parse()
 	selected, err := regexp.Compile(*pattern)
@@ -58,7 +59,7 @@ func run(ctx context.Context) error {
 		return results.writeReport(reportFile, all)
 	}
 
-	copied, err := newCopy(ctx, strings.Fields(*wrapper))
+	copied, err := newCopy(ctx, strings.Fields(*wrapper), *repair)
 	if err != nil {
 		return err
 	}
