@@ -78,6 +78,9 @@ func run(ctx context.Context) error {
 			return errors.Join(fmt.Errorf("mutation %s: %w", mutation.Name, err), copied.repair())
 		}
 		fmt.Printf("%s (%s)\n  test: %s\n  spec: %s\n", mutation.Name, mutation.Breaks, result.Test, result.Spec)
+		if !result.Test.ran() && !result.Spec.ran() {
+			continue // what would notice was left out
+		}
 		if !result.noticed() {
 			missed = append(missed, mutation.Name)
 		}

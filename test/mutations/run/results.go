@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/registry-cache/extension/test/mutations"
@@ -25,9 +26,11 @@ type outcome struct {
 	Seconds int `json:"seconds,omitempty"`
 }
 
+func (o outcome) ran() bool { return o.Name != "" }
+
 func (o outcome) String() string {
 	switch {
-	case o.Name == "":
+	case !o.ran():
 		return "not run"
 	case !o.Failed:
 		return fmt.Sprintf("%s: PASSED after %d s", o.Name, o.Seconds)
@@ -43,9 +46,11 @@ type result struct {
 	Spec outcome `json:"spec,omitzero"`
 }
 
-// noticed says that all that was run failed for the right reason.
+// noticed says that something was run, and all of it failed for the right reason.
 func (r result) noticed() bool {
-	return (r.Test.Name == "" || r.Test.Right) && (r.Spec.Name == "" || r.Spec.Right)
+	outcomes := []outcome{r.Test, r.Spec}
+	ran := slices.ContainsFunc(outcomes, outcome.ran)
+	return ran && !slices.ContainsFunc(outcomes, func(o outcome) bool { return o.ran() && !o.Right })
 }
 
 // results are the latest ones, by the name of the mutation.
@@ -68,10 +73,10 @@ func readResults(file string) (results, error) {
 // add replaces what is known about a mutation. What was not run this time keeps its outcome.
 func (r results) add(name string, latest result) {
 	before := r[name]
-	if latest.Spec.Name == "" {
+	if !latest.Spec.ran() {
 		latest.Spec = before.Spec
 	}
-	if latest.Test.Name == "" {
+	if !latest.Test.ran() {
 		latest.Test = before.Test
 	}
 	r[name] = latest
@@ -104,29 +109,25 @@ right reason: with the text that [mutations.yaml](../test/mutations/mutations.ya
 func (r results) report(all []mutations.Mutation) []byte {
 	var text bytes.Buffer
 	text.WriteString(introduction)
-	noticed, run := 0, 0
+	var stories, tests tally
 	for _, m := range all {
-		if found, ok := r[m.Name]; ok {
-			run++
-			if found.noticed() {
-				noticed++
-			}
-		}
+		stories.count(m.Spec != nil, r[m.Name].Spec)
+		tests.count(m.Test != nil, r[m.Name].Test)
 	}
-	fmt.Fprintf(&text, "Of %d mutations %d were made, and %d were noticed.\n\n", len(all), run, noticed)
+	fmt.Fprintf(&text, "%d mutations. Stories: %s. Tests: %s.\n\n", len(all), stories, tests)
 	text.WriteString("| mutation | what is broken | story | test |\n| --- | --- | --- | --- |\n")
 	for _, m := range all {
 		found := r[m.Name]
 		fmt.Fprintf(&text, "| [%s](#%s) | %s | %s | %s |\n", m.Name, m.Name, m.Breaks, verdict(found.Spec, m.Spec != nil), verdict(found.Test, m.Test != nil))
 	}
 	for _, m := range all {
-		found, ok := r[m.Name]
-		if !ok {
+		found := r[m.Name]
+		if !found.Spec.ran() && !found.Test.ran() {
 			continue
 		}
 		fmt.Fprintf(&text, "\n## %s\n\n", m.Name)
 		for _, o := range []outcome{found.Spec, found.Test} {
-			if o.Name != "" {
+			if o.ran() {
 				fmt.Fprintf(&text, "- %s (at %s)\n\n  ```\n  %s\n  ```\n", o.Name, o.Commit, strings.ReplaceAll(o.Message, "```", "'''"))
 			}
 		}
@@ -134,11 +135,31 @@ func (r results) report(all []mutations.Mutation) []byte {
 	return text.Bytes()
 }
 
+// tally counts what has to notice, what was run, and what has failed for the right reason.
+type tally struct{ wanted, run, right int }
+
+func (t *tally) count(wanted bool, o outcome) {
+	if !wanted {
+		return
+	}
+	t.wanted++
+	if o.ran() {
+		t.run++
+	}
+	if o.Right {
+		t.right++
+	}
+}
+
+func (t tally) String() string {
+	return fmt.Sprintf("%d have to notice, %d were run, %d failed for the right reason", t.wanted, t.run, t.right)
+}
+
 func verdict(o outcome, wanted bool) string {
 	switch {
 	case !wanted:
 		return ""
-	case o.Name == "":
+	case !o.ran():
 		return "not run"
 	case o.Right:
 		return fmt.Sprintf("fails, %d s", o.Seconds)
