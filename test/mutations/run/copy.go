@@ -22,6 +22,9 @@ import (
 // maxMessage is what is kept of a failure, in bytes.
 const maxMessage = 400
 
+// trimpath lets Go's build cache serve the copy, whose folder is another one each time.
+const trimpath = "-trimpath"
+
 // copied is a working tree of HEAD in which the product is broken.
 type copied struct {
 	dir, commit string
@@ -80,7 +83,7 @@ func (c *copied) try(ctx context.Context, m mutations.Mutation, tests, specs boo
 			return result{}, err
 		}
 	}
-	if _, err := command(ctx, c.dir, nil, "go", "build", "./cmd/...", "./pkg/..."); err != nil {
+	if _, err := command(ctx, c.dir, nil, "go", "build", trimpath, "./cmd/...", "./pkg/..."); err != nil {
 		return result{}, fmt.Errorf("it must compile: %w", err)
 	}
 	if m.Test != nil && tests {
@@ -99,7 +102,7 @@ func (c *copied) try(ctx context.Context, m mutations.Mutation, tests, specs boo
 // test runs a Go test that has to fail.
 func (c *copied) test(ctx context.Context, want mutations.Test) (outcome, error) {
 	began := time.Now()
-	output, err := command(ctx, c.dir, nil, "go", "test", "-count=1", "-timeout=5m", "-run", "^"+want.Name+"$", want.Package)
+	output, err := command(ctx, c.dir, nil, "go", "test", trimpath, "-count=1", "-timeout=5m", "-run", "^"+want.Name+"$", want.Package)
 	o := outcome{Name: want.Package + " " + want.Name, Commit: c.commit, Seconds: seconds(began)}
 	if err == nil {
 		return o, nil
@@ -117,7 +120,7 @@ func (c *copied) test(ctx context.Context, want mutations.Test) (outcome, error)
 // spec runs a spec that has to fail, on the cluster, which gets the broken product.
 func (c *copied) spec(ctx context.Context, want mutations.Spec) (outcome, error) {
 	binary, report := filepath.Join(c.dir, "e2e.test"), filepath.Join(c.dir, "report.json")
-	if _, err := command(ctx, c.dir, nil, "go", "test", "-c", "-o", binary, "./test/e2e"); err != nil {
+	if _, err := command(ctx, c.dir, nil, "go", "test", trimpath, "-c", "-o", binary, "./test/e2e"); err != nil {
 		return outcome{}, err
 	}
 	if err := os.Remove(report); err != nil && !errors.Is(err, os.ErrNotExist) {
