@@ -74,7 +74,7 @@ test: shellcheck ## Unit and integration tests with the race detector; no cluste
 	  case $$module in containerd-pull|promql) packages=./... ;; *) packages=tool ;; esac; \
 	  (cd hack/$$module && go build -trimpath -o /dev/null $$packages) || exit 1; \
 	done
-	go test -run '^Test(Document|MutationsNameSpecs)$$' ./test/e2e
+	go test -run '^Test(Document|SpecProof|MutationsNameSpecs)$$' ./test/e2e
 	CGO_ENABLED=1 go test -race -timeout 15m $$(go list ./... | grep -v -e /test/e2e -e /pkg/extension/lifecycle)
 	CGO_ENABLED=1 go test -race -timeout 30m ./pkg/extension/lifecycle
 

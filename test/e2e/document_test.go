@@ -192,3 +192,25 @@ func testFile(t *testing.T, pkg, name string) (file string, ok bool) {
 	}
 	return "", false
 }
+
+func TestSpecProof(t *testing.T) {
+	spec := func(file, leaf string, containers ...string) types.SpecReport {
+		return types.SpecReport{ContainerHierarchyTexts: containers, LeafNodeText: leaf, LeafNodeLocation: types.CodeLocation{FileName: "/somewhere/" + file}}
+	}
+	specs := types.SpecReports{
+		spec("story_a_test.go", "once", "A user", "pulls"), spec("story_a_test.go", "twice", "A user", "pulls"), spec("story_b_test.go", "leaves", "A user"),
+	}
+	for name, want := range map[string]string{
+		"A user pulls once": "story_a_test.go pulls: once",
+		"A user pulls …":    "story_a_test.go pulls … (2)",
+		"A user leaves":     "story_b_test.go leaves",
+		"A user leaves …":   "", // one alone is not several
+		"A user pulls":      "",
+		"A user":            "",
+	} {
+		file, text, ok := specProof(specs, name)
+		if ok != (want != "") || ok && file+" "+text != want {
+			t.Errorf("%q: %q %q %t, want %q", name, file, text, ok, want)
+		}
+	}
+}
