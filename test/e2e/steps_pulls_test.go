@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +25,9 @@ type pullRecord struct {
 	took  time.Duration
 	err   error
 }
+
+// maxPulls bounds pulls on a node that end by end.
+const maxPulls = 1000
 
 // pulls are pulls that go on while something happens.
 type pulls struct {
@@ -137,6 +141,20 @@ func expectPulled(what string, limit time.Duration, records []pullRecord) {
 	}
 }
 
+// expectNoneFailed fails for pulls that failed, however long they took, and reports the durations.
+func expectNoneFailed(what string, records []pullRecord) {
+	GinkgoHelper()
+	expectPulled(what, time.Duration(math.MaxInt64), records)
+}
+
+// newOf returns what startPulls takes for images of the registry that nobody has seen before.
+func newOf(host string) func(context.Context, int) (string, error) {
+	return func(ctx context.Context, _ int) (string, error) {
+		image, err := makeSample(ctx, host, small)
+		return image.tag, err
+	}
+}
+
 // describePulls returns the distribution of the durations, and the slow ones with the second in which they began.
 func describePulls(records []pullRecord, limit time.Duration) string {
 	if len(records) == 0 {
@@ -146,7 +164,11 @@ func describePulls(records []pullRecord, limit time.Duration) string {
 	sorted := slices.SortedFunc(slices.Values(records), func(a, b pullRecord) int { return int(a.took - b.took) })
 	at := func(share int) time.Duration { return sorted[(len(sorted)-1)*share/100].took.Round(time.Millisecond) }
 	var text strings.Builder
-	fmt.Fprintf(&text, "%d pulls: p50 %s, p90 %s, max %s (limit %s); slowest:", len(records), at(50), at(90), at(100), limit)
+	fmt.Fprintf(&text, "%d pulls: p50 %s, p90 %s, max %s", len(records), at(50), at(90), at(100))
+	if limit < math.MaxInt64 {
+		fmt.Fprintf(&text, " (limit %s)", limit)
+	}
+	text.WriteString("; slowest:")
 	for _, record := range sorted[max(0, len(sorted)-3):] {
 		fmt.Fprintf(&text, " %s at +%.0f s on %s,", record.took.Round(time.Millisecond), record.start.Sub(first).Seconds(), record.node)
 	}

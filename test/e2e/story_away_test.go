@@ -65,7 +65,7 @@ var _ = Describe("Pulls go on", Ordered, Label("away", "long"), func() {
 	// during pulls on both workers before, while and after something happens, and expects all pulls to succeed.
 	during := func(ctx context.Context, what string, limit time.Duration, happens func(going *pulls)) {
 		GinkgoHelper()
-		going := startPulls(ctx, 1000, next, workers()...)
+		going := startPulls(ctx, maxPulls, next, workers()...)
 		going.waitForMore(ctx, 2)
 		happens(going)
 		records := going.end()
@@ -151,7 +151,7 @@ var _ = Describe("Pulls go on", Ordered, Label("away", "long"), func() {
 
 	DescribeTable("of what is cached while the upstream",
 		func(ctx context.Context, limit time.Duration, fault upstream.Fault) {
-			going := startPulls(ctx, 1000, func(_ context.Context, n int) (string, error) {
+			going := startPulls(ctx, maxPulls, func(_ context.Context, n int) (string, error) {
 				return []string{warm.tag, warm.digest}[n%2], nil
 			}, workers()...)
 			going.waitForMore(ctx, 2)

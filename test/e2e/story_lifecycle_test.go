@@ -81,7 +81,7 @@ var _ = Describe("Caches outlive", Ordered, Label("lifecycle"), func() {
 			return found
 		}
 		before, deleted := checksums(), service(ctx)
-		going := startPulls(ctx, 1000, next, workers()...)
+		going := startPulls(ctx, maxPulls, next, workers()...)
 		going.waitForMore(ctx, 1)
 		for range 3 {
 			last := service(ctx)
@@ -100,7 +100,7 @@ var _ = Describe("Caches outlive", Ordered, Label("lifecycle"), func() {
 	}, SpecTimeout(5*time.Minute))
 
 	It("the loss of one of their two pods", func(ctx context.Context) {
-		going := startPulls(ctx, 1000, next, workers()...)
+		going := startPulls(ctx, maxPulls, next, workers()...)
 		going.waitForMore(ctx, 1)
 		pod := &corev1.Pod{}
 		Expect(kube.Get(ctx, inKubeSystem(name+"-1"), pod)).To(Succeed())
@@ -126,7 +126,7 @@ var _ = Describe("Caches outlive", Ordered, Label("lifecycle"), func() {
 
 	It("the migration of the control plane: nothing in the Shoot is touched, and the other Seed takes it over", func(ctx context.Context) {
 		pod, address := cachePod(ctx, upstreamHost), service(ctx).Spec.ClusterIP
-		going := startPulls(ctx, 1000, next, workers()...)
+		going := startPulls(ctx, maxPulls, next, workers()...)
 		going.waitForMore(ctx, 1)
 
 		By("letting go")

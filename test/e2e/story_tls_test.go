@@ -10,7 +10,6 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
-	"github.com/registry-cache/extension/test/testbed/images"
 	"github.com/registry-cache/extension/test/testbed/pull"
 	"github.com/registry-cache/extension/test/testbed/shoot"
 )
@@ -71,29 +70,35 @@ var _ = Describe("Nodes speak https to the caches", Ordered, Label("tls"), func(
 		}
 	}, SpecTimeout(3*time.Minute))
 
-	It("go on pulling while https is switched off and on again", func(ctx context.Context) {
-		stop := pullContinuously(ctx, workers()[0])
+	It("go on pulling while https is switched off and on again, and the cache keeps what it has", func(ctx context.Context) {
+		kept := newSample(ctx, "docker.io", small)
+		_, err := pull.Measured(ctx, tb.Upstream, workers()[1], kept.tag)
+		Expect(err).NotTo(HaveOccurred())
+		before := markUpstream(ctx)
+		going := startPulls(ctx, maxPulls, newOf("docker.io"), workers()[0])
 		for _, tls := range []bool{false, true} {
 			apply(ctx, tls)
 			Expect(result.Status.CASecretName != nil).To(Equal(tls))
 			Expect(strings.HasPrefix(endpoint(result, "docker.io"), "https://")).To(Equal(tls))
 			usedBy(ctx)
-			craneLayers(ctx, nodes[0], result, images.TinyDocker)
-			outcome, err := pull.Measured(ctx, tb.Upstream, workers()[1], images.TinyDocker)
+			for _, layer := range craneLayers(ctx, nodes[0], result, kept.tag) {
+				Expect(blobTransfers(ctx, before)).NotTo(HaveKey(layer))
+			}
+			Expect(pull.Remove(ctx, workers()[1], kept.tag)).To(Succeed())
+			took, err := pull.Image(ctx, workers()[1], kept.tag)
 			Expect(err).NotTo(HaveOccurred())
-			Expect(outcome.Duration).To(BeNumerically("<", 10*time.Second))
+			Expect(took).To(BeNumerically("<", 10*time.Second))
 		}
-		pulls, failure := stop()
-		Expect(failure).NotTo(HaveOccurred())
-		Expect(pulls).To(BeNumerically(">", 10))
-		AddReportEntry("pulls while https was switched off and on", pulls)
+		records := going.end()
+		expectNoneFailed("pulls while https was switched off and on", records)
+		Expect(len(records)).To(BeNumerically(">", 10))
 	}, SpecTimeout(6*time.Minute))
 
 	It("never lose the cache while the CA is rotated", func(ctx context.Context) {
 		before := caBundle(ctx, result)
 		usedBy(ctx)
 		began := time.Now()
-		stop := pullContinuously(ctx, workers()[0])
+		going := startPulls(ctx, maxPulls, newOf("docker.io"), workers()[0])
 		for _, phase := range []gardencorev1beta1.CredentialsRotationPhase{
 			gardencorev1beta1.RotationPreparing, gardencorev1beta1.RotationPrepared, gardencorev1beta1.RotationCompleting, gardencorev1beta1.RotationCompleted,
 		} {
@@ -112,10 +117,9 @@ var _ = Describe("Nodes speak https to the caches", Ordered, Label("tls"), func(
 			WithContext(ctx).WithTimeout(3 * time.Minute).WithPolling(time.Second).Should(Succeed())
 		craneLayers(ctx, nodes[0], result, newImage(ctx, "docker.io"))
 
-		pulls, failure := stop()
-		Expect(failure).NotTo(HaveOccurred())
-		Expect(pulls).To(BeNumerically(">", 10))
-		AddReportEntry("pulls while the CA was rotated", pulls)
+		records := going.end()
+		expectNoneFailed("pulls while the CA was rotated", records)
+		Expect(len(records)).To(BeNumerically(">", 10))
 		for _, node := range nodes {
 			Expect(unitLog(ctx, node, began)).To(BeEmpty(), "the unit of %s has something to report", node.Name)
 			bundle, err := node.Run(ctx, nil, "cat", "/var/lib/registry-cache/ca.pem")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -14,9 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/registry-cache/extension/test/testbed/images"
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
-	"github.com/registry-cache/extension/test/testbed/pull"
 	"github.com/registry-cache/extension/test/testbed/shoot"
 )
 
@@ -81,51 +78,6 @@ func probe(ctx context.Context, node kindcluster.Node, result *shoot.Result, sch
 		return fmt.Errorf("GET %s answered %s", request.URL, response.Status)
 	}
 	return nil
-}
-
-// maxPulls bounds pullContinuously.
-const maxPulls = 1000
-
-// pullContinuously pulls new images of docker.io on the node, one after the other, until stop is called, which returns
-// how many there were and what went wrong.
-func pullContinuously(ctx context.Context, node kindcluster.Node) (stop func() (pulls int, failure error)) {
-	ctx, cancel := context.WithCancel(ctx)
-	stopping, stopped := make(chan struct{}), make(chan struct{})
-	pulls := 0
-	var failures []error
-	go func() {
-		defer close(stopped)
-		for pulls = 0; pulls < maxPulls; pulls++ {
-			select {
-			case <-stopping:
-				return
-			case <-ctx.Done():
-				return
-			default:
-			}
-			seed := time.Now().UnixNano()
-			reference := fmt.Sprintf("docker.io/e2e/continuous:%d", seed)
-			if _, err := tb.Upstream.Generate(ctx, reference, images.Spec{Seed: uint64(seed), LayerSizes: []int64{64 << 10, 1 << 10}}); err != nil {
-				failures = append(failures, err)
-				return
-			}
-			if _, err := pull.Image(ctx, node, reference); err != nil {
-				failures = append(failures, fmt.Errorf("at %s: %w", time.Now().Format(time.RFC3339Nano), err))
-			}
-		}
-	}()
-	ended := false
-	stop = func() (int, error) {
-		if !ended {
-			ended = true
-			close(stopping)
-			<-stopped
-			cancel()
-		}
-		return pulls, errors.Join(failures...)
-	}
-	DeferCleanup(func() { _, _ = stop() })
-	return stop
 }
 
 // unitLog returns what the unit on the node has reported since a moment.
