@@ -12,6 +12,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/registry-cache/extension/hack/ociimage"
 	"github.com/registry-cache/extension/test/testbed/host"
@@ -133,6 +134,33 @@ func TestCluster(t *testing.T) {
 			t.Errorf("containerd was restarted for known roots: %v, then %v", once, again)
 		}
 	})
+	step(t, "a worker joins and leaves", func(t *testing.T) {
+		added, err := cluster.AddWorker(ctx, progress)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := testCluster + "-worker3"; added.Name != want || len(nodes(t)) != 4 {
+			t.Errorf("%s has joined as one of %d, want %s as one of 4", added.Name, len(nodes(t)), want)
+		}
+		verify(t)
+		for range 2 { // what does not exist is no error
+			if err := cluster.RemoveWorker(ctx, progress, added); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mustKnow(t, cluster, nodes(t), 3)
+		if err := cluster.RemoveWorker(ctx, progress, nodes(t)[1]); err == nil || !strings.Contains(err.Error(), "as it was made") {
+			t.Errorf("removing a worker that was not added: %v", err)
+		}
+	})
+	step(t, "a worker that an interrupted run has added is removed", func(t *testing.T) {
+		if _, err := cluster.AddWorker(ctx, progress); err != nil {
+			t.Fatal(err)
+		}
+		ensure(t, options)
+		mustKnow(t, cluster, nodes(t), 3)
+		verify(t)
+	})
 	step(t, "Verify sees what is broken, and Ensure repairs it", func(t *testing.T) {
 		all := nodes(t)
 		nodeRun(t, all[1], "ip", "link", "delete", "testbed")
@@ -199,6 +227,26 @@ func TestCluster(t *testing.T) {
 			t.Error("a removed cluster was opened")
 		}
 	})
+}
+
+// mustKnow expects as many containers of nodes, nodes in the API, and volumes.
+func mustKnow(t *testing.T, c *Cluster, nodes []Node, want int) {
+	t.Helper()
+	client, err := c.client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, err := client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	volumes, err := c.volumes(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(nodes) != want || len(known.Items) != want || c.engine.Name == host.Podman && len(volumes) != want {
+		t.Errorf("%d containers, %d nodes in the API and %d volumes, want %d of each", len(nodes), len(known.Items), len(volumes), want)
+	}
 }
 
 // step runs a part of the test and ends the test if it failed: the next ones build on it.

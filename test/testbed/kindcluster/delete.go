@@ -37,6 +37,11 @@ func (c *Cluster) removeNodes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return c.remove(ctx, containers, volumes)
+}
+
+// remove removes containers of nodes, and the volumes.
+func (c *Cluster) remove(ctx context.Context, containers []container, volumes []string) error {
 	// Only while the files exist can it be told whose a loop device is.
 	loops, err := c.loopDevices(ctx, volumes)
 	if err != nil {
@@ -52,22 +57,33 @@ func (c *Cluster) removeNodes(ctx context.Context) error {
 			command = append(command, container.Name)
 		}
 		if _, err := c.engine.Run(ctx, nil, command...); err != nil {
-			return fmt.Errorf("removing the nodes of cluster %q: %w", c.name, err)
+			return fmt.Errorf("removing nodes of cluster %q: %w", c.name, err)
 		}
 	}
-	if left, err := c.volumes(ctx, nil); err != nil {
+	left, err := c.existing(ctx, volumes)
+	if err != nil {
 		return err
-	} else if len(left) > 0 {
+	}
+	if len(left) > 0 {
 		if _, err := c.engine.Run(ctx, nil, append([]string{"volume", "rm", "--force"}, left...)...); err != nil {
-			return fmt.Errorf("removing the volumes of cluster %q: %w", c.name, err)
+			return fmt.Errorf("removing volumes of cluster %q: %w", c.name, err)
 		}
 	}
 	return detach(loops)
 }
 
-// volumes returns the names of the volumes that belong to nodes of the cluster: those mounted into the containers, and
-// under podman those that kind has labelled with the name of a node, mounted or not yet.
-func (c *Cluster) volumes(ctx context.Context, containers []container) ([]string, error) {
+// existing returns those of the volumes that were not removed with their containers.
+func (c *Cluster) existing(ctx context.Context, volumes []string) ([]string, error) {
+	out, err := c.engine.Run(ctx, nil, "volume", "ls", "--format", "{{.Name}}")
+	if err != nil {
+		return nil, fmt.Errorf("listing volumes: %w", err)
+	}
+	all := strings.Fields(string(out))
+	return slices.DeleteFunc(slices.Clone(volumes), func(name string) bool { return !slices.Contains(all, name) }), nil
+}
+
+// mounted returns the names of the volumes that are mounted into the containers.
+func mounted(containers []container) []string {
 	var volumes []string
 	for _, container := range containers {
 		for _, mount := range container.Mounts {
@@ -76,6 +92,13 @@ func (c *Cluster) volumes(ctx context.Context, containers []container) ([]string
 			}
 		}
 	}
+	return volumes
+}
+
+// volumes returns the names of the volumes that belong to nodes of the cluster: those mounted into the containers, and
+// under podman those that kind has labelled with the name of a node, mounted or not yet.
+func (c *Cluster) volumes(ctx context.Context, containers []container) ([]string, error) {
+	volumes := mounted(containers)
 	out, err := c.engine.Run(ctx, nil, "volume", "ls", "--format", "{{.Name}}\t{{.Labels}}")
 	if err != nil {
 		return nil, fmt.Errorf("listing volumes: %w", err)

@@ -94,6 +94,9 @@ func Ensure(ctx context.Context, e *host.Engine, p *workspace.Progress, o Option
 	if err != nil {
 		return nil, err
 	}
+	if containers, err = c.removeAdded(ctx, containers); err != nil {
+		return nil, err
+	}
 	started, err := c.startStopped(ctx, containers)
 	if err != nil {
 		return nil, err
@@ -176,6 +179,9 @@ func (c *Cluster) settle(ctx context.Context, p *workspace.Progress) error {
 	}
 	joined, err := waitForNodes(ctx, client, containers)
 	if err != nil {
+		return err
+	}
+	if joined, err = forgetNodes(ctx, client, joined, containers); err != nil {
 		return err
 	}
 	nodes := make([]Node, len(containers))
