@@ -9,9 +9,11 @@ const (
 	// OpsToolbelt has the shape of the large one: ten layers, 240 MB. One manifest and ten layers at three downloads
 	// at a time are the six requests of 30 s that its 3 min 10 s against a dead address are made of.
 	OpsToolbelt = "eu.gcr.io/gardener-project/gardener/ops-toolbelt:0.18.0"
-	// SampleGHCR and SampleQuay run a program that prints one line and waits for a signal.
+	// SampleGHCR, SampleQuay and SampleKubernetes run a program that prints one line and waits for a signal.
 	SampleGHCR = "ghcr.io/registry-cache/sample:v1"
 	SampleQuay = "quay.io/registry-cache/sample:v1"
+	// SampleKubernetes is from the registry of the cluster's own images.
+	SampleKubernetes = "registry.k8s.io/registry-cache/sample:v1"
 	// TinyDocker, TinyGHCR and TinyQuay are one layer of 64 KiB, for what is about requests and not about bytes.
 	TinyDocker = "docker.io/registrycache/tiny:v1"
 	TinyGHCR   = "ghcr.io/registry-cache/tiny:v1"
@@ -35,7 +37,7 @@ func Catalogue(program string) []Entry {
 		{TinyQuay, image(Spec{Seed: 13, LayerSizes: []int64{64 << 10}})},
 	}
 	if program != "" {
-		for _, reference := range []string{SampleGHCR, SampleQuay} {
+		for _, reference := range []string{SampleGHCR, SampleQuay, SampleKubernetes} {
 			entries = append(entries, Entry{reference, func() (Artifact, error) { return Runnable(program, reference) }})
 		}
 	}

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/registry-cache/extension/test/testbed/images"
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
@@ -36,6 +38,7 @@ func run(ctx context.Context, args []string, out io.Writer, catalogue func(progr
 	caDir := flags.String("ca-dir", "/ca", "`folder` with ca.crt and ca.key, made if missing")
 	listen := flags.String("listen", ":443", "`address` of the registry, https")
 	admin := flags.String("admin", ":8080", "`address` of the admin API, http")
+	proxy := flags.String("proxy", "", "`address` of a forward proxy that leads to the registry, http; without it there is none")
 	sample := flags.String("sample", "", "static `program` for the sample images; without it there are none")
 	tokenHosts := flags.String("token-hosts", "", "comma-separated registry `hosts` that demand a bearer token")
 	if err := flags.Parse(args); err != nil {
@@ -65,12 +68,28 @@ func run(ctx context.Context, args []string, out io.Writer, catalogue func(progr
 		return err
 	}
 	defer adminListener.Close()
+	var proxyListener net.Listener
+	if *proxy != "" {
+		if proxyListener, err = net.Listen("tcp", *proxy); err != nil {
+			return err
+		}
+		defer proxyListener.Close()
+	}
 	if err := load(ctx, server, catalogue(*sample), logger); err != nil {
 		return err
 	}
 	logger.Info("Serving", "registry", dataListener.Addr().String(), "admin", adminListener.Addr().String())
 	defer logger.Info("Stopped")
-	return server.Serve(ctx, ca, dataListener, adminListener)
+	group, ctx := errgroup.WithContext(ctx)
+	if proxyListener != nil {
+		_, port, err := net.SplitHostPort(dataListener.Addr().String())
+		if err != nil {
+			return err
+		}
+		group.Go(func() error { return upstream.ServeProxy(ctx, proxyListener, net.JoinHostPort("localhost", port)) })
+	}
+	group.Go(func() error { return server.Serve(ctx, ca, dataListener, adminListener) })
+	return group.Wait()
 }
 
 func load(ctx context.Context, server *upstream.Server, catalogue []images.Entry, logger *slog.Logger) error {

@@ -27,6 +27,8 @@ const (
 	trustName = Name
 	// adminPort is the port of the admin API, reachable from the host at the container's address.
 	adminPort = "8080"
+	// ProxyPort is the port of a forward proxy beside the registry, at whose address it is, see upstream.ServeProxy.
+	ProxyPort = "3128"
 	// ownLabel marks container and image as ours; the value of the container's is its fingerprint.
 	ownLabel = "registry-cache.testbed.upstream"
 	// startTimeout bounds the wait for the catalogue to be generated, which takes about 1.2 s.
@@ -37,7 +39,7 @@ const (
 // programArgs returns the program's arguments. Docker Hub and ghcr.io demand a token for every pull; quay.io stands for
 // the registries that do not, for public images.
 func programArgs() []string {
-	return []string{"--sample", samplePath, "--token-hosts", "docker.io,ghcr.io"}
+	return []string{"--sample", samplePath, "--token-hosts", "docker.io,ghcr.io", "--proxy", ":" + ProxyPort}
 }
 
 // state is what docker and podman tell alike about a container.
