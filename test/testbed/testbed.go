@@ -58,20 +58,28 @@ func Up(ctx context.Context, progress *workspace.Progress, o Options) (*Testbed,
 	if err != nil {
 		return nil, err
 	}
-	if err := volumes.Install(ctx, cluster, progress); err != nil {
+	tb := &Testbed{Cluster: cluster, Upstream: client}
+	if err := tb.Equip(ctx, progress); err != nil {
 		return nil, err
 	}
-	if err := gardener.Install(ctx, cluster, progress); err != nil {
-		return nil, err
+	return tb, nil
+}
+
+// Equip puts on the nodes of the cluster, and into its API, what Up does: volumes, Gardener's components, and the product
+// with its default options. It changes only what is missing or different: a node that has joined gets all of it, once it
+// resolves and trusts the upstream (container.Ensure).
+func (t *Testbed) Equip(ctx context.Context, progress *workspace.Progress) error {
+	if err := volumes.Install(ctx, t.Cluster, progress); err != nil {
+		return err
+	}
+	if err := gardener.Install(ctx, t.Cluster, progress); err != nil {
+		return err
 	}
 	roots, err := container.CACertificate()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := product.Install(ctx, cluster, progress, product.Options{CABundle: roots}); err != nil {
-		return nil, err
-	}
-	return &Testbed{Cluster: cluster, Upstream: client}, nil
+	return product.Install(ctx, t.Cluster, progress, product.Options{CABundle: roots})
 }
 
 // Open returns the testbed that is running; an error that says "make kind-up" where there is none.
