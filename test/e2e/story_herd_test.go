@@ -1,0 +1,126 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/registry-cache/extension/test/testbed/containerdpull"
+	"github.com/registry-cache/extension/test/testbed/images"
+	"github.com/registry-cache/extension/test/testbed/kindcluster"
+	"github.com/registry-cache/extension/test/testbed/pull"
+	"github.com/registry-cache/extension/test/testbed/upstream"
+)
+
+// simulatedNodes pull beside the real ones, with the code of containerd and the hosts.toml of a real node.
+const simulatedNodes = 30
+
+// herdProgram is where the pull code of containerd is on a node.
+const herdProgram = "/usr/local/bin/e2e-containerd-pull"
+
+// A pool is scaled up: all new nodes pull the same image in the same moment.
+var _ = Describe("When many nodes pull one image at once", Ordered, Label("herd"), func() {
+	BeforeAll(func(ctx context.Context) {
+		built, err := containerdpull.Build(ctx, "containerd-v2", GinkgoT().TempDir())
+		Expect(err).NotTo(HaveOccurred())
+		program, err := os.ReadFile(string(built))
+		Expect(err).NotTo(HaveOccurred())
+		Expect(nodes[0].WriteFile(ctx, herdProgram, 0o755, program)).To(Succeed())
+		DeferCleanup(func(ctx context.Context) {
+			_, err := nodes[0].Run(ctx, nil, "rm", "-f", herdProgram)
+			Expect(err).NotTo(HaveOccurred())
+		}, NodeTimeout(time.Minute))
+	}, NodeTimeout(4*time.Minute))
+
+	It("33 nodes get 500 MiB that no cache has, and the upstream sends each byte once", func(ctx context.Context) {
+		startShoot(ctx, shootOf("v1alpha3", "- upstream: docker.io\n  volume:\n    size: 2Gi"))
+		image := newSample(ctx, "docker.io", images.Spec{LayerSizes: []int64{200 << 20, 150 << 20, 100 << 20, 50 << 20}})
+		mark := markUpstream(ctx)
+		herd := startHerd(ctx, image, nodes...)
+		herd.expectAll(ctx, image)
+		Expect(requestsOfNodes(ctx, mark)).To(BeEmpty())
+		for digest, count := range blobTransfers(ctx, mark) {
+			Expect(count).To(Equal(1), "transfers of %s", digest)
+		}
+		Expect(sentBlobs(ctx, mark)).To(Equal(herd.report.Clients[0].Bytes), "bytes that the upstream has sent")
+		AddReportEntry("bytes of the image and from the upstream", fmt.Sprint(herd.report.Clients[0].Bytes))
+		// The time of BeforeAll counts, which may have to build the program.
+	}, SpecTimeout(10*time.Minute))
+})
+
+// herd are pulls of one image at once.
+type herd struct {
+	running sync.WaitGroup
+	report  containerdpull.Report // of the simulated nodes
+	failure error
+	real    *pulls
+}
+
+// startHerd lets the simulated nodes, which share the network of the control plane, and the real ones pull the image.
+func startHerd(ctx context.Context, image sample, on ...kindcluster.Node) *herd {
+	GinkgoHelper()
+	for _, node := range on {
+		Expect(pull.Remove(ctx, node, image.tag)).To(Succeed())
+	}
+	h := &herd{}
+	ctx, cancel := context.WithCancel(ctx)
+	h.running.Go(func() {
+		out, err := nodes[0].Run(ctx, nil, herdProgram, "--hosts", pull.HostsDir, "--clients", strconv.Itoa(simulatedNodes),
+			"--discard", "--platform", "linux/"+runtime.GOARCH, "--timeout", "5m", image.tag)
+		h.failure = errors.Join(err, json.Unmarshal(out, &h.report))
+	})
+	h.real = startPulls(ctx, 1, func(context.Context, int) (string, error) { return image.tag, nil }, on...)
+	DeferCleanup(func() {
+		cancel()
+		h.running.Wait()
+	})
+	return h
+}
+
+// expectAll waits until all have ended, and expects all of them to have the image.
+func (h *herd) expectAll(ctx context.Context, image sample) {
+	GinkgoHelper()
+	expectNoneFailed("real nodes", h.real.wait(ctx))
+	simulated := make(chan struct{})
+	go func() {
+		h.running.Wait()
+		close(simulated)
+	}()
+	Eventually(simulated).WithContext(ctx).WithTimeout(5 * time.Minute).Should(BeClosed())
+	Expect(h.failure).NotTo(HaveOccurred())
+	Expect(h.report.Clients).To(HaveLen(simulatedNodes))
+	Expect(h.report.Err()).NotTo(HaveOccurred())
+	_, digest, _ := strings.Cut(image.digest, "@")
+	for _, c := range h.report.Clients {
+		Expect(c.Digest).To(Equal(digest))
+		Expect(c.Bytes).To(Equal(h.report.Clients[0].Bytes))
+	}
+	AddReportEntry("simulated nodes", fmt.Sprintf("%d pulled %d MiB each in %.1f s with %s of containerd %s", simulatedNodes,
+		h.report.Clients[0].Bytes>>20, h.report.Seconds, path.Base(herdProgram), h.report.Containerd))
+}
+
+// sentBlobs returns the bytes of blobs that the upstream has sent since the mark.
+func sentBlobs(ctx context.Context, mark int64) int64 {
+	GinkgoHelper()
+	requests, err := tb.Upstream.Requests(ctx, mark)
+	Expect(err).NotTo(HaveOccurred())
+	var sum int64
+	for _, request := range requests {
+		if request.Kind == upstream.Blob && request.Method == http.MethodGet {
+			sum += request.Bytes
+		}
+	}
+	return sum
+}
