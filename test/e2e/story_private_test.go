@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"path"
-	"strings"
 	"time"
 
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
@@ -36,7 +35,7 @@ var _ = Describe("A Shoot owner caches a private registry", Ordered, Label("priv
 		DeferCleanup(func(ctx context.Context) { Expect(tb.Upstream.Protect(ctx)).To(Succeed()) }, NodeTimeout(time.Minute))
 		private(ctx, "one", "")
 		for name, password := range map[string]string{"e2e-wrong": "none", "e2e-one": "one", "e2e-two": "two"} {
-			createCredentials(ctx, name, username, password)
+			createSecret(ctx, name, map[string]string{"username": username, "password": password})
 		}
 		result = startShoot(ctx, privateShoot("e2e-wrong"))
 	}, NodeTimeout(8*time.Minute))
@@ -90,18 +89,16 @@ var _ = Describe("A Shoot owner caches a private registry", Ordered, Label("priv
 
 // privateShoot is a Shoot with a cache of quay.io that has the credentials of a Secret.
 func privateShoot(secret string) []byte {
-	manifest := string(shootOf("v1alpha3", "- upstream: quay.io\n  volume:\n    size: 1Gi\n  secretReferenceName: credentials"))
-	resources := "spec:\n  resources:\n  - name: credentials\n    resourceRef:\n      apiVersion: v1\n      kind: Secret\n      name: " + secret + "\n"
-	return []byte(strings.Replace(manifest, "spec:\n", resources, 1))
+	return withResource(shootOf("v1alpha3", "- upstream: quay.io\n  volume:\n    size: 1Gi\n  secretReferenceName: credentials"), "credentials", secret)
 }
 
-// createCredentials makes a Secret as the owner of a Shoot does, until the container ends.
-func createCredentials(ctx context.Context, name, username, password string) {
+// createSecret makes a Secret as the owner of a Shoot does, until the container ends.
+func createSecret(ctx context.Context, name string, data map[string]string) {
 	GinkgoHelper()
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "garden-dev", Name: name},
 		Immutable:  new(true),
-		StringData: map[string]string{"username": username, "password": password},
+		StringData: data,
 	}
 	Expect(client.IgnoreNotFound(kube.Delete(ctx, secret.DeepCopy()))).To(Succeed())
 	Eventually(func() error { return kube.Create(ctx, secret.DeepCopy()) }).WithContext(ctx).Should(Succeed())
