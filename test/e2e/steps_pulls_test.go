@@ -77,9 +77,26 @@ func pullNext(ctx context.Context, node kindcluster.Node, n int, next func(conte
 	record.start = time.Now()
 	_, record.err = pull.Image(ctx, node, record.reference)
 	record.took = time.Since(record.start)
+	if record.err == nil {
+		record.err = checkDigest(ctx, node, record.reference)
+	}
 	// What is not removed would fill the disk of a laptop.
 	record.err = errors.Join(record.err, pull.Remove(ctx, node, record.reference))
 	return record
+}
+
+// checkDigest fails if a tag of makeSample names something else on the node than what was made. containerd itself has
+// verified everything behind the digest.
+func checkDigest(ctx context.Context, node kindcluster.Node, tag string) error {
+	made, ok := madeSamples.Load(tag)
+	if !ok {
+		return nil
+	}
+	got, err := pull.Digest(ctx, node, tag)
+	if err == nil && got != made {
+		err = fmt.Errorf("%s on %s is %q, and the upstream has %s", tag, node.Name, got, made)
+	}
+	return err
 }
 
 func (p *pulls) add(record pullRecord) {

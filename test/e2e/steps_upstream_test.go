@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -41,6 +42,9 @@ func newSample(ctx context.Context, host string, shape images.Spec) sample {
 	return made
 }
 
+// madeSamples has the digests of what makeSample made, by tag.
+var madeSamples sync.Map
+
 func makeSample(ctx context.Context, host string, shape images.Spec) (sample, error) {
 	now := time.Now().UnixNano()
 	repository := host + "/e2e/sample"
@@ -49,6 +53,9 @@ func makeSample(ctx context.Context, host string, shape images.Spec) (sample, er
 		shape.Seed = uint64(now)
 	}
 	digest, err := tb.Upstream.Generate(ctx, tag, shape)
+	if err == nil {
+		madeSamples.Store(tag, digest)
+	}
 	return sample{tag: tag, digest: repository + "@" + digest}, err
 }
 

@@ -67,6 +67,16 @@ func Remove(ctx context.Context, node kindcluster.Node, reference string) error 
 	return nil
 }
 
+// Digest returns the digest of the manifest or index that the image stands for on the node, "sha256:<hex>"; "" if the
+// node does not have it.
+func Digest(ctx context.Context, node kindcluster.Node, reference string) (string, error) {
+	found, err := list(ctx, node, "name=="+reference)
+	if err != nil || len(found) == 0 {
+		return "", err
+	}
+	return found[0].digest, nil
+}
+
 // named is a name of an image on a node, and the digest of the manifest or index that it stands for.
 type named struct{ name, digest string }
 
