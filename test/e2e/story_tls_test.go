@@ -88,10 +88,9 @@ var _ = Describe("Nodes speak https to the caches", Ordered, Label("tls"), func(
 			took, err := pull.Image(ctx, workers()[1], kept.tag)
 			Expect(err).NotTo(HaveOccurred())
 			Expect(took).To(BeNumerically("<", 10*time.Second))
+			going.waitForMore(ctx, 2)
 		}
-		records := going.end()
-		expectNoneFailed("pulls while https was switched off and on", records)
-		Expect(len(records)).To(BeNumerically(">", 10))
+		expectNoneFailed("pulls while https was switched off and on", going.end())
 	}, SpecTimeout(6*time.Minute))
 
 	It("never lose the cache while the CA is rotated", func(ctx context.Context) {
@@ -107,6 +106,7 @@ var _ = Describe("Nodes speak https to the caches", Ordered, Label("tls"), func(
 			if phase == gardencorev1beta1.RotationPreparing {
 				Expect(caBundle(ctx, result)).To(And(ContainSubstring(strings.TrimSpace(before)), Not(Equal(before))), "nodes must trust both CAs")
 			}
+			going.waitForMore(ctx, 2)
 		}
 		after := caBundle(ctx, result)
 		Expect(strings.Count(after, "BEGIN CERTIFICATE")).To(Equal(1))
@@ -117,9 +117,7 @@ var _ = Describe("Nodes speak https to the caches", Ordered, Label("tls"), func(
 			WithContext(ctx).WithTimeout(3 * time.Minute).WithPolling(time.Second).Should(Succeed())
 		craneLayers(ctx, nodes[0], result, newImage(ctx, "docker.io"))
 
-		records := going.end()
-		expectNoneFailed("pulls while the CA was rotated", records)
-		Expect(len(records)).To(BeNumerically(">", 10))
+		expectNoneFailed("pulls while the CA was rotated", going.end())
 		for _, node := range nodes {
 			Expect(unitLog(ctx, node, began)).To(BeEmpty(), "the unit of %s has something to report", node.Name)
 			bundle, err := node.Run(ctx, nil, "cat", "/var/lib/registry-cache/ca.pem")
