@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/registry-cache/extension/test/bench/result"
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
@@ -92,9 +93,9 @@ func (b *bench) herdOf(ctx context.Context, name string, clients int, size int64
 			received += r.Bytes
 		}
 	}
-	b.results.add(series, name, "upstream-B/blob-B", float64(received)/float64(layer.size))
-	b.results.add(series, name, "p50-s", percentile(seconds, 50))
-	b.results.add(series, name, "max-s", percentile(seconds, 100))
+	b.results.Add(series, name, "upstream-B/blob-B", float64(received)/float64(layer.size))
+	b.results.Add(series, name, "p50-s", result.Percentile(seconds, 50))
+	b.results.Add(series, name, "max-s", result.Percentile(seconds, 100))
 	return nil
 }
 
@@ -173,6 +174,6 @@ func (b *bench) coldPullOf(ctx context.Context, series, name string, shaping ups
 	if err := c.pull(ctx, i); err != nil {
 		return err
 	}
-	b.results.add(series, name, "s", time.Since(began).Seconds())
+	b.results.Add(series, name, "s", time.Since(began).Seconds())
 	return nil
 }

@@ -18,13 +18,15 @@ import (
 	"path/filepath"
 	"text/template"
 	"time"
+
+	"github.com/registry-cache/extension/test/bench/result"
 )
 
-// Engines. Direct is no cache at all.
+// The engines.
 const (
-	direct = "direct"
-	stock  = "stock"
-	ours   = "ours"
+	direct = result.Direct
+	stock  = result.Stock
+	ours   = result.Ours
 )
 
 // caches are the engines that are compared.

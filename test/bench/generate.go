@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/registry-cache/extension/test/bench/result"
 	"github.com/registry-cache/extension/test/testbed/gobuild"
 	"github.com/registry-cache/extension/test/testbed/images"
 	"github.com/registry-cache/extension/test/testbed/upstream"
@@ -20,7 +21,7 @@ type bench struct {
 	rounds   int
 	quick    bool
 	origin   *origin
-	results  results
+	results  result.Run
 	seed     uint64 // of the last generated image, so that no two share a blob
 }
 

@@ -3,7 +3,10 @@
 //
 //	generate  builds the programs and makes the content
 //	record    runs the scenarios and writes results.json and bench.txt (for benchstat) into the folder of the run
-//	check     holds the results against the targets and writes summary.md
+//	report    draws them: summary.md, which holds them against the targets, and report.html
+//
+// All files are written after each scenario. One that fails is named in them and in the exit status; those after it run
+// all the same. The command in the folder runs works with what was recorded.
 //
 // Each engine is a process of its own on one processor; the upstream registry and the clients share the others. The
 // scenarios stale and unit are about nodes: they run on the kind-based Shoot, which is made where there is none and stays.
@@ -51,47 +54,35 @@ func run(ctx context.Context, args []string) (err error) {
 	if *quick {
 		*rounds = 1
 	}
+	selected := selectScenarios(scenarios, pattern)
+	if len(selected) == 0 {
+		return fmt.Errorf("-run is %q, which matches no scenario of %s", *only, names(scenarios))
+	}
 	b, err := generate(ctx, *output, *rounds, *quick)
 	if err != nil {
 		return fmt.Errorf("generating: %w", err)
 	}
 	defer func() { err = errors.Join(err, b.close(err == nil)) }()
-	for _, s := range scenarios {
-		if !pattern.MatchString(s.name) {
-			continue
-		}
-		began := time.Now()
-		if err := s.run(ctx, b); err != nil {
-			return fmt.Errorf("recording %s: %w", s.name, err)
-		}
-		fmt.Printf("%-10s %4.0f s\n", s.name, time.Since(began).Seconds())
-	}
-	if err := b.results.write(b.dir); err != nil {
-		return fmt.Errorf("recording: %w", err)
-	}
-	summary := b.results.summary()
-	if err := os.WriteFile(filepath.Join(b.dir, "summary.md"), []byte(summary), 0o644); err != nil {
-		return fmt.Errorf("checking: %w", err)
-	}
-	fmt.Printf("\n%s\nin %s\n", summary, b.dir)
-	return nil
+	return b.record(ctx, selected, os.Stdout)
 }
 
 // scenario is one question. Its name selects it and begins the names of its results.
 type scenario struct {
-	name string
+	name, asks string
+	// most is how long it may take.
+	most time.Duration
 	run  func(context.Context, *bench) error
 }
 
 var scenarios = []scenario{
-	{"herd", herd},
-	{"readers", slowReaders},
-	{"manifest", warmManifest},
-	{"blob", warmBlob},
-	{"cold", coldPull},
-	{"tag", warmTag},
-	{"start", startOnFullVolume},
-	{"evict", evictWhileServing},
-	{"stale", stalePulls},
-	{"unit", nodeUnit},
+	{"herd", "many clients pull one cold blob", 8 * time.Minute, herd},
+	{"readers", "memory for slow readers", 5 * time.Minute, slowReaders},
+	{"manifest", "cost of a stored manifest", 5 * time.Minute, warmManifest},
+	{"blob", "cost of a stored blob", 8 * time.Minute, warmBlob},
+	{"cold", "first pull beside no cache", 8 * time.Minute, coldPull},
+	{"tag", "cost of a tag that does not change", 5 * time.Minute, warmTag},
+	{"start", "start on a full volume", 8 * time.Minute, startOnFullVolume},
+	{"evict", "latency while much is deleted", 8 * time.Minute, evictWhileServing},
+	{"stale", "pulls on a node in each state of the world", 30 * time.Minute, stalePulls},
+	{"unit", "what the node's unit notices, and costs", 15 * time.Minute, nodeUnit},
 }

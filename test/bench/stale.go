@@ -16,28 +16,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/registry-cache/extension/test/bench/result"
 	"github.com/registry-cache/extension/test/testbed/containerdpull"
 	"github.com/registry-cache/extension/test/testbed/images"
 	"github.com/registry-cache/extension/test/testbed/pull"
 	"github.com/registry-cache/extension/test/testbed/upstream"
-)
-
-// The states of the world that a node pulls in; they are the engines of this scenario, beside direct.
-const (
-	// cold and warm: the cache is healthy, and has nothing or all of the image.
-	cold = "cold"
-	warm = "warm"
-	// staleDocument is what the user's document describes: containerd knows an address that nobody has, in a hosts.toml as
-	// gardener-node-agent writes it, and nothing on the node notices.
-	staleDocument = "stale-document"
-	// staleDialTimeout is the same with the dial_timeout of our hosts.toml.
-	staleDialTimeout = "stale-dial-timeout"
-	// staleUnitFirst is a pull that begins in the moment in which the address goes, with our unit on the node;
-	// staleUnitLater one after the unit has noticed.
-	staleUnitFirst = "stale-unit-first"
-	staleUnitLater = "stale-unit-later"
-	// deletedPinned is a pull that begins in the moment in which the Service is deleted by hand, and comes back.
-	deletedPinned = "deleted-pinned"
 )
 
 // shape is an image of the user's document, and the upstream that makes a direct pull take as long as it says.
@@ -78,7 +61,7 @@ func stalePulls(ctx context.Context, b *bench) error {
 			return err
 		}
 		daemon := nodePull{
-			name: "pull",
+			name: "stale/containerd-2",
 			prepare: func(ctx context.Context, s *kindShoot, reference string) error {
 				return pull.Remove(ctx, s.node, reference)
 			},
@@ -133,7 +116,7 @@ func (b *bench) staleRound(ctx context.Context, s *kindShoot, shape shape, by no
 		if err != nil {
 			return fmt.Errorf("%s: %w", state, err)
 		}
-		b.results.add(by.name+"/"+shape.name, state, "s", took.Seconds())
+		b.results.Add(by.name+"/"+shape.name, state, "s", took.Seconds())
 		return nil
 	}
 	for _, state := range states {
@@ -157,7 +140,7 @@ func healthyState(ctx context.Context, s *kindShoot, shape shape, measure measur
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(measure(cold, reference, nil), measure(warm, reference, nil)); err != nil {
+	if err := errors.Join(measure(result.Cold, reference, nil), measure(result.Warm, reference, nil)); err != nil {
 		return err
 	}
 	requests, err := s.tb.Upstream.Requests(ctx, mark)
@@ -188,30 +171,30 @@ func directState(ctx context.Context, s *kindShoot, shape shape, measure measure
 }
 
 func documentState(ctx context.Context, s *kindShoot, shape shape, measure measure) error {
-	return s.withStaleHosts(ctx, shape, "", func() error { return measure(staleDocument, shape.reference, nil) })
+	return s.withStaleHosts(ctx, shape, "", func() error { return measure(result.StaleDocument, shape.reference, nil) })
 }
 
 func dialTimeoutState(ctx context.Context, s *kindShoot, shape shape, measure measure) error {
-	return s.withStaleHosts(ctx, shape, "  dial_timeout = \"200ms\"\n", func() error { return measure(staleDialTimeout, shape.reference, nil) })
+	return s.withStaleHosts(ctx, shape, "  dial_timeout = \"200ms\"\n", func() error { return measure(result.StaleDialTimeout, shape.reference, nil) })
 }
 
 // unitState takes the Service away for good: nobody brings it back while the resource manager does not run.
 func unitState(ctx context.Context, s *kindShoot, shape shape, measure measure) error {
 	err := s.scaleResourceManager(ctx, 0)
 	if err == nil {
-		err = measure(staleUnitFirst, shape.reference, func() error { return s.deleteService(ctx, shape.host) })
+		err = measure(result.StaleUnitFirst, shape.reference, func() error { return s.deleteService(ctx, shape.host) })
 	}
 	if err == nil {
 		err = pull.WaitForNoMirror(ctx, s.node, shape.host)
 	}
 	if err == nil {
-		err = measure(staleUnitLater, shape.reference, nil)
+		err = measure(result.StaleUnitLater, shape.reference, nil)
 	}
 	return errors.Join(err, s.scaleResourceManager(context.WithoutCancel(ctx), 1))
 }
 
 func pinnedState(ctx context.Context, s *kindShoot, shape shape, measure measure) error {
-	return measure(deletedPinned, shape.reference, func() error { return s.deleteService(ctx, shape.host) })
+	return measure(result.DeletedPinned, shape.reference, func() error { return s.deleteService(ctx, shape.host) })
 }
 
 // withoutUnit calls f while the unit is stopped, which takes all caches out of containerd's configuration.
@@ -262,7 +245,7 @@ func (s *kindShoot) installContainerd17(ctx context.Context, dir string) (nodePu
 		return nodePull{}, err
 	}
 	return nodePull{
-		name:    "pull-containerd-1.7",
+		name:    "stale/containerd-1.7",
 		prepare: func(context.Context, *kindShoot, string) error { return nil },
 		pull: func(ctx context.Context, s *kindShoot, reference string) (time.Duration, error) {
 			out, err := s.node.Run(ctx, nil, onNode, "--discard", "--hosts", pull.HostsDir, "--platform", "linux/"+runtime.GOARCH, reference)

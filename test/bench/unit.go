@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	kubeclient "sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/registry-cache/extension/test/bench/result"
 	"github.com/registry-cache/extension/test/testbed/pull"
 )
 
@@ -40,7 +41,7 @@ func nodeUnit(ctx context.Context, b *bench) error {
 		if err != nil {
 			return err
 		}
-		b.results.add("unit/cost/caches=3", ours, "cpu-s/s", cost)
+		b.results.Add("unit/cost/caches=3", ours, "cpu-s/s", cost)
 
 		hanging, err := s.hangingCache(ctx, "docker.io")
 		if err != nil {
@@ -55,10 +56,10 @@ func nodeUnit(ctx context.Context, b *bench) error {
 				}
 				withdrawn, back = append(withdrawn, w.Seconds()), append(back, r.Seconds())
 			}
-			b.results.add("unit/withdraw/"+f.name, ours, "p50-s", percentile(withdrawn, 50))
-			b.results.add("unit/withdraw/"+f.name, ours, "p99-s", percentile(withdrawn, 99))
-			b.results.add("unit/back/"+f.name, ours, "p50-s", percentile(back, 50))
-			b.results.add("unit/back/"+f.name, ours, "p99-s", percentile(back, 99))
+			b.results.Add("unit/withdraw/"+f.name, ours, "p50-s", result.Percentile(withdrawn, 50))
+			b.results.Add("unit/withdraw/"+f.name, ours, "p99-s", result.Percentile(withdrawn, 99))
+			b.results.Add("unit/back/"+f.name, ours, "p50-s", result.Percentile(back, 50))
+			b.results.Add("unit/back/"+f.name, ours, "p99-s", result.Percentile(back, 99))
 		}
 		return nil
 	})

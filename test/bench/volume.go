@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/registry-cache/extension/test/bench/result"
 )
 
 // volume is the content of a cache, in the layout of the stock registry, without any server's own files.
@@ -111,14 +113,14 @@ func (b *bench) startOn(ctx context.Context, name string, v volume, series strin
 	if _, err := c.manifest(ctx, v.image.repository, v.image.digest); err != nil {
 		return err
 	}
-	b.results.add(series, name, "first-200-s", time.Since(e.started).Seconds())
+	b.results.Add(series, name, "first-200-s", time.Since(e.started).Seconds())
 	if name == stock {
 		return nil // it has no index
 	}
 	return poll(ctx, time.Minute, func() error {
 		at, err := e.logged("Indexed the volume")
 		if err == nil {
-			b.results.add(series, name, "indexed-s", at.Sub(e.started).Seconds())
+			b.results.Add(series, name, "indexed-s", at.Sub(e.started).Seconds())
 		}
 		return err
 	})
@@ -196,9 +198,9 @@ func (b *bench) evict(ctx context.Context, v volume, n int) (err error) {
 	if err != nil {
 		return err
 	}
-	b.results.add(series, ours, "evicting-s", took.Seconds())
-	b.results.add(series, ours, "p99-evicting-s", percentile(busy, 99))
-	b.results.add(series, ours, "p99-idle-s", percentile(idle, 99))
+	b.results.Add(series, ours, "evicting-s", took.Seconds())
+	b.results.Add(series, ours, "p99-evicting-s", result.Percentile(busy, 99))
+	b.results.Add(series, ours, "p99-idle-s", result.Percentile(idle, 99))
 	return nil
 }
 

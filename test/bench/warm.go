@@ -80,7 +80,7 @@ func warmManifest(ctx context.Context, b *bench) error {
 				return err
 			})
 		})
-		b.results.add("manifest/warm", e.name, "req/cpu-s", float64(requests.Load())/used.cpuSeconds)
+		b.results.Add("manifest/warm", e.name, "req/cpu-s", float64(requests.Load())/used.cpuSeconds)
 		return err
 	})
 }
@@ -146,8 +146,8 @@ func warmBlob(ctx context.Context, b *bench) error {
 				return err
 			}
 			gib := float64(layer.size) * float64(clients*each) / gibibyte
-			b.results.add(name, e.name, "cpu-s/GiB", used.cpuSeconds/gib)
-			b.results.add(name, e.name, "GiB/s", gib/time.Since(began).Seconds())
+			b.results.Add(name, e.name, "cpu-s/GiB", used.cpuSeconds/gib)
+			b.results.Add(name, e.name, "GiB/s", gib/time.Since(began).Seconds())
 			return nil
 		})
 		if err != nil {
@@ -191,7 +191,7 @@ func slowReaders(ctx context.Context, b *bench) error {
 				return err
 			}
 			used, err := e.usage()
-			b.results.add(name, e.name, "B", float64(used.peakRSS))
+			b.results.Add(name, e.name, "B", float64(used.peakRSS))
 			return err
 		})
 		if err != nil {
@@ -287,8 +287,8 @@ func warmTag(ctx context.Context, b *bench) error {
 			return err
 		}
 		requests, err := b.origin.admin.Requests(ctx, 0)
-		b.results.add("tag/warm", e.name, "upstream-req/req", float64(len(requests))/(clients*each))
-		b.results.add("tag/warm", e.name, "written-B/req", float64(used.written)/(clients*each))
+		b.results.Add("tag/warm", e.name, "upstream-req/req", float64(len(requests))/(clients*each))
+		b.results.Add("tag/warm", e.name, "written-B/req", float64(used.written)/(clients*each))
 		return err
 	})
 }

@@ -1,4 +1,4 @@
-package main
+package report
 
 import (
 	"cmp"
@@ -6,6 +6,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"github.com/registry-cache/extension/test/bench/result"
 )
 
 // target is what a measurement must show. A target without a comparison holds the engine against a fixed value; one with a
@@ -34,14 +36,14 @@ var targets = slices.Concat(herdTargets(), staleTargets(), []target{
 	{what: "unit: cache that can be reached again used, p99 of 50", name: "unit/back/dropped", unit: "p99-s", most: 5},
 	{what: "memory, 1000 slow readers, http", name: "readers/1000/http", unit: "B", most: 100 << 20},
 	{what: "memory, 1000 slow readers, https", name: "readers/1000/https", unit: "B", most: 150 << 20},
-	{what: "warm manifest by digest, to stock", name: "manifest/warm", unit: "req/cpu-s", to: stock, least: 4},
-	{what: "warm 64 MiB blob, http, to stock", name: "blob/warm/http", unit: "cpu-s/GiB", to: stock, most: .5},
-	{what: "warm 64 MiB blob, https, to stock", name: "blob/warm/https", unit: "cpu-s/GiB", to: stock, most: 1},
-	{what: "cold pull, 0 ms, to direct", name: "cold/rtt=0ms", unit: "s", to: direct, most: 1.05},
-	{what: "cold pull, 20 ms, to direct + 1 RTT", name: "cold/rtt=20ms", unit: "s", to: direct, most: 1.05, slack: .02},
-	{what: "cold pull, 80 ms, to direct + 1 RTT", name: "cold/rtt=80ms", unit: "s", to: direct, most: 1.05, slack: .08},
-	{what: "the same, 20 ms and 1 Gbit/s", name: "cold/rtt=20ms/line=1Gbit", unit: "s", to: direct, most: 1.05, slack: .02},
-	{what: "the same, 80 ms and 1 Gbit/s", name: "cold/rtt=80ms/line=1Gbit", unit: "s", to: direct, most: 1.05, slack: .08},
+	{what: "warm manifest by digest, to stock", name: "manifest/warm", unit: "req/cpu-s", to: result.Stock, least: 4},
+	{what: "warm 64 MiB blob, http, to stock", name: "blob/warm/http", unit: "cpu-s/GiB", to: result.Stock, most: .5},
+	{what: "warm 64 MiB blob, https, to stock", name: "blob/warm/https", unit: "cpu-s/GiB", to: result.Stock, most: 1},
+	{what: "cold pull, 0 ms, to direct", name: "cold/rtt=0ms", unit: "s", to: result.Direct, most: 1.05},
+	{what: "cold pull, 20 ms, to direct + 1 RTT", name: "cold/rtt=20ms", unit: "s", to: result.Direct, most: 1.05, slack: .02},
+	{what: "cold pull, 80 ms, to direct + 1 RTT", name: "cold/rtt=80ms", unit: "s", to: result.Direct, most: 1.05, slack: .08},
+	{what: "the same, 20 ms and 1 Gbit/s", name: "cold/rtt=20ms/line=1Gbit", unit: "s", to: result.Direct, most: 1.05, slack: .02},
+	{what: "the same, 80 ms and 1 Gbit/s", name: "cold/rtt=80ms/line=1Gbit", unit: "s", to: result.Direct, most: 1.05, slack: .08},
 	{what: "warm tag HEAD, bytes written", name: "tag/warm", unit: "written-B/req", most: math.SmallestNonzeroFloat64},
 	{what: "warm tag HEAD, upstream requests", name: "tag/warm", unit: "upstream-req/req", most: 1. / 500},
 	{what: "start on 100 000 blobs, first answer", name: "start/blobs=100000", unit: "first-200-s", most: 1},
@@ -59,43 +61,45 @@ func herdTargets() []target {
 
 func staleTargets() []target {
 	var all []target
-	for _, by := range []string{"pull", "pull-containerd-1.7"} {
-		for _, shape := range shapes {
+	for _, by := range []string{"containerd-2", "containerd-1.7"} {
+		for _, shape := range []string{"alpine", "ops-toolbelt"} {
 			held := func(state string, most, slack float64) {
-				what := fmt.Sprintf("%s of %s, %s, to direct", by, shape.name, state)
+				what := fmt.Sprintf("%s pulls %s, %s, to direct", by, shape, state)
 				if slack > 0 {
 					what += fmt.Sprintf(" + %g s", slack)
 				}
-				all = append(all, target{what: what, name: by + "/" + shape.name, unit: "s", engine: state, to: direct, most: most, slack: slack})
+				all = append(all, target{what: what, name: "stale/" + by + "/" + shape, unit: "s", engine: state, to: result.Direct, most: most, slack: slack})
 			}
-			held(staleUnitFirst, 1, 2)
-			held(staleUnitLater, 1.1, 0)
-			held(deletedPinned, 1, 2)
+			held(result.StaleUnitFirst, 1, 2)
+			held(result.StaleUnitLater, 1.1, 0)
+			held(result.DeletedPinned, 1, 2)
 		}
 	}
 	return all
 }
 
-// summary returns a table of the targets, and one of everything.
-func (r *results) summary() string {
+// Summary returns a table of the targets, and one of everything, in Markdown.
+func Summary(r *result.Run) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%s, %d processors, %.1f GiB, Linux %s, %s, commit %s, rounds: %d\n\n",
 		r.Host.CPU, r.Host.CPUs, float64(r.Host.MemoryKiB)/(1<<20), r.Host.Kernel, r.Host.GoVersion, r.Host.Commit, r.Rounds)
+	if err := r.Failed(); err != nil {
+		fmt.Fprintf(&s, "Not everything was measured:\n\n```\n%s\n```\n\n", err)
+	}
 	if r.Quick {
 		s.WriteString("This was a quick run: it shows that everything runs, and proves no figure.\n\n")
 	}
 	s.WriteString("| target | wanted | measured: median (min – max) | met |\n| --- | --- | --- | --- |\n")
 	for _, t := range targets {
-		values, limit := r.hold(t)
-		if len(values) == 0 {
+		h := hold(r, t)
+		if len(h.values) == 0 {
 			continue
 		}
-		m := percentile(values, 50)
 		met := "yes"
-		if m < t.least || limit > 0 && m > limit {
+		if !h.met {
 			met = "NO"
 		}
-		fmt.Fprintf(&s, "| %s | %s | %s | %s |\n", t.what, wanted(t, limit), spread(values), met)
+		fmt.Fprintf(&s, "| %s | %s | %s | %s |\n", t.what, wanted(t, h.limit), spread(h.values), met)
 	}
 	s.WriteString("\n| measurement | engine | unit | median (min – max) |\n| --- | --- | --- | --- |\n")
 	for _, m := range r.Measured {
@@ -104,30 +108,40 @@ func (r *results) summary() string {
 	return s.String()
 }
 
-// hold returns what a target is about, round by round, and the most that its median may be.
-func (r *results) hold(t target) (values []float64, limit float64) {
-	engine := cmp.Or(t.engine, ours)
-	values = slices.Clone(r.get(t.name, engine, t.unit).Values)
+// held is a target beside what was measured.
+type held struct {
+	values []float64 // round by round
+	limit  float64   // the most that their median may be
+	met    bool
+}
+
+// hold returns no values where the target was not measured.
+func hold(r *result.Run, t target) (h held) {
+	engine := cmp.Or(t.engine, result.Ours)
+	h.values = slices.Clone(r.Get(t.name, engine, t.unit).Values)
+	h.limit = t.most
 	if t.minus != "" {
-		for i, v := range r.get(t.name, engine, t.minus).Values {
-			values[i] -= v
+		for i, v := range r.Get(t.name, engine, t.minus).Values {
+			h.values[i] -= v
 		}
 	}
-	limit = t.most
-	if t.to == "" {
-		return values, limit
+	if t.to != "" {
+		other := r.Get(t.name, t.to, t.unit)
+		if len(other.Values) == 0 {
+			return held{}
+		}
+		// A scenario that failed may have ended between the engines.
+		h.values = h.values[:min(len(h.values), len(other.Values))]
+		for i := range h.values {
+			h.values[i] /= other.Values[i]
+		}
+		if t.slack > 0 {
+			h.limit += t.slack / other.Median()
+		}
 	}
-	other := r.get(t.name, t.to, t.unit)
-	if len(other.Values) < len(values) {
-		return nil, 0
-	}
-	for i := range values {
-		values[i] /= other.Values[i]
-	}
-	if t.slack > 0 {
-		limit += t.slack / other.median()
-	}
-	return values, limit
+	m := result.Percentile(h.values, 50)
+	h.met = m >= t.least && (h.limit == 0 || m <= h.limit)
+	return h
 }
 
 func wanted(t target, limit float64) string {
@@ -142,18 +156,5 @@ func wanted(t target, limit float64) string {
 }
 
 func spread(values []float64) string {
-	return fmt.Sprintf("%s (%s – %s)", number(percentile(values, 50)), number(percentile(values, 0)), number(percentile(values, 100)))
-}
-
-// number is for people: three digits that count.
-func number(v float64) string {
-	switch {
-	case v != 0 && math.Abs(v) < 1e-300:
-		return "0"
-	case math.Abs(v) >= 1<<20:
-		return fmt.Sprintf("%.3g Mi", v/(1<<20))
-	case math.Abs(v) >= 1000:
-		return fmt.Sprintf("%.0f", v)
-	}
-	return fmt.Sprintf("%.3g", v)
+	return fmt.Sprintf("%s (%s – %s)", number(result.Percentile(values, 50)), number(result.Percentile(values, 0)), number(result.Percentile(values, 100)))
 }

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/registry-cache/extension/test/bench/result"
+)
+
+func describeHost(ctx context.Context) (result.Host, error) {
+	h := result.Host{GoVersion: runtime.Version(), CPUs: runtime.NumCPU()}
+	commit, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--abbrev=12").Output()
+	if err != nil {
+		return h, fmt.Errorf("asking git for the commit: %w", err)
+	}
+	h.Commit = strings.TrimSpace(string(commit))
+	kernel, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return h, err
+	}
+	h.Kernel = strings.TrimSpace(string(kernel))
+	if h.CPU, err = field("/proc/cpuinfo", "model name", ":"); err != nil {
+		return h, err
+	}
+	if h.System, err = field("/etc/os-release", "PRETTY_NAME", "="); err != nil {
+		return h, err
+	}
+	if h.MemoryKiB, err = procField("/proc/meminfo", "MemTotal"); err != nil {
+		return h, err
+	}
+	if h.Distribution, err = moduleVersion(ctx, "distribution", "github.com/distribution/distribution/v3"); err != nil {
+		return h, err
+	}
+	old, err := moduleVersion(ctx, "containerd-pull", "github.com/containerd/containerd")
+	h.Containerd = []string{"code of " + old}
+	return h, err
+}
+
+// field returns what a line "name<separator>value" of a file says, without quotes; empty where there is none.
+func field(path, name, separator string) (string, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(content)) {
+		if key, value, ok := strings.Cut(line, separator); ok && strings.TrimSpace(key) == name {
+			return strings.Trim(strings.TrimSpace(value), `"`), nil
+		}
+	}
+	return "", nil
+}
+
+// moduleVersion is the version of a module that a module in a folder below hack uses.
+func moduleVersion(ctx context.Context, folder, module string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Version}}", module)
+	cmd.Dir = filepath.Join("hack", folder)
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("asking for the version of %s in %s: %w", module, cmd.Dir, err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
