@@ -54,11 +54,12 @@ images: build ## Write the OCI images of the three as archives into bin/images/ 
 ##@ Development
 
 .PHONY: generate check envtest test e2e clean
-generate: ## Generate deepcopy functions, the API reference and the table of what the stories prove.
+generate: ## Generate deepcopy functions, the API reference, the table of what the stories prove, and what shows the stored benchmarks.
 	$(TOOL) controller-gen object paths=./pkg/apis/...
 	$(TOOL) crd-ref-docs --log-level=ERROR --source-path=pkg/apis/registry --renderer=markdown --output-path=docs/api-reference.md \
 	  --config=hack/apireference/config.yaml --templates-dir=hack/apireference/templates
 	go test ./test/e2e -count=1 -run '^TestDocument$$' -args -update
+	go run ./test/bench/runs publish
 
 check: shellcheck ## Formatting, vet, staticcheck, shellcheck, tidy modules, up-to-date generated files.
 	@.ci/check $(MODULES)
@@ -94,9 +95,15 @@ e2e-testbed: ## What the testbed itself promises, on the cluster of kind-up: cla
 mutations: ## Break the product on purpose, and show which story and which test fail then (RUN=..., EXEC=a command that runs others).
 	go run ./test/mutations/run $(if $(RUN),-run '$(RUN)') $(if $(EXEC),-exec '$(EXEC)')
 
-.PHONY: bench
+.PHONY: bench bench-check bench-store
 bench: ## The cache server beside the stock registry and no cache, and nodes of the kind-based Shoot (RUN=..., ROUNDS=5, QUICK=1).
 	go run ./test/bench $(if $(RUN),-run '$(RUN)') $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(QUICK),-quick)
+
+bench-check: ## Hold the ratios of a recorded run against their ranges (RUN=bin/bench/<run>).
+	@go run ./test/bench/runs check -run '$(RUN)'
+
+bench-store: ## Make a recorded run the one that the README shows and bench-check compares with (RUN=bin/bench/<run>).
+	go run ./test/bench/runs store -run '$(RUN)'
 
 clean: kind-down ## Also remove the node image and everything else that was built.
 	$(TESTBED) clean

@@ -15,6 +15,8 @@ type Bars struct {
 	Groups []Group
 	// Format writes a value with its unit.
 	Format func(float64) string
+	// FormatTick writes a value of the axis. Default: Format.
+	FormatTick func(float64) string
 	// Reference is a line through all bars of a group, at the value of its bar with this label; empty means none.
 	Reference string
 }
@@ -41,6 +43,9 @@ const (
 // SVG draws them.
 func (b Bars) SVG() string {
 	var p picture
+	if b.FormatTick == nil {
+		b.FormatTick = b.Format
+	}
 	top := p.heading(b.Title, b.Subtitle) + 6
 	left, right := b.room()
 	var values []float64
@@ -61,7 +66,7 @@ func (b Bars) SVG() string {
 		x := s.at(tick)
 		p.line(x, top, x, bottom, grid, "")
 		// Labels that would overlap are left out.
-		label := b.Format(tick)
+		label := b.FormatTick(tick)
 		if x-textWidth(label)/2 > last {
 			p.text(x, bottom+18, "middle", label, fmt.Sprintf(`fill="%s" font-size="12"`, faint))
 			last = x + textWidth(label)/2 + 6
@@ -70,7 +75,7 @@ func (b Bars) SVG() string {
 	y := top
 	for _, g := range b.Groups {
 		if g.Label != "" {
-			p.text(margin, y+16, "start", g.Label, `font-weight="600"`)
+			p.text(margin, y+16, "start", g.Label, `font-weight="600" `+halo)
 			y += barPitch
 		}
 		begin := y
@@ -84,9 +89,9 @@ func (b Bars) SVG() string {
 				p.line(x, begin-2, x, y-3, ink, `stroke-dasharray="4 3" stroke-width="1.2"`)
 			}
 		}
+		p.line(left, begin-3, left, y-4, faint, "")
 		y += 8
 	}
-	p.line(left, top, left, bottom, faint, "")
 	return p.finish(b.Title, bottom+30)
 }
 
@@ -99,7 +104,7 @@ func (b Bars) bar(p *picture, s scale, bar Bar, left, y float64) {
 		p.whisker(s.at(bar.Value.Min), middle, s.at(bar.Value.Max), middle)
 		end = math.Max(end, s.at(bar.Value.Max))
 	}
-	p.text(end+9, middle+4.5, "start", b.Format(bar.Value.Median), `font-weight="600" stroke="#ffffff" stroke-width="3" paint-order="stroke"`)
+	p.text(end+9, middle+4.5, "start", b.Format(bar.Value.Median), `font-weight="600" `+halo)
 }
 
 // room is what the labels of the bars and their values need at both sides.

@@ -72,7 +72,7 @@ func (s scale) ticks() []float64 {
 	var ticks []float64
 	if s.log {
 		steps := []float64{1, 2, 5}
-		if s.max/s.min > 500 {
+		if s.max/s.min > 2000 {
 			steps = steps[:1]
 		}
 		for decade := math.Pow(10, math.Floor(math.Log10(s.min))); decade <= s.max; decade *= 10 {

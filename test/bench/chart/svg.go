@@ -19,6 +19,9 @@ const (
 	faint = "#5b6770" // axes and second text
 	grid  = "#e3e7ea"
 	paper = "#ffffff"
+
+	// halo keeps lines behind a text from running through it.
+	halo = `stroke="` + paper + `" stroke-width="4" paint-order="stroke"`
 )
 
 // Color is one of the colours that people with any kind of colour vision can tell apart (Okabe and Ito).

@@ -38,11 +38,12 @@ func staleFigures(r *result.Run) []figure {
 	var all []figure
 	for _, by := range pullers {
 		b := chart.Bars{
-			Title:     "A pull in each state of the world, by " + by.label,
-			Subtitle:  "seconds until the image is there, logarithmic; less is better; the dashed line is a pull without a cache",
-			Log:       true,
-			Format:    seconds,
-			Reference: directLabel,
+			Title:      "A pull in each state of the world, by " + by.label,
+			Subtitle:   "seconds until the image is there, logarithmic; less is better; the dashed line is a pull without a cache",
+			Log:        true,
+			Format:     seconds,
+			FormatTick: in("s"),
+			Reference:  directLabel,
 		}
 		for _, shape := range shapes {
 			g := chart.Group{Label: shape.label}
@@ -159,7 +160,7 @@ func memoryFigures(r *result.Run) []figure {
 		}
 	}
 	return bars(r, figure{name: "memory", caption: "The highest resident memory of the server while clients read one 64 MiB blob at 80 KiB a second each. It is measured in one round."},
-		chart.Bars{Title: "Memory while many clients read slowly", Subtitle: "highest resident memory; less is better", Format: mebibytes}, "B", groups)
+		chart.Bars{Title: "Memory while many clients read slowly", Subtitle: "highest resident memory; less is better", Format: in("MiB")}, "B", groups)
 }
 
 func volumeFigures(r *result.Run) []figure {

@@ -37,14 +37,6 @@ func seconds(v float64) string {
 	return fmt.Sprintf("%d m %d s", whole/60, whole%60)
 }
 
-// mebibytes writes a size.
-func mebibytes(v float64) string {
-	if v >= 1e10 {
-		return fmt.Sprintf("%.3g GiB", v/(1<<30))
-	}
-	return fmt.Sprintf("%s MiB", thousands(v/(1<<20)))
-}
-
 // times writes a factor.
 func times(v float64) string { return fmt.Sprintf("%s ×", thousands(v)) }
 

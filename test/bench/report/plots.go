@@ -37,8 +37,13 @@ var engines = []string{result.Direct, result.Stock, result.Ours}
 // labelled is a series under the name that it has in a picture.
 type labelled struct{ label, name string }
 
+// value is that of a picture, in which bytes are MiB.
 func value(s result.Series) chart.Value {
-	return chart.Value{Median: s.Median(), Min: result.Percentile(s.Values, 0), Max: result.Percentile(s.Values, 100)}
+	v := chart.Value{Median: s.Median(), Min: result.Percentile(s.Values, 0), Max: result.Percentile(s.Values, 100)}
+	if s.Unit == "B" {
+		v.Median, v.Min, v.Max = v.Median/(1<<20), v.Min/(1<<20), v.Max/(1<<20)
+	}
+	return v
 }
 
 // sections draws what was measured. What was not is left out.

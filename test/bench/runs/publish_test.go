@@ -1,0 +1,145 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/registry-cache/extension/test/bench/ranges"
+	"github.com/registry-cache/extension/test/bench/result"
+)
+
+// The README, the pictures and the tables are those of the stored run, and so are the ranges.
+func TestPublishedIsUpToDate(t *testing.T) {
+	t.Parallel()
+	root := filepath.Join("..", "..", "..")
+	files, err := generated(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range files {
+		got, err := os.ReadFile(filepath.Join(root, name))
+		if err != nil {
+			t.Error(err)
+		}
+		if string(got) != want {
+			t.Errorf("%s is out of date: run \"make generate\"", name)
+		}
+	}
+	folder, err := stored(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := ranges.Read(filepath.Join(root, rangeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Run != filepath.Base(folder) {
+		t.Errorf("%s is of the run %s, and %s is stored: run \"make bench-store\"", rangeFile, r.Run, folder)
+	}
+	if err := check(root, filepath.Join(root, folder)); err != nil {
+		t.Errorf("the stored run is not in its own ranges: %v", err)
+	}
+}
+
+// newRepository has what store needs, and the run of the first measurement in a folder beside it.
+func newRepository(t *testing.T) (root string) {
+	t.Helper()
+	root = t.TempDir()
+	for _, dir := range []string{filepath.Dir(rangeFile), filepath.Join(storedRuns, "old")} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, "README.md"), []byte("before\n"+begin+"old\n"+end+"after\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+func newRun(t *testing.T, quick bool) (dir string) {
+	t.Helper()
+	r := &result.Run{Rounds: 3, Quick: quick}
+	for _, v := range []float64{1, 1.1, .9} {
+		r.Add("herd/clients=10", result.Stock, "upstream-B/blob-B", 10*v)
+		r.Add("herd/clients=10", result.Ours, "upstream-B/blob-B", 1)
+		r.Add("cold/rtt=80ms", result.Direct, "s", v)
+		r.Add("cold/rtt=80ms", result.Stock, "s", 3*v)
+		r.Add("cold/rtt=80ms", result.Ours, "s", 1.2*v)
+	}
+	dir = filepath.Join(t.TempDir(), "new")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestStore(t *testing.T) {
+	t.Parallel()
+	root, dir := newRepository(t), newRun(t, false)
+	for range 2 { // a second time from where it is stored
+		if err := store(root, dir); err != nil {
+			t.Fatal(err)
+		}
+		dir = filepath.Join(root, storedRuns, "new")
+	}
+	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"before\n" + begin, end + "after\n", "docs/benchmarks/new/herd-amplification.svg", "(direct: 1 s) | 3 s | 1.2 s |"} {
+		if !strings.Contains(string(readme), want) {
+			t.Errorf("the README has no %q:\n%s", want, readme)
+		}
+	}
+	if strings.Contains(string(readme), "old") || strings.Contains(string(readme), "NaN") {
+		t.Errorf("the README has what was not measured:\n%s", readme)
+	}
+	if entries, err := os.ReadDir(filepath.Join(root, storedRuns)); err != nil || len(entries) != 1 {
+		t.Errorf("stored are %v, %v, want the new run alone", entries, err)
+	}
+	for _, file := range []string{"results.json", "bench.txt", "summary.md", "report.html", "herd-amplification.svg"} {
+		if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := check(root, dir); err != nil {
+		t.Error(err)
+	}
+}
+
+// What cannot be stored leaves what is stored alone.
+func TestStoreRefusesQuickRuns(t *testing.T) {
+	t.Parallel()
+	root := newRepository(t)
+	if err := store(root, newRun(t, true)); err == nil || !strings.Contains(err.Error(), "quick") {
+		t.Errorf("the error is %v", err)
+	}
+	if folder, err := stored(root); err != nil || folder != storedRuns+"/old" {
+		t.Errorf("%s is stored, %v", folder, err)
+	}
+}
+
+func TestReplacePartNeedsBothLines(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"", begin, end, end + begin} {
+		if _, err := replacePart(text, "x"); err == nil {
+			t.Errorf("no error for %q", text)
+		}
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	t.Parallel()
+	for want, args := range map[string][]string{
+		"give a command": nil, "-run is missing": {"check"}, "no command": {"paint", "-run", "x"}, "results.json": {"check", "-run", t.TempDir()},
+	} {
+		if err := run(args); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: the error is %v, want %q", args, err, want)
+		}
+	}
+}
