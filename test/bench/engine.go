@@ -39,6 +39,11 @@ type engineOptions struct {
 	TLS bool
 	// RevalidateAfter is for ours; stock asks for each request. Default 10 s.
 	RevalidateAfter time.Duration
+	// TTL is how long content stays: unused with ours, at all with stock. Default 168 h.
+	TTL time.Duration
+	// HighWatermark and LowWatermark are for ours, in percent of the volume. Default 99 and 98: other files on the disk of
+	// this machine must not make a difference.
+	HighWatermark, LowWatermark int
 }
 
 // engine is a running cache.
@@ -69,14 +74,15 @@ http:
 {{- end}}
   headers: {X-Content-Type-Options: [nosniff]}
 health: {storagedriver: {enabled: true, interval: 10s, threshold: 3}}
-proxy: {remoteurl: {{.RemoteURL}}, ttl: 168h0m0s}
+proxy: {remoteurl: {{.RemoteURL}}, ttl: {{.TTL}}}
 `))
 
 var oursConfig = template.Must(template.New("ours").Parse(`
 upstream: {host: docker.io, remoteURL: {{.RemoteURL}}, caFile: {{.CAFile}}}
 listen: {address: "{{.Address}}"{{if .CertFile}}, tls: {certFile: {{.CertFile}}, keyFile: {{.KeyFile}}}{{end}}}
 debug: {address: "{{.Debug}}"}
-storage: {root: {{.Root}}, highWatermark: 99, lowWatermark: 98}
+storage: {root: {{.Root}}, highWatermark: {{.HighWatermark}}, lowWatermark: {{.LowWatermark}}}
+garbageCollection: {ttl: {{.TTL}}}
 tags: {revalidateAfter: {{.RevalidateAfter}}}
 `))
 
@@ -94,6 +100,7 @@ func (b *bench) engine(ctx context.Context, name string, o engineOptions) (*engi
 	values := map[string]any{
 		"RemoteURL": b.origin.url, "CAFile": b.origin.ca, "Address": ports[0], "Debug": ports[1],
 		"Root": o.Root, "RevalidateAfter": cmp.Or(o.RevalidateAfter, 10*time.Second), "CertFile": "", "KeyFile": "",
+		"TTL": cmp.Or(o.TTL, 168*time.Hour), "HighWatermark": cmp.Or(o.HighWatermark, 99), "LowWatermark": cmp.Or(o.LowWatermark, 98),
 	}
 	if o.Root == "" {
 		values["Root"] = filepath.Join(dir, "root")

@@ -84,6 +84,17 @@ func (p *process) stop() error {
 	}
 }
 
+// kill ends the program in the middle of what it does.
+func (p *process) kill() error {
+	p.ended = true
+	defer p.log.Close()
+	if err := p.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	<-p.exited // by the signal
+	return nil
+}
+
 // usage is what a process has used so far.
 type usage struct {
 	cpuSeconds float64

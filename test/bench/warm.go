@@ -154,7 +154,7 @@ func warmBlob(ctx context.Context, b *bench) error {
 			return err
 		}
 	}
-	return nil
+	return blobGrid(ctx, b)
 }
 
 func scheme(tls bool) string {

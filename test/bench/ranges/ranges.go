@@ -47,16 +47,19 @@ const (
 	leastMargin = .01
 )
 
-// countedUnits are ratios themselves; nothing in them depends on a clock.
-var countedUnits = []string{"upstream-B/blob-B", "upstream-req/req", "hit-B/B", "failed/req"}
+// ownRatios are the units that are ratios themselves, with their margins: nothing in most of them depends on a clock.
+var ownRatios = map[string]float64{
+	"upstream-B/blob-B": countedMargin, "upstream-req/req": countedMargin, "failed/req": countedMargin,
+	"sent-B/blob-B": usualMargin, "hit-B/B": usualMargin,
+}
 
 // Measure returns the ratios that a run has: each engine divided by stock, and by direct, round by round.
 func Measure(run *result.Run) []Ratio {
 	var all []Ratio
 	for _, s := range run.Measured {
-		if slices.Contains(countedUnits, s.Unit) {
+		if margin, ok := ownRatios[s.Unit]; ok {
 			if s.Engine == result.Ours {
-				all = append(all, newRatio(s.Name+" "+s.Unit+": "+s.Engine, s.Values, countedMargin))
+				all = append(all, newRatio(s.Name+" "+s.Unit+": "+s.Engine, s.Values, margin))
 			}
 			continue
 		}

@@ -114,17 +114,33 @@ func warmFigures(r *result.Run) []figure {
 	all := bars(r, figure{name: "warm-manifest", caption: "One processor; 16 clients, each with a connection of its own."},
 		chart.Bars{Title: "A stored manifest by its digest", Subtitle: "requests that a second of CPU is good for; more is better", Format: in("/s")},
 		"req/cpu-s", []labelled{{"", "manifest/warm"}})
-	var costs []labelled
-	for _, s := range r.Measured {
-		parameters, ok := strings.CutPrefix(s.Name, "blob/warm/")
-		if l := (labelled{strings.ReplaceAll(strings.ReplaceAll(parameters, "/", ", "), "=", " "), s.Name}); ok && !slices.Contains(costs, l) {
-			costs = append(costs, l)
-		}
-	}
+	costs := named(r, "blob/warm/")
 	all = append(all, bars(r, figure{name: "warm-blob-cpu", caption: "What the server's process uses while clients read stored blobs."},
 		chart.Bars{Title: "What a GiB of a stored blob costs", Subtitle: "seconds of CPU; less is better", Format: seconds}, "cpu-s/GiB", costs)...)
-	return append(all, bars(r, figure{name: "warm-blob-rate", caption: "The server has one processor, the clients have the others, which limits what can be seen."},
+	all = append(all, bars(r, figure{name: "warm-blob-rate", caption: "The server has one processor, the clients have the others, which limits what can be seen."},
 		chart.Bars{Title: "How fast stored blobs are served", Subtitle: "GiB a second, all clients together; more is better", Format: in("GiB/s")}, "GiB/s", costs)...)
+	for _, scheme := range []string{"http", "https"} {
+		grid := named(r, "blob/"+scheme+"/")
+		all = append(all, bars(r, figure{name: "grid-cpu-" + scheme, caption: "Blobs of three sizes, read by three numbers of clients for two seconds each. Connections are new."},
+			chart.Bars{Title: "What a GiB costs, " + scheme, Subtitle: "seconds of CPU, logarithmic; less is better", Log: true, Format: seconds}, "cpu-s/GiB", grid)...)
+		all = append(all, bars(r, figure{name: "grid-rate-" + scheme, caption: "The same."},
+			chart.Bars{Title: "How fast, " + scheme, Subtitle: "GiB a second, all clients together; more is better", Format: in("GiB/s")}, "GiB/s", grid)...)
+		all = append(all, bars(r, figure{name: "grid-memory-" + scheme, caption: "The same: the highest resident memory meanwhile."},
+			chart.Bars{Title: "Memory, " + scheme, Subtitle: "MiB, logarithmic; less is better", Log: true, Format: in("MiB")}, "B", grid)...)
+	}
+	return all
+}
+
+// named are the series whose names begin with the prefix, with the rest as labels, in the order of measurement.
+func named(r *result.Run, prefix string) []labelled {
+	var all []labelled
+	for _, s := range r.Measured {
+		parameters, ok := strings.CutPrefix(s.Name, prefix)
+		if l := (labelled{strings.ReplaceAll(strings.ReplaceAll(parameters, "/", ", "), "=", " "), s.Name}); ok && !slices.Contains(all, l) {
+			all = append(all, l)
+		}
+	}
+	return all
 }
 
 func coldFigures(r *result.Run) []figure {
@@ -140,15 +156,8 @@ func coldFigures(r *result.Run) []figure {
 			figure{name: "cold" + strings.ReplaceAll(strings.ReplaceAll(line.name, "/", "-"), "=", "-"), caption: "Four layers, 100 MiB in all, and nothing of them stored (4 MiB in a quick run). The difference to no cache is what a first pull costs."},
 			chart.Lines{Title: "A first pull of four layers" + line.label, Subtitle: "seconds; less is better", X: "round trip to the upstream, ms", Format: seconds}, of...)...)
 	}
-	var grid []labelled
-	for _, s := range r.Measured {
-		parameters, ok := strings.CutPrefix(s.Name, "cold/size=")
-		if l := (labelled{strings.ReplaceAll(strings.ReplaceAll(parameters, "/", ", "), "=", " "), s.Name}); ok && !slices.Contains(grid, l) {
-			grid = append(grid, l)
-		}
-	}
 	return append(all, bars(r, figure{name: "cold-grid", caption: "Nothing of the images is stored. The dashed line is a pull without a cache."},
-		chart.Bars{Title: "First pulls of other sizes", Subtitle: "seconds, logarithmic; less is better", Log: true, Format: seconds, Reference: directLabel}, "s", grid)...)
+		chart.Bars{Title: "First pulls of other sizes", Subtitle: "seconds, logarithmic; less is better", Log: true, Format: seconds, Reference: directLabel}, "s", named(r, "cold/size="))...)
 }
 
 func memoryFigures(r *result.Run) []figure {
@@ -184,8 +193,8 @@ func volumeFigures(r *result.Run) []figure {
 	all = append(all, bars(r, figure{name: "disk", caption: "The same trace for both: images by a Zipf distribution whose order moves on each day, three times what the volume holds, a week in accelerated time. " +
 		"The stock registry deletes by age only, and keeps what was there first when the volume is full."},
 		chart.Bars{Title: "A volume that is too small by a factor of three", Subtitle: "share of the bytes that came from the volume; more is better", Format: percent}, "hit-B/B", disks)...)
-	all = append(all, bars(r, figure{name: "disk-failed", caption: "The same trace: pulls that ended with an error or with other bytes than they should."},
-		chart.Bars{Title: "Pulls that failed on it", Subtitle: "share of the pulls; less is better", Format: percent}, "failed/req", failed)...)
+	all = append(all, bars(r, figure{name: "disk-failed", caption: "The same trace: pulls that the cache did not answer in full. containerd asks the upstream then, so that a node has its image all the same, later."},
+		chart.Bars{Title: "Pulls that fail at the cache", Subtitle: "share of the pulls; less is better", Format: percent}, "failed/req", failed)...)
 	evict := chart.Bars{Title: "Requests while much is deleted", Subtitle: "99th percentile of stored manifests; less is better", Format: seconds}
 	for _, s := range r.Measured {
 		if s.Unit == "p99-evicting-s" {

@@ -18,9 +18,11 @@ func number(v float64) string {
 	return fmt.Sprintf("%.3g", v)
 }
 
-// seconds writes a time as people say it.
+// seconds writes a time as people say it, and NaN as NaN.
 func seconds(v float64) string {
 	switch {
+	case math.IsNaN(v):
+		return "NaN"
 	case v == 0:
 		return "0 s"
 	case v < .0009995:

@@ -77,9 +77,9 @@ func mainRows(r *result.Run) [][3]string {
 	stale := func(engine string) string {
 		return both("stale/containerd-2/", "s", engine, seconds, "alpine", "ops-toolbelt")
 	}
-	add(fmt.Sprintf("a pull of alpine / ops-toolbelt while the address of the cache leads nowhere, which the node has noticed where it can (direct: %s)", stale(result.Direct)),
-		stale(result.StaleDocument), stale(result.StaleUnitLater))
-	add("the same in the moment in which the address goes", stale(result.StaleDocument), stale(result.StaleUnitFirst))
+	add(fmt.Sprintf("a node pulls alpine / ops-toolbelt while its cache's address leads nowhere, in the moment in which that begins (direct: %s)", stale(result.Direct)),
+		stale(result.StaleDocument), stale(result.StaleUnitFirst))
+	add("the same from two seconds later on", stale(result.StaleDocument), stale(result.StaleUnitLater))
 
 	amplification := "upstream-B/blob-B"
 	add("50 clients pull one cold 64 MiB blob at once: sent by the upstream",
@@ -96,7 +96,7 @@ func mainRows(r *result.Run) [][3]string {
 	}
 	add("stored 64 MiB blob, seconds of CPU for a GiB, http / https", cpu(result.Stock), cpu(result.Ours))
 	tag := func(engine string) string {
-		return fmt.Sprintf("%.2g, %s B", median("tag/warm", engine, "upstream-req/req"), thousands(median("tag/warm", engine, "written-B/req")))
+		return fmt.Sprintf("%.2g, %.0f B", median("tag/warm", engine, "upstream-req/req"), median("tag/warm", engine, "written-B/req"))
 	}
 	add("HEAD of a tag that has not changed: requests to the upstream, bytes written", tag(result.Stock), tag(result.Ours))
 	first := func(what, name string) {

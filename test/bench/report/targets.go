@@ -48,12 +48,15 @@ var targets = slices.Concat(herdTargets(), staleTargets(), []target{
 	{what: "warm tag HEAD, upstream requests", name: "tag/warm", unit: "upstream-req/req", most: 1. / 500},
 	{what: "start on 100 000 blobs, first answer", name: "start/blobs=100000", unit: "first-200-s", most: 1},
 	{what: "start on 100 000 blobs, index complete", name: "start/blobs=100000", unit: "indexed-s", most: 10},
+	{what: "kill -9 in a herd, sent by the upstream in all", name: "kill/blobs=100000", unit: "sent-B/blob-B", least: 1, most: 2},
+	{what: "trace over 3 × the volume, hits, to stock", name: "disk/images=192", unit: "hit-B/B", to: result.Stock, least: 1},
+	{what: "trace over 3 × the volume, failed pulls", name: "disk/images=192", unit: "failed/req", most: math.SmallestNonzeroFloat64},
 	{what: "evicting 50 000 blobs, growth of p99", name: "evict/blobs=50000", unit: "p99-evicting-s", minus: "p99-idle-s", most: .005},
 })
 
 func herdTargets() []target {
 	var all []target
-	for _, name := range []string{"clients=1", "clients=10", "clients=50", "clients=100", "clients=500", "clients=10/first-leaves"} {
+	for _, name := range []string{"clients=1", "clients=10", "clients=50", "clients=100", "clients=500", "clients=10/first-leaves", "clients=10/leader-leaves", "clients=10/staggered"} {
 		all = append(all, target{what: "herd, " + name, name: "herd/" + name, unit: "upstream-B/blob-B", least: 1, most: 1})
 	}
 	return all

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/registry-cache/extension/test/testbed/upstream"
+)
+
+// trace are pulls of images over some days that are shorter than days. Images are chosen by a Zipf distribution; each day
+// some that nobody wanted before become the ones that most want, as new versions do.
+type trace struct {
+	images int
+	pulls  int
+	days   int
+	day    time.Duration
+	seed   uint64
+}
+
+const (
+	// zipfExponent and zipfOffset are those of rand.NewZipf: the first of 192 images gets about a tenth of the pulls.
+	zipfExponent, zipfOffset = 1.1, 2
+	// overcommitment is how many times the volume the images of a trace are.
+	overcommitment = 3
+)
+
+// choices are the numbers of the images that are pulled, in turn.
+func (t trace) choices() []int {
+	random := rand.New(rand.NewPCG(t.seed, 0))
+	zipf := rand.NewZipf(random, zipfExponent, zipfOffset, uint64(t.images-1))
+	all := make([]int, t.pulls)
+	for k := range all {
+		// In the whole trace half of the images are new once.
+		moved := k * t.days / t.pulls * t.images / (2 * t.days)
+		all[k] = (int(zipf.Uint64()) + t.images - moved) % t.images
+	}
+	return all
+}
+
+// diskPressure replays a trace on a volume that holds a third of its images, and counts the bytes that came from there.
+// Stock deletes by age only, ours by the last use and by the watermarks. The TTL is a week, the trace two, both in the
+// accelerated time.
+func diskPressure(ctx context.Context, b *bench) error {
+	t := trace{images: 192, pulls: 1400, days: 14, day: 4 * time.Second, seed: 1}
+	rounds := min(b.rounds, gridRounds)
+	if b.quick {
+		t.images, t.pulls, t.day = 48, 280, 500*time.Millisecond
+	}
+	var images []image
+	for range t.images {
+		i, err := b.push(ctx, mebibyte)
+		if err != nil {
+			return err
+		}
+		images = append(images, i)
+	}
+	for range rounds {
+		for _, name := range caches {
+			if err := b.replay(ctx, name, t, images); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (b *bench) replay(ctx context.Context, name string, t trace, images []image) (err error) {
+	root := filepath.Join(b.dir, "small-volume")
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return err
+	}
+	size := int64(t.images) * mebibyte / overcommitment
+	if err := syscall.Mount("tmpfs", root, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+		return fmt.Errorf("mounting a volume of %d bytes: %w", size, err)
+	}
+	defer func() { err = errors.Join(err, syscall.Unmount(root, 0), os.Remove(root)) }()
+	e, err := b.engine(ctx, name, engineOptions{Root: root, TTL: 7 * t.day, HighWatermark: 90, LowWatermark: 80})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, e.close()) }()
+	var wanted, hit int64
+	failed := 0
+	tick := time.NewTicker(t.day * time.Duration(t.days) / time.Duration(t.pulls))
+	defer tick.Stop()
+	for _, choice := range t.choices() {
+		i := images[choice]
+		if err := b.origin.admin.ResetRequests(ctx); err != nil {
+			return err
+		}
+		pullErr := e.pullVerified(ctx, i)
+		if pullErr != nil {
+			failed++
+		}
+		requests, err := b.origin.admin.Requests(ctx, 0)
+		if err != nil {
+			return err
+		}
+		for _, blob := range i.blobs {
+			wanted += blob.size
+			fetched := slices.ContainsFunc(requests, func(r upstream.Request) bool { return r.Kind == upstream.Blob && r.Reference == blob.digest })
+			if pullErr == nil && !fetched {
+				hit += blob.size
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	series := fmt.Sprintf("disk/images=%d", t.images)
+	b.results.Add(series, name, "hit-B/B", float64(hit)/float64(wanted))
+	b.results.Add(series, name, "failed/req", float64(failed)/float64(t.pulls))
+	// Stock does not end in order on a volume that is full.
+	return e.kill()
+}
+
+// pullVerified is a pull by a node of its own, with all digests checked.
+func (e *engine) pullVerified(ctx context.Context, i image) error {
+	c, err := newClient(e.url, e.ca)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	if err := c.head(ctx, i); err != nil {
+		return err
+	}
+	blobs, err := c.manifest(ctx, i.repository, i.digest)
+	if err != nil {
+		return err
+	}
+	for _, blob := range blobs {
+		if err := c.fetch(ctx, i.repository, blob, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}

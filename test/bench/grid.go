@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// gridRounds is how often the measurements of grids are made at most: each has many.
+const gridRounds = 2
+
+// blobGrid measures what stored blobs of other sizes cost with other numbers of clients, each for some time.
+func blobGrid(ctx context.Context, b *bench) error {
+	sizes, clients, duration, rounds := []int64{1, 64, 1024}, []int{1, 16, 256}, 2*time.Second, min(b.rounds, gridRounds)
+	if b.quick {
+		sizes, clients, duration = []int64{1, 4}, []int{1, 16}, 300*time.Millisecond
+	}
+	var stored []image
+	for _, size := range sizes {
+		i, err := b.push(ctx, size*mebibyte)
+		if err != nil {
+			return err
+		}
+		stored = append(stored, i)
+	}
+	for _, tls := range []bool{false, true} {
+		err := b.eachCache(ctx, engineOptions{TLS: tls}, func(round int, e *engine) error {
+			if round >= rounds {
+				return nil
+			}
+			for k, i := range stored {
+				if err := e.warm(ctx, i); err != nil {
+					return err
+				}
+				for _, n := range clients {
+					series := fmt.Sprintf("blob/%s/size=%dMiB/clients=%d", scheme(tls), sizes[k], n)
+					if err := b.readFor(ctx, e, series, i, n, duration); err != nil {
+						return fmt.Errorf("%s: %w", series, err)
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readFor lets clients read the layer of the image again and again for the duration, and counts what they got.
+func (b *bench) readFor(ctx context.Context, e *engine, series string, i image, clients int, duration time.Duration) error {
+	if err := e.resetPeak(); err != nil {
+		return err
+	}
+	layer := i.blobs[len(i.blobs)-1]
+	var received atomic.Int64
+	began := time.Now()
+	used, err := e.during(func() error {
+		timed, cancel := context.WithDeadline(ctx, began.Add(duration))
+		defer cancel()
+		return e.each(ctx, clients, func(ctx context.Context, _ int, c *client) error {
+			for {
+				n, err := c.read(timed, i.repository, layer)
+				received.Add(n)
+				switch {
+				case timed.Err() != nil && ctx.Err() == nil:
+					return nil // in the middle of a blob, or after it
+				case err != nil:
+					return err
+				case n != layer.size:
+					return fmt.Errorf("blob %s: %d of %d bytes", layer.digest, n, layer.size)
+				}
+			}
+		})
+	})
+	if err != nil {
+		return err
+	}
+	gib := float64(received.Load()) / gibibyte
+	if gib == 0 {
+		return errors.New("nothing was received")
+	}
+	b.results.Add(series, e.name, "cpu-s/GiB", used.cpuSeconds/gib)
+	b.results.Add(series, e.name, "GiB/s", gib/time.Since(began).Seconds())
+	b.results.Add(series, e.name, "B", float64(used.peakRSS))
+	return nil
+}
+
+// read reads a blob, and returns how many bytes came, with an error, too.
+func (c *client) read(ctx context.Context, repository string, b blob) (int64, error) {
+	resp, err := c.do(ctx, http.MethodGet, "/v2/"+repository+"/blobs/"+b.digest)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	return io.CopyBuffer(struct{ io.Writer }{io.Discard}, resp.Body, make([]byte, copyBuffer))
+}
