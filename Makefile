@@ -96,11 +96,11 @@ mutations: ## Break the product on purpose, and show which story and which test 
 	go run ./test/mutations/run $(if $(RUN),-run '$(RUN)') $(if $(EXEC),-exec '$(EXEC)')
 
 .PHONY: bench bench-check bench-store
-bench: ## The cache server beside the stock registry and no cache, and nodes of the kind-based Shoot (RUN=..., ROUNDS=5, QUICK=1).
+bench: ## The cache server beside the stock registry and no cache, and nodes of the kind-based Shoot (RUN=..., ROUNDS=3, QUICK=1).
 	go run ./test/bench $(if $(RUN),-run '$(RUN)') $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(QUICK),-quick)
 
-bench-check: ## Hold the ratios of a recorded run against their ranges (RUN=bin/bench/<run>).
-	@go run ./test/bench/runs check -run '$(RUN)'
+bench-check: ## Hold the ratios of a recorded run against their ranges (RUN=bin/bench/<run>, by default the last one).
+	@go run ./test/bench/runs check -run '$(or $(RUN),$(lastword $(sort $(wildcard bin/bench/2*))))'
 
 bench-store: ## Make a recorded run the one that the README shows and bench-check compares with (RUN=bin/bench/<run>).
 	go run ./test/bench/runs store -run '$(RUN)'

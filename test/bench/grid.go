@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // gridRounds is how often the measurements of grids are made at most: each has many.
@@ -52,31 +54,43 @@ func blobGrid(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// readFor lets clients read the layer of the image again and again for the duration, and counts what they got.
+// readFor lets clients, which are connected already, read the layer of the image again and again for the duration, and
+// counts what they got.
 func (b *bench) readFor(ctx context.Context, e *engine, series string, i image, clients int, duration time.Duration) error {
-	if err := e.resetPeak(); err != nil {
+	connected, err := e.connect(ctx, clients)
+	defer func() {
+		for _, c := range connected {
+			c.close()
+		}
+	}()
+	if err := errors.Join(err, e.resetPeak()); err != nil {
 		return err
 	}
 	layer := i.blobs[len(i.blobs)-1]
 	var received atomic.Int64
-	began := time.Now()
+	var began time.Time
 	used, err := e.during(func() error {
+		began = time.Now()
 		timed, cancel := context.WithDeadline(ctx, began.Add(duration))
 		defer cancel()
-		return e.each(ctx, clients, func(ctx context.Context, _ int, c *client) error {
-			for {
-				n, err := c.read(timed, i.repository, layer)
-				received.Add(n)
-				switch {
-				case timed.Err() != nil && ctx.Err() == nil:
-					return nil // in the middle of a blob, or after it
-				case err != nil:
-					return err
-				case n != layer.size:
-					return fmt.Errorf("blob %s: %d of %d bytes", layer.digest, n, layer.size)
+		g, ctx := errgroup.WithContext(ctx)
+		for _, c := range connected {
+			g.Go(func() error {
+				for {
+					n, err := c.read(timed, i.repository, layer)
+					received.Add(n)
+					switch {
+					case timed.Err() != nil && ctx.Err() == nil:
+						return nil // in the middle of a blob, or after it
+					case err != nil:
+						return err
+					case n != layer.size:
+						return fmt.Errorf("blob %s: %d of %d bytes", layer.digest, n, layer.size)
+					}
 				}
-			}
-		})
+			})
+		}
+		return g.Wait()
 	})
 	if err != nil {
 		return err
@@ -89,6 +103,21 @@ func (b *bench) readFor(ctx context.Context, e *engine, series string, i image, 
 	b.results.Add(series, e.name, "GiB/s", gib/time.Since(began).Seconds())
 	b.results.Add(series, e.name, "B", float64(used.peakRSS))
 	return nil
+}
+
+// connect returns clients that have a connection. The caller closes them, with an error, too.
+func (e *engine) connect(ctx context.Context, n int) ([]*client, error) {
+	var all []*client
+	g, ctx := errgroup.WithContext(ctx)
+	for range n {
+		c, err := newClient(e.url, e.ca)
+		if err != nil {
+			return all, errors.Join(err, g.Wait())
+		}
+		all = append(all, c)
+		g.Go(func() error { return c.ping(ctx) })
+	}
+	return all, g.Wait()
 }
 
 // read reads a blob, and returns how many bytes came, with an error, too.

@@ -33,11 +33,7 @@ func describeHost(ctx context.Context) (result.Host, error) {
 	if h.MemoryKiB, err = procField("/proc/meminfo", "MemTotal"); err != nil {
 		return h, err
 	}
-	if h.Distribution, err = moduleVersion(ctx, "distribution", "github.com/distribution/distribution/v3"); err != nil {
-		return h, err
-	}
-	old, err := moduleVersion(ctx, "containerd-pull", "github.com/containerd/containerd")
-	h.Containerd = []string{"code of " + old}
+	h.Distribution, err = moduleVersion(ctx, "distribution", "github.com/distribution/distribution/v3")
 	return h, err
 }
 

@@ -39,7 +39,7 @@ func run(ctx context.Context, args []string) (err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	output := flags.String("output", filepath.Join("bin", "bench"), "`folder` of the runs; each gets one of its own in it")
 	only := flags.String("run", "", "`pattern` of the scenarios to run; empty means all")
-	rounds := flags.Int("rounds", 5, "how `often` each measurement is made, the engines in turn")
+	rounds := flags.Int("rounds", 3, "how `often` each measurement is made, the engines in turn; what takes minutes is made less often")
 	quick := flags.Bool("quick", false, "smaller loads and one round: shows that everything runs, proves no figure")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -85,6 +85,7 @@ var scenarios = []scenario{
 	{"kill", "kill -9 in the middle of a herd, on a full volume", 8 * time.Minute, killedInHerd},
 	{"disk", "hits on a volume that is too small", 8 * time.Minute, diskPressure},
 	{"evict", "latency while much is deleted", 8 * time.Minute, evictWhileServing},
+	{"controller", "what the controller takes for many Shoots", 12 * time.Minute, controllerCost},
 	{"stale", "pulls on a node in each state of the world", 30 * time.Minute, stalePulls},
 	{"unit", "what the node's unit notices, and costs", 15 * time.Minute, nodeUnit},
 }

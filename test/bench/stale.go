@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -48,8 +49,11 @@ var shapes = []shape{
 // nodePull pulls an image on the node that it does not have, and returns how long that took.
 type nodePull struct {
 	name    string // of the series
-	prepare func(ctx context.Context, s *kindShoot, reference string) error
-	pull    func(ctx context.Context, s *kindShoot, reference string) (time.Duration, error)
+	version string // of containerd
+	// ignoresDialTimeout says that dial_timeout makes no difference.
+	ignoresDialTimeout bool
+	prepare            func(ctx context.Context, s *kindShoot, reference string) error
+	pull               func(ctx context.Context, s *kindShoot, reference string) (time.Duration, error)
 }
 
 // stalePulls measures pulls in each state of the world, by the node's containerd, and by the code of containerd 1.7, which
@@ -69,18 +73,25 @@ func stalePulls(ctx context.Context, b *bench) error {
 				return pull.Image(ctx, s.node, reference)
 			},
 		}
-		measured, states, pulls := shapes, allStates, []nodePull{daemon, old}
+		if daemon.version, err = s.containerdVersion(ctx); err != nil {
+			return err
+		}
+		measured, pulls := shapes, []nodePull{daemon, old}
 		if b.quick {
-			// To containerd 1.7, which knows no dial_timeout, one more state is a matter of minutes.
-			measured, states, pulls = shapes[:1], quickStates, pulls[:1]
+			measured, pulls = shapes[:1], pulls[:1]
+		}
+		for _, by := range pulls {
+			b.results.Host.Containerd = append(b.results.Host.Containerd, by.version)
 		}
 		for _, shape := range measured {
 			if err := s.tb.Upstream.Shape(ctx, shape.shaping); err != nil {
 				return err
 			}
 			for _, by := range pulls {
-				for range b.rounds {
-					if err := b.staleRound(ctx, s, shape, by, states); err != nil {
+				for round := range b.rounds {
+					// The small image says it all where two states are the same.
+					long := round == 0 && !b.quick
+					if err := b.staleRound(ctx, s, shape, by, statesOf(by, long, long && shape.name == shapes[0].name)); err != nil {
 						return fmt.Errorf("%s/%s: %w", by.name, shape.name, err)
 					}
 				}
@@ -96,11 +107,19 @@ type state func(ctx context.Context, s *kindShoot, shape shape, measure measure)
 // measure times a pull of reference after prepare and event, and records it for the state.
 type measure func(state, reference string, event func() error) error
 
-// allStates begin and end with healthy caches in use on the node. quickStates leave out what takes minutes.
-var (
-	quickStates = []state{healthyState, directState, dialTimeoutState, unitState, pinnedState}
-	allStates   = append([]state{documentState}, quickStates...)
-)
+// statesOf are the states of a round, each of which begins and ends with healthy caches in use on the node. A pull with
+// the document's configuration takes minutes, always the same ones, as they are made of timeouts; it is there if document
+// says so. So does dial_timeout where it is ignored; it is there if ignored says so.
+func statesOf(by nodePull, document, ignored bool) []state {
+	var states []state
+	if document {
+		states = append(states, documentState)
+	}
+	if ignored || !by.ignoresDialTimeout {
+		states = append(states, dialTimeoutState)
+	}
+	return append(states, healthyState, directState, unitState, pinnedState)
+}
 
 func (b *bench) staleRound(ctx context.Context, s *kindShoot, shape shape, by nodePull, states []state) error {
 	measure := func(state, reference string, event func() error) error {
@@ -240,13 +259,19 @@ func (s *kindShoot) installContainerd17(ctx context.Context, dir string) (nodePu
 	if err != nil {
 		return nodePull{}, err
 	}
+	version, err := moduleVersion(ctx, "containerd-pull", "github.com/containerd/containerd")
+	if err != nil {
+		return nodePull{}, err
+	}
 	const onNode = "/usr/local/bin/containerd-v1-pull"
 	if err := copyProgram(string(built), filepath.Join(s.root, onNode)); err != nil {
 		return nodePull{}, err
 	}
 	return nodePull{
-		name:    "stale/containerd-1.7",
-		prepare: func(context.Context, *kindShoot, string) error { return nil },
+		name:               "stale/containerd-1.7",
+		version:            "code of " + version + " on nodes",
+		ignoresDialTimeout: true,
+		prepare:            func(context.Context, *kindShoot, string) error { return nil },
 		pull: func(ctx context.Context, s *kindShoot, reference string) (time.Duration, error) {
 			out, err := s.node.Run(ctx, nil, onNode, "--discard", "--hosts", pull.HostsDir, "--platform", "linux/"+runtime.GOARCH, reference)
 			if err != nil {
@@ -259,6 +284,20 @@ func (s *kindShoot) installContainerd17(ctx context.Context, dir string) (nodePu
 			return time.Duration(report.Seconds * float64(time.Second)), report.Err()
 		},
 	}, nil
+}
+
+// containerdVersion is that of the node's containerd.
+func (s *kindShoot) containerdVersion(ctx context.Context) (string, error) {
+	out, err := s.node.Run(ctx, nil, "containerd", "--version")
+	if err != nil {
+		return "", err
+	}
+	// "containerd <module> <version> <commit>"
+	fields := strings.Fields(string(out))
+	if len(fields) < 3 {
+		return "", fmt.Errorf("containerd --version on %s: %q has no version", s.node.Name, out)
+	}
+	return fields[2] + " on nodes", nil
 }
 
 func copyProgram(from, to string) (err error) {

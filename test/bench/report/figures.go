@@ -121,7 +121,7 @@ func warmFigures(r *result.Run) []figure {
 		chart.Bars{Title: "How fast stored blobs are served", Subtitle: "GiB a second, all clients together; more is better", Format: in("GiB/s")}, "GiB/s", costs)...)
 	for _, scheme := range []string{"http", "https"} {
 		grid := named(r, "blob/"+scheme+"/")
-		all = append(all, bars(r, figure{name: "grid-cpu-" + scheme, caption: "Blobs of three sizes, read by three numbers of clients for two seconds each. Connections are new."},
+		all = append(all, bars(r, figure{name: "grid-cpu-" + scheme, caption: "Blobs of three sizes, read by three numbers of clients for two seconds each. Their connections are there already."},
 			chart.Bars{Title: "What a GiB costs, " + scheme, Subtitle: "seconds of CPU, logarithmic; less is better", Log: true, Format: seconds}, "cpu-s/GiB", grid)...)
 		all = append(all, bars(r, figure{name: "grid-rate-" + scheme, caption: "The same."},
 			chart.Bars{Title: "How fast, " + scheme, Subtitle: "GiB a second, all clients together; more is better", Format: in("GiB/s")}, "GiB/s", grid)...)
@@ -222,12 +222,30 @@ func unitFigures(r *result.Run) []figure {
 			{Label: "middle", Color: chart.Sky, Value: value(middle)}, {Label: "99th percentile", Color: chart.Blue, Value: value(late)},
 		}})
 	}
-	if len(b.Groups) == 0 {
-		return nil
+	var all []figure
+	if len(b.Groups) > 0 {
+		caption := "Faults begin at any moment between two probes."
+		if cost := r.Get("unit/cost/caches=3", result.Ours, "cpu-s/s"); len(cost.Values) > 0 {
+			caption += fmt.Sprintf(" The unit takes %s of one processor with three caches.", percent(cost.Median()))
+		}
+		all = append(all, figure{name: "unit", caption: caption, svg: b.SVG()})
 	}
-	caption := "Faults begin at any moment between two probes."
-	if cost := r.Get("unit/cost/caches=3", result.Ours, "cpu-s/s"); len(cost.Values) > 0 {
-		caption += fmt.Sprintf(" The unit takes %s of one processor with three caches.", percent(cost.Median()))
+	return append(all, controllerFigures(r)...)
+}
+
+func controllerFigures(r *result.Run) []figure {
+	for _, s := range r.Measured {
+		if s.Unit != "seed-req/h" {
+			continue
+		}
+		shoots := strings.TrimPrefix(s.Name, "controller/shoots=")
+		get := func(unit string) result.Series { return r.Get(s.Name, result.Ours, unit) }
+		b := chart.Bars{Title: "What the controller asks for", Subtitle: "requests an hour while nothing happens to its " + shoots + " Shoots; less is better", Format: in("/h"), Groups: []chart.Group{{Bars: []chart.Bar{
+			{Label: "to the Seed", Color: chart.Blue, Value: value(s)}, {Label: "to all Shoots together", Color: chart.Sky, Value: value(get("shoot-req/h"))},
+		}}}}
+		return []figure{{name: "controller", svg: b.SVG(), caption: fmt.Sprintf(
+			"Counted in the audit logs of two real API servers, one for the Seed and one for all Shoots, each with one cache that is ready. The controller takes %s of one processor and at most %.0f MiB meanwhile.",
+			percent(get("cpu-s/s").Median()), value(get("B")).Median)}}
 	}
-	return []figure{{name: "unit", caption: caption, svg: b.SVG()}}
+	return nil
 }

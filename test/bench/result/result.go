@@ -72,7 +72,7 @@ type Host struct {
 	System string `json:"system,omitempty"`
 	// Distribution is the version of the stock registry.
 	Distribution string `json:"distribution,omitempty"`
-	// Containerd are the versions of containerd that pull in scenarios about nodes: of its code, and of the nodes.
+	// Containerd are the versions of containerd that pull in scenarios about nodes.
 	Containerd []string `json:"containerd,omitempty"`
 }
 

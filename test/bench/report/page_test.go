@@ -1,0 +1,144 @@
+package report
+
+import (
+	"fmt"
+	"math"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/registry-cache/extension/test/bench/result"
+)
+
+// newRun has values of each scenario that has a picture.
+func newRun() *result.Run {
+	r := &result.Run{Rounds: 3, Host: result.Host{Commit: "0123456789ab", CPU: "A <processor>", CPUs: 2, MemoryKiB: 8 << 20, Distribution: "v3.1.2"}}
+	for _, v := range []float64{1, 1.1, .9} {
+		for _, shape := range []string{"alpine", "ops-toolbelt"} {
+			r.Add("stale/containerd-2/"+shape, result.Direct, "s", 2*v)
+			r.Add("stale/containerd-2/"+shape, result.StaleUnitFirst, "s", 3*v)
+			r.Add("stale/containerd-2/"+shape, result.StaleUnitLater, "s", 2.02*v)
+			r.Add("stale/containerd-2/"+shape, result.StaleDocument, "s", 122*v)
+		}
+		r.Add("manifest/warm", result.Stock, "req/cpu-s", 5000*v)
+		r.Add("manifest/warm", result.Ours, "req/cpu-s", 44000*v)
+		r.Add("cold/rtt=0ms", result.Direct, "s", .1*v)
+		r.Add("cold/rtt=0ms", result.Stock, "s", .3*v)
+		r.Add("cold/rtt=0ms", result.Ours, "s", .2*v)
+		for _, clients := range []int{1, 50} {
+			r.Add(fmt.Sprintf("herd/clients=%d", clients), result.Stock, "upstream-B/blob-B", float64(clients))
+			r.Add(fmt.Sprintf("herd/clients=%d", clients), result.Ours, "upstream-B/blob-B", 1)
+		}
+		r.Add("readers/1000/http", result.Ours, "B", 53<<20)
+	}
+	return r
+}
+
+func TestPageStandsAlone(t *testing.T) {
+	t.Parallel()
+	html, err := HTML(newRun())
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(html)
+	// Anchors within the page, and the name of the SVG format, are all that may look like an address.
+	rest := strings.ReplaceAll(page, `xmlns="http://www.w3.org/2000/svg"`, "")
+	for _, pattern := range []string{`<script`, `<link`, `<img`, `<iframe`, `https?://`, `src=`, `url\(`, `@import`, `href="[^#]`} {
+		if found := regexp.MustCompile(pattern).FindString(rest); found != "" {
+			t.Errorf("the page has %q", found)
+		}
+	}
+	for _, want := range []string{"A &lt;processor&gt;, 2 processors, 8.0 GiB", "distribution v3.1.2", "commit 0123456789ab", "2 m 2 s", "medians of 3 rounds"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page has no %q", want)
+		}
+	}
+	if strings.Contains(page, "NaN") || strings.Contains(page, "quick run.") {
+		t.Error("the page shows what was not measured, or that this was a quick run")
+	}
+}
+
+func TestPageTellsAboutQuickAndFailedRuns(t *testing.T) {
+	t.Parallel()
+	r := newRun()
+	r.Quick = true
+	r.Scenarios = []result.Scenario{{Name: "cold", Done: true, Seconds: 60}, {Name: "disk", Done: true, Error: "no <space>"}, {Name: "stale"}}
+	html, err := HTML(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"proves no figure", "scenario disk failed: no &lt;space&gt;", "scenario stale was not reached", "not reached</td>"} {
+		if !strings.Contains(string(html), want) {
+			t.Errorf("the page has no %q", want)
+		}
+	}
+}
+
+func TestLosses(t *testing.T) {
+	t.Parallel()
+	r := newRun()
+	r.Add("blob/warm/http", result.Stock, "GiB/s", 2)
+	r.Add("blob/warm/http", result.Ours, "GiB/s", 1)
+	got := map[string]loss{}
+	for _, l := range losses(r) {
+		got[l.Name+" "+l.Engine+" "+l.To] = l
+	}
+	for name, factor := range map[string]string{
+		"cold/rtt=0ms ours direct":                                "2 ×",
+		"stale/containerd-2/alpine stale-unit-first direct":       "1.5 ×",
+		"stale/containerd-2/ops-toolbelt stale-unit-first direct": "1.5 ×",
+		"blob/warm/http ours stock":                               "2 ×",
+	} {
+		if got[name].Factor != factor {
+			t.Errorf("%s: worse by %q, want %q", name, got[name].Factor, factor)
+		}
+		delete(got, name)
+	}
+	// Neither what is better, nor what is within 2 %, nor what is no engine of ours.
+	if len(got) > 0 {
+		t.Errorf("these are no losses: %v", got)
+	}
+	if missed := strings.Join(missed(r), "\n"); !strings.Contains(missed, "cold pull, 0 ms, to direct: wanted ≤ 1.05, measured 2 (2 – 2)") || strings.Contains(missed, "manifest") {
+		t.Errorf("targets that are not met: %s", missed)
+	}
+}
+
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	text, picture, err := Readme(newRun(), "docs/benchmarks/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"registry 3.1.2 with", "docs/benchmarks/x/" + picture.Name, "(direct: 2 s / 2 s) | 2 m 2 s / 2 m 2 s | 3 s / 3 s |",
+		"| stored manifest by digest, requests for a second of CPU | 5 000 | 44 000 |",
+		"faster than about 500 MB/s",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("there is no %q in\n%s", want, text)
+		}
+	}
+	if picture.Name != "stale-containerd-2.svg" || strings.Contains(text, "NaN") || strings.Contains(text, "memory") {
+		t.Errorf("the picture is %s, the text\n%s", picture.Name, text)
+	}
+	if _, _, err := Readme(&result.Run{}, "x"); err == nil {
+		t.Error("no error for a run without anything to show")
+	}
+}
+
+func TestFormats(t *testing.T) {
+	t.Parallel()
+	for v, want := range map[float64]string{0: "0 s", .000386: "386 µs", .3936: "394 ms", .9999: "1 s", 5.014: "5.01 s", 99.96: "1 m 40 s", 122: "2 m 2 s", 190.4: "3 m 10 s", 120: "2 m"} {
+		if got := seconds(v); got != want {
+			t.Errorf("seconds(%g) = %q, want %q", v, got, want)
+		}
+	}
+	if got := seconds(math.NaN()); got != "NaN" {
+		t.Errorf("not measured: %q", got)
+	}
+	for v, want := range map[float64]string{0: "0", 53.4: "53.4", 999: "999", 5053: "5 050", 44677: "44 700", 1234567: "1 230 000"} {
+		if got := thousands(v); got != want {
+			t.Errorf("thousands(%g) = %q, want %q", v, got, want)
+		}
+	}
+}
