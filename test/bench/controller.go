@@ -45,7 +45,7 @@ func controllerCost(ctx context.Context, b *bench) (err error) {
 	}
 	for n := range shoots {
 		if err := l.addShoot(ctx, n); err != nil {
-			return fmt.Errorf("Shoot %d: %w", n, err)
+			return fmt.Errorf("adding Shoot %d: %w", n, err)
 		}
 	}
 	began := time.Now()

@@ -1,24 +1,18 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/registry-cache/extension/test/bench/result"
-	"github.com/registry-cache/extension/test/testbed/containerdpull"
 	"github.com/registry-cache/extension/test/testbed/images"
 	"github.com/registry-cache/extension/test/testbed/pull"
 	"github.com/registry-cache/extension/test/testbed/upstream"
@@ -46,16 +40,6 @@ var shapes = []shape{
 	},
 }
 
-// nodePull pulls an image on the node that it does not have, and returns how long that took.
-type nodePull struct {
-	name    string // of the series
-	version string // of containerd
-	// ignoresDialTimeout says that dial_timeout makes no difference.
-	ignoresDialTimeout bool
-	prepare            func(ctx context.Context, s *kindShoot, reference string) error
-	pull               func(ctx context.Context, s *kindShoot, reference string) (time.Duration, error)
-}
-
 // stalePulls measures pulls in each state of the world, by the node's containerd, and by the code of containerd 1.7, which
 // ignores dial_timeout.
 func stalePulls(ctx context.Context, b *bench) error {
@@ -64,16 +48,8 @@ func stalePulls(ctx context.Context, b *bench) error {
 		if err != nil {
 			return err
 		}
-		daemon := nodePull{
-			name: "stale/containerd-2",
-			prepare: func(ctx context.Context, s *kindShoot, reference string) error {
-				return pull.Remove(ctx, s.node, reference)
-			},
-			pull: func(ctx context.Context, s *kindShoot, reference string) (time.Duration, error) {
-				return pull.Image(ctx, s.node, reference)
-			},
-		}
-		if daemon.version, err = s.containerdVersion(ctx); err != nil {
+		daemon, err := s.daemonPull(ctx)
+		if err != nil {
 			return err
 		}
 		measured, pulls := shapes, []nodePull{daemon, old}
@@ -251,65 +227,4 @@ func (s *kindShoot) staleAddress(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return service.Spec.ClusterIP, s.kube.Delete(ctx, service)
-}
-
-// installContainerd17 copies the pull code of containerd 1.7 to the node. It keeps nothing of what it pulls.
-func (s *kindShoot) installContainerd17(ctx context.Context, dir string) (nodePull, error) {
-	built, err := containerdpull.Build(ctx, "containerd-v1", dir)
-	if err != nil {
-		return nodePull{}, err
-	}
-	version, err := moduleVersion(ctx, "containerd-pull", "github.com/containerd/containerd")
-	if err != nil {
-		return nodePull{}, err
-	}
-	const onNode = "/usr/local/bin/containerd-v1-pull"
-	if err := copyProgram(string(built), filepath.Join(s.root, onNode)); err != nil {
-		return nodePull{}, err
-	}
-	return nodePull{
-		name:               "stale/containerd-1.7",
-		version:            "code of " + version + " on nodes",
-		ignoresDialTimeout: true,
-		prepare:            func(context.Context, *kindShoot, string) error { return nil },
-		pull: func(ctx context.Context, s *kindShoot, reference string) (time.Duration, error) {
-			out, err := s.node.Run(ctx, nil, onNode, "--discard", "--hosts", pull.HostsDir, "--platform", "linux/"+runtime.GOARCH, reference)
-			if err != nil {
-				return 0, err
-			}
-			var report containerdpull.Report
-			if err := json.NewDecoder(bytes.NewReader(out)).Decode(&report); err != nil {
-				return 0, fmt.Errorf("reading the report of %s: %w", onNode, err)
-			}
-			return time.Duration(report.Seconds * float64(time.Second)), report.Err()
-		},
-	}, nil
-}
-
-// containerdVersion is that of the node's containerd.
-func (s *kindShoot) containerdVersion(ctx context.Context) (string, error) {
-	out, err := s.node.Run(ctx, nil, "containerd", "--version")
-	if err != nil {
-		return "", err
-	}
-	// "containerd <module> <version> <commit>"
-	fields := strings.Fields(string(out))
-	if len(fields) < 3 {
-		return "", fmt.Errorf("containerd --version on %s: %q has no version", s.node.Name, out)
-	}
-	return fields[2] + " on nodes", nil
-}
-
-func copyProgram(from, to string) (err error) {
-	source, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer source.Close()
-	target, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(target, source)
-	return errors.Join(err, target.Close())
 }

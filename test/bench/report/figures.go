@@ -136,7 +136,7 @@ func named(r *result.Run, prefix string) []labelled {
 	var all []labelled
 	for _, s := range r.Measured {
 		parameters, ok := strings.CutPrefix(s.Name, prefix)
-		if l := (labelled{strings.ReplaceAll(strings.ReplaceAll(parameters, "/", ", "), "=", " "), s.Name}); ok && !slices.Contains(all, l) {
+		if l := (labelled{readable(parameters), s.Name}); ok && !slices.Contains(all, l) {
 			all = append(all, l)
 		}
 	}
@@ -172,10 +172,42 @@ func memoryFigures(r *result.Run) []figure {
 		chart.Bars{Title: "Memory while many clients read slowly", Subtitle: "highest resident memory; less is better", Format: in("MiB")}, "B", groups)
 }
 
+// parametersOf is the name of a series without its scenario.
+func parametersOf(name string) string {
+	_, parameters, _ := strings.Cut(name, "/")
+	return parameters
+}
+
+// readableParts are how parameters are written in labels.
+var readableParts = []struct {
+	pattern *regexp.Regexp
+	text    string
+}{
+	{regexp.MustCompile(`^(?:size=)?(\d+)(MB|MiB)$`), "$1 $2"},
+	{regexp.MustCompile(`^(clients|layers|images|blobs)=(\d+)$`), "$2 $1"},
+	{regexp.MustCompile(`^rtt=(\d+)ms$`), "$1 ms away"},
+}
+
+// readable writes "size=10MB/layers=4" as "10 MB, 4 layers".
+func readable(parameters string) string {
+	parts := strings.Split(parameters, "/")
+	for i, part := range parts {
+		for _, r := range readableParts {
+			part = r.pattern.ReplaceAllString(part, r.text)
+		}
+		// One of them is no plural.
+		if one, ok := strings.CutPrefix(part, "1 "); ok {
+			part = "1 " + strings.TrimSuffix(one, "s")
+		}
+		parts[i] = part
+	}
+	return strings.Join(parts, ", ")
+}
+
 func volumeFigures(r *result.Run) []figure {
 	var starts, disks, failed, kills []labelled
 	for _, s := range r.Measured {
-		switch l := (labelled{strings.ReplaceAll(strings.ReplaceAll(s.Name, "/", ", "), "=", " "), s.Name}); {
+		switch l := (labelled{readable(parametersOf(s.Name)), s.Name}); {
 		case s.Engine != result.Ours:
 		case s.Unit == "first-200-s":
 			starts = append(starts, l)
@@ -190,7 +222,7 @@ func volumeFigures(r *result.Run) []figure {
 		chart.Bars{Title: "Start on a full volume", Subtitle: "time to the first stored answer; less is better", Format: seconds}, "first-200-s", starts)
 	all = append(all, bars(r, figure{name: "kill", caption: "The server is killed (SIGKILL) while clients pull one cold blob, and started again on its volume; the clients ask again. Until all of them have it, verified."},
 		chart.Bars{Title: "After kill -9 in the middle of a herd", Subtitle: "time from the restart until all clients have the blob; less is better", Format: seconds}, "after-kill-s", kills)...)
-	all = append(all, bars(r, figure{name: "disk", caption: "The same trace for both: images by a Zipf distribution whose order moves on each day, three times what the volume holds, a week in accelerated time. " +
+	all = append(all, bars(r, figure{name: "disk", caption: "The same trace for both: images by a Zipf distribution whose order moves on each day, three times what the volume holds, two weeks in accelerated time and a TTL of one. " +
 		"The stock registry deletes by age only, and keeps what was there first when the volume is full."},
 		chart.Bars{Title: "A volume that is too small by a factor of three", Subtitle: "share of the bytes that came from the volume; more is better", Format: percent}, "hit-B/B", disks)...)
 	all = append(all, bars(r, figure{name: "disk-failed", caption: "The same trace: pulls that the cache did not answer in full. containerd asks the upstream then, so that a node has its image all the same, later."},
@@ -199,7 +231,7 @@ func volumeFigures(r *result.Run) []figure {
 	for _, s := range r.Measured {
 		if s.Unit == "p99-evicting-s" {
 			idle := r.Get(s.Name, s.Engine, "p99-idle-s")
-			evict.Groups = append(evict.Groups, chart.Group{Label: strings.ReplaceAll(strings.TrimPrefix(s.Name, "evict/"), "=", " "), Bars: []chart.Bar{
+			evict.Groups = append(evict.Groups, chart.Group{Label: readable(parametersOf(s.Name)), Bars: []chart.Bar{
 				{Label: "afterwards", Color: chart.Grey, Value: value(idle)}, {Label: "while they are deleted", Color: chart.Blue, Value: value(s)},
 			}})
 		}

@@ -142,3 +142,14 @@ func TestFormats(t *testing.T) {
 		}
 	}
 }
+
+func TestReadable(t *testing.T) {
+	t.Parallel()
+	for parameters, want := range map[string]string{
+		"10MB/layers=4/rtt=20ms": "10 MB, 4 layers, 20 ms away", "size=1MiB/clients=1": "1 MiB, 1 client", "blobs=100000": "100000 blobs", "http": "http",
+	} {
+		if got := readable(parameters); got != want {
+			t.Errorf("%s is written %q, want %q", parameters, got, want)
+		}
+	}
+}

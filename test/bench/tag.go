@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// warmTag looks at what HEAD of a tag costs the upstream and the volume when the tag does not change.
+func warmTag(ctx context.Context, b *bench) error {
+	i, err := b.push(ctx, 1000)
+	if err != nil {
+		return err
+	}
+	return b.eachCache(ctx, engineOptions{RevalidateAfter: time.Minute}, func(_ int, e *engine) error {
+		if err := e.warm(ctx, i); err != nil {
+			return err
+		}
+		// What warming has left to be written is no part of it.
+		if err := b.settle(ctx, e); err != nil {
+			return err
+		}
+		if err := b.origin.admin.ResetRequests(ctx); err != nil {
+			return err
+		}
+		const clients, each = 10, 50
+		used, err := e.during(func() error {
+			return e.each(ctx, clients, func(ctx context.Context, _ int, c *client) error {
+				for range each {
+					if err := c.head(ctx, i); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			return err
+		}
+		requests, err := b.origin.admin.Requests(ctx, 0)
+		b.results.Add("tag/warm", e.name, "upstream-req/req", float64(len(requests))/(clients*each))
+		b.results.Add("tag/warm", e.name, "written-B/req", float64(used.written)/(clients*each))
+		return err
+	})
+}
+
+// settle waits until the engine has not written anything for a second.
+func (b *bench) settle(ctx context.Context, e *engine) error {
+	var last int64 = -1
+	quiet := time.Now()
+	return poll(ctx, startTimeout, func() error {
+		used, err := e.usage()
+		if err != nil {
+			return err
+		}
+		if used.written != last {
+			last, quiet = used.written, time.Now()
+		}
+		if time.Since(quiet) < time.Second {
+			return errors.New("the engine still writes")
+		}
+		return nil
+	})
+}
