@@ -48,7 +48,7 @@ func (t trace) choices() []int {
 // Stock deletes by age only, ours by the last use and by the watermarks. The TTL is a week, the trace two, both in the
 // accelerated time.
 func diskPressure(ctx context.Context, b *bench) error {
-	t := trace{images: 192, pulls: 1400, days: 14, day: 4 * time.Second, seed: 1}
+	t := trace{images: 192, pulls: 1400, days: 14, day: 3 * time.Second, seed: 1}
 	rounds := min(b.rounds, gridRounds)
 	if b.quick {
 		t.images, t.pulls, t.day = 48, 280, 500*time.Millisecond

@@ -22,7 +22,8 @@ type bench struct {
 	quick    bool
 	origin   *origin
 	results  result.Run
-	seed     uint64 // of the last generated image, so that no two share a blob
+	full     *volume // of fullVolume, once it is made
+	seed     uint64  // of the last generated image, so that no two share a blob
 }
 
 // generate builds the programs and starts the upstream. The caller calls close.

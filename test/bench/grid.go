@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// gridRounds is how often the measurements of grids are made at most: each has many.
+// gridRounds is how often measurements are made at most that are many, or take a minute each.
 const gridRounds = 2
 
 // blobGrid measures what stored blobs of other sizes cost with other numbers of clients, each for some time.

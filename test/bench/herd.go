@@ -131,6 +131,7 @@ func (b *bench) herdOf(ctx context.Context, name string, clients int, size int64
 	}
 	b.results.Add(series, name, "upstream-B/blob-B", float64(received)/float64(layer.size))
 	b.results.Add(series, name, "p50-s", result.Percentile(seconds, 50))
+	b.results.Add(series, name, "p95-s", result.Percentile(seconds, 95))
 	b.results.Add(series, name, "max-s", result.Percentile(seconds, 100))
 	return nil
 }

@@ -19,7 +19,7 @@ func killedInHerd(ctx context.Context, b *bench) error {
 	if b.quick {
 		n, size = 2000, 4*mebibyte
 	}
-	v, err := b.makeVolume(ctx, n, time.Now().Add(-24*time.Hour))
+	v, err := b.fullVolume(ctx, n)
 	if err != nil {
 		return err
 	}

@@ -65,9 +65,8 @@ func stalePulls(ctx context.Context, b *bench) error {
 			}
 			for _, by := range pulls {
 				for round := range b.rounds {
-					// The small image says it all where two states are the same.
 					long := round == 0 && !b.quick
-					if err := b.staleRound(ctx, s, shape, by, statesOf(by, long, long && shape.name == shapes[0].name)); err != nil {
+					if err := b.staleRound(ctx, s, shape, by, statesOf(by, long, shape.name == shapes[0].name)); err != nil {
 						return fmt.Errorf("%s/%s: %w", by.name, shape.name, err)
 					}
 				}
@@ -83,15 +82,15 @@ type state func(ctx context.Context, s *kindShoot, shape shape, measure measure)
 // measure times a pull of reference after prepare and event, and records it for the state.
 type measure func(state, reference string, event func() error) error
 
-// statesOf are the states of a round, each of which begins and ends with healthy caches in use on the node. A pull with
-// the document's configuration takes minutes, always the same ones, as they are made of timeouts; it is there if document
-// says so. So does dial_timeout where it is ignored; it is there if ignored says so.
-func statesOf(by nodePull, document, ignored bool) []state {
+// statesOf are the states of a round, each of which begins and ends with healthy caches in use on the node. Those in which a
+// pull takes minutes are there if long says so: they are made of timeouts, and always take the same time. Where dial_timeout
+// is ignored, which makes two of them, they are there for the small image only.
+func statesOf(by nodePull, long, small bool) []state {
 	var states []state
-	if document {
+	if long && (small || !by.ignoresDialTimeout) {
 		states = append(states, documentState)
 	}
-	if ignored || !by.ignoresDialTimeout {
+	if !by.ignoresDialTimeout || long && small {
 		states = append(states, dialTimeoutState)
 	}
 	return append(states, healthyState, directState, unitState, pinnedState)

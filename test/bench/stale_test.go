@@ -7,18 +7,19 @@ func TestStatesOf(t *testing.T) {
 	t.Parallel()
 	current, old := nodePull{}, nodePull{ignoresDialTimeout: true}
 	for _, tc := range []struct {
-		name              string
-		by                nodePull
-		document, ignored bool
-		want              int
+		name        string
+		by          nodePull
+		long, small bool
+		want        int
 	}{
-		{"all", current, true, true, 6},
-		{"later rounds", current, false, false, 5},
-		{"all of one that ignores dial_timeout", old, true, true, 6},
-		{"the large image", old, true, false, 5},
-		{"its later rounds", old, false, false, 4},
+		{"the first round", current, true, true, 6},
+		{"of the large image", current, true, false, 6},
+		{"later rounds", current, false, true, 5},
+		{"where dial_timeout is ignored", old, true, true, 6},
+		{"there, of the large image", old, true, false, 4},
+		{"there, later rounds", old, false, true, 4},
 	} {
-		if got := len(statesOf(tc.by, tc.document, tc.ignored)); got != tc.want {
+		if got := len(statesOf(tc.by, tc.long, tc.small)); got != tc.want {
 			t.Errorf("%s: %d states, want %d", tc.name, got, tc.want)
 		}
 	}

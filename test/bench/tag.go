@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 )
 
@@ -38,10 +39,33 @@ func warmTag(ctx context.Context, b *bench) error {
 			return err
 		}
 		requests, err := b.origin.admin.Requests(ctx, 0)
+		if err != nil {
+			return err
+		}
 		b.results.Add("tag/warm", e.name, "upstream-req/req", float64(len(requests))/(clients*each))
 		b.results.Add("tag/warm", e.name, "written-B/req", float64(used.written)/(clients*each))
-		return err
+		return b.tagRate(ctx, e, i)
 	})
+}
+
+// tagRate counts the HEADs of a tag that a second of CPU is good for.
+func (b *bench) tagRate(ctx context.Context, e *engine, i image) error {
+	duration := 2 * time.Second
+	if b.quick {
+		duration = time.Second / 2
+	}
+	var requests atomic.Int64
+	used, err := e.during(func() error {
+		return e.load(ctx, 16, duration, func(ctx context.Context, c *client) error {
+			requests.Add(1)
+			return c.head(ctx, i)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	b.results.Add("tag/warm", e.name, "req/cpu-s", float64(requests.Load())/used.cpuSeconds)
+	return nil
 }
 
 // settle waits until the engine has not written anything for a second.

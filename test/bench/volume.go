@@ -29,9 +29,22 @@ type volume struct {
 // blobsOfRepository is how many blobs each repository of a generated volume has.
 const blobsOfRepository = 50
 
+// fullVolume is a volume of n blobs that were used a day ago. It is made once: that takes longer than what is done with it.
+func (b *bench) fullVolume(ctx context.Context, n int) (volume, error) {
+	if b.full != nil {
+		return *b.full, nil
+	}
+	v, err := b.makeVolume(ctx, n, time.Now().Add(-24*time.Hour))
+	if err == nil {
+		b.full = &v
+	}
+	return v, err
+}
+
 // makeVolume writes n small blobs that were last used at some time, and one image of now.
 func (b *bench) makeVolume(ctx context.Context, n int, lastUse time.Time) (volume, error) {
 	v := volume{root: filepath.Join(b.dir, "volume")}
+	b.full = nil
 	if err := os.RemoveAll(v.root); err != nil {
 		return v, err
 	}
@@ -85,7 +98,7 @@ func startOnFullVolume(ctx context.Context, b *bench) error {
 	if b.quick {
 		n = 2000
 	}
-	v, err := b.makeVolume(ctx, n, time.Now().Add(-24*time.Hour))
+	v, err := b.fullVolume(ctx, n)
 	if err != nil {
 		return err
 	}
@@ -154,7 +167,7 @@ func evictWhileServing(ctx context.Context, b *bench) error {
 	if b.quick {
 		n = 2000
 	}
-	for range b.rounds {
+	for range min(b.rounds, gridRounds) {
 		v, err := b.makeVolume(ctx, n, time.Now().Add(-30*24*time.Hour))
 		if err != nil {
 			return err

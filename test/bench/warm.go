@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -162,95 +160,4 @@ func scheme(tls bool) string {
 		return "https"
 	}
 	return "http"
-}
-
-// slowReaders measures the memory that clients cost which take their time.
-func slowReaders(ctx context.Context, b *bench) error {
-	i, err := b.push(ctx, 64*mebibyte)
-	if err != nil {
-		return err
-	}
-	layer := i.blobs[len(i.blobs)-1]
-	readers := 1000
-	if b.quick {
-		readers = 100
-	}
-	for _, tls := range []bool{false, true} {
-		name := fmt.Sprintf("readers/%d/%s", readers, scheme(tls))
-		err := b.eachCache(ctx, engineOptions{TLS: tls}, func(round int, e *engine) error {
-			if round > 0 {
-				return nil // a peak does not spread
-			}
-			if err := e.warm(ctx, i); err != nil {
-				return err
-			}
-			if err := e.resetPeak(); err != nil {
-				return err
-			}
-			if err := e.readSlowly(ctx, readers, i.repository, layer); err != nil {
-				return err
-			}
-			used, err := e.usage()
-			b.results.Add(name, e.name, "B", float64(used.peakRSS))
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// readSlowly lets that many clients read from one blob at the same time, 16 KiB of it every 200 ms, for some seconds
-// after the last one has begun.
-func (e *engine) readSlowly(ctx context.Context, readers int, repository string, layer blob) error {
-	const reads = 25
-	g, ctx := errgroup.WithContext(ctx)
-	begun := make(chan struct{}, readers)
-	all := make(chan struct{})
-	for range readers {
-		g.Go(func() error {
-			c, err := newSlowClient(e.url, e.ca)
-			if err != nil {
-				return err
-			}
-			defer c.close()
-			resp, err := c.do(ctx, http.MethodGet, "/v2/"+repository+"/blobs/"+layer.digest)
-			if err != nil {
-				return err
-			}
-			defer resp.Body.Close()
-			begun <- struct{}{}
-			select {
-			case <-all:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-			tick := time.NewTicker(200 * time.Millisecond)
-			defer tick.Stop()
-			for range reads {
-				if _, err := io.CopyN(io.Discard, resp.Body, 16<<10); err != nil {
-					return err
-				}
-				select {
-				case <-tick.C:
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				}
-			}
-			return nil
-		})
-	}
-	g.Go(func() error {
-		defer close(all)
-		for range readers {
-			select {
-			case <-begun:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-		}
-		return nil
-	})
-	return g.Wait()
 }

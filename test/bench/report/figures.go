@@ -112,8 +112,8 @@ func herdFigures(r *result.Run) []figure {
 
 func warmFigures(r *result.Run) []figure {
 	all := bars(r, figure{name: "warm-manifest", caption: "One processor; 16 clients, each with a connection of its own."},
-		chart.Bars{Title: "A stored manifest by its digest", Subtitle: "requests that a second of CPU is good for; more is better", Format: in("/s")},
-		"req/cpu-s", []labelled{{"", "manifest/warm"}})
+		chart.Bars{Title: "A stored manifest", Subtitle: "requests that a second of CPU is good for; more is better", Format: in("/s")},
+		"req/cpu-s", []labelled{{"GET of the manifest by its digest", "manifest/warm"}, {"HEAD of its tag", "tag/warm"}})
 	costs := named(r, "blob/warm/")
 	all = append(all, bars(r, figure{name: "warm-blob-cpu", caption: "What the server's process uses while clients read stored blobs."},
 		chart.Bars{Title: "What a GiB of a stored blob costs", Subtitle: "seconds of CPU; less is better", Format: seconds}, "cpu-s/GiB", costs)...)

@@ -36,6 +36,7 @@ var targets = slices.Concat(herdTargets(), staleTargets(), []target{
 	{what: "unit: cache that can be reached again used, p99 of 50", name: "unit/back/dropped", unit: "p99-s", most: 5},
 	{what: "memory, 1000 slow readers, http", name: "readers/1000/http", unit: "B", most: 100 << 20},
 	{what: "memory, 1000 slow readers, https", name: "readers/1000/https", unit: "B", most: 150 << 20},
+	{what: "memory, 1000 slow readers, cold", name: "readers/1000/http/cold", unit: "B", most: 100 << 20},
 	{what: "warm manifest by digest, to stock", name: "manifest/warm", unit: "req/cpu-s", to: result.Stock, least: 4},
 	{what: "warm 64 MiB blob, http, to stock", name: "blob/warm/http", unit: "cpu-s/GiB", to: result.Stock, most: .5},
 	{what: "warm 64 MiB blob, https, to stock", name: "blob/warm/https", unit: "cpu-s/GiB", to: result.Stock, most: 1},
