@@ -211,6 +211,19 @@ func TestPodIsConfined(t *testing.T) {
 	checkPodIsConfined(t, render(t, nil))
 }
 
+// While a pod is replaced, requests still reach it.
+func TestPodsServeUntilNobodyAsksThem(t *testing.T) {
+	t.Parallel()
+	for name, objects := range map[string][]client.Object{
+		"controller": render(t, nil), "admission": renderChart(t, runtimeChart, "garden", runtimeValues),
+	} {
+		handlers := container(t, objects).Lifecycle
+		if handlers == nil || handlers.PreStop == nil || handlers.PreStop.Sleep == nil || handlers.PreStop.Sleep.Seconds < 5 {
+			t.Errorf("%s ends at once: %+v", name, handlers)
+		}
+	}
+}
+
 func checkPodIsConfined(t *testing.T, objects []client.Object) {
 	t.Helper()
 	pod := find[*appsv1.Deployment](t, objects).Spec.Template.Spec

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,9 +14,13 @@ import (
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/registry-cache/extension/test/testbed/product"
 	"github.com/registry-cache/extension/test/testbed/pull"
 	"github.com/registry-cache/extension/test/testbed/shoot"
 	"github.com/registry-cache/extension/test/testbed/workspace"
@@ -53,6 +58,51 @@ func buildTestbed(ctx context.Context) {
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	output, err := cmd.CombinedOutput()
 	Expect(err).NotTo(HaveOccurred(), "%s", output)
+}
+
+// edits are edits of a Shoot that go on while something happens.
+type edits struct {
+	stop    chan struct{}
+	stopped chan struct{}
+	made    int
+	failed  []error
+}
+
+// maxEdits bounds edits that end by end.
+const maxEdits = 5000
+
+// startEdits edits a Shoot again and again, each time in another way, without changing it: the API server asks the
+// admission, and forgets the edit.
+func startEdits(ctx context.Context, key client.ObjectKey) *edits {
+	e := &edits{stop: make(chan struct{}), stopped: make(chan struct{})}
+	go func() {
+		defer close(e.stopped)
+		for e.made < maxEdits {
+			select {
+			case <-e.stop:
+				return
+			case <-ctx.Done():
+				return
+			default:
+			}
+			e.made++
+			patch := fmt.Sprintf(`[{"op":"replace","path":"/spec/extensions/0/providerConfig/caches/0/size","value":"%dGi"}]`, 1000+e.made)
+			shoot := &gardencorev1beta1.Shoot{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}
+			if err := kube.Patch(ctx, shoot, client.RawPatch(types.JSONPatchType, []byte(patch)), client.DryRunAll); err != nil {
+				e.failed = append(e.failed, fmt.Errorf("edit %d: %w", e.made, err))
+			}
+		}
+	}()
+	return e
+}
+
+// end returns how many edits there were, none of which may have failed.
+func (e *edits) end() int {
+	GinkgoHelper()
+	close(e.stop)
+	<-e.stopped
+	Expect(e.failed).To(BeEmpty(), "of %d edits", e.made)
+	return e.made
 }
 
 // What an owner does without anything of ours: Gardener's API and kubectl.
@@ -120,6 +170,24 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 			g.Expect(claims.Items[0].Spec.Resources.Requests.Storage().String()).To(Equal("120Gi"))
 		}).WithContext(ctx).Should(Succeed())
 	}, SpecTimeout(8*time.Minute))
+
+	// Who rolls the admission out must not keep owners from editing their Shoots: its failure refuses the edit.
+	It("edits Shoots while the admission is replaced", func(ctx context.Context) {
+		edits := startEdits(ctx, key)
+		admission := client.ObjectKey{Namespace: product.Namespace, Name: product.Admission}
+		for range 2 {
+			userKubectl(ctx, "-n", admission.Namespace, "rollout", "restart", "deployment/"+admission.Name)
+			userKubectl(ctx, "-n", admission.Namespace, "rollout", "status", "--timeout=2m", "deployment/"+admission.Name)
+			deployment := &appsv1.Deployment{}
+			Expect(kube.Get(ctx, admission, deployment)).To(Succeed())
+			Eventually(func(g Gomega) {
+				pods := &corev1.PodList{}
+				g.Expect(kube.List(ctx, pods, client.InNamespace(admission.Namespace), client.MatchingLabels(deployment.Spec.Selector.MatchLabels))).To(Succeed())
+				g.Expect(pods.Items).To(HaveLen(int(*deployment.Spec.Replicas)), "the replaced pods are gone")
+			}).WithContext(ctx).WithTimeout(time.Minute).Should(Succeed())
+		}
+		Expect(edits.end()).To(BeNumerically(">", 20))
+	}, SpecTimeout(6*time.Minute))
 
 	It("removes one cache while the others stay", func(ctx context.Context) {
 		services := func(g Gomega) []string {
