@@ -25,7 +25,7 @@ export LC_ALL=C
 
 root=${REGISTRY_CACHE_ROOT:-}              # the tests' file system instead of the node's
 interval=${REGISTRY_CACHE_INTERVAL:-200}   # 1/100 s from the start of one round of probes to the next
-limit=100                                  # 1/100 s that all answers may take: who pulls would wait as long
+limit=90                                   # 1/100 s that all answers may take; two seconds later makes less than three
 patience=30                                # 1/100 s of them in which a cache in use should say that it is alive
 # A cache in use is only asked in each round whether it is alive, and verified in each fifth: to start curl costs more
 # than all the rest of a round, and a TLS handshake costs the cache more than the request.
