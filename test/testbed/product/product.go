@@ -20,9 +20,12 @@ import (
 	"helm.sh/helm/v4/pkg/release"
 	"helm.sh/helm/v4/pkg/release/common"
 	"helm.sh/helm/v4/pkg/storage/driver"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/registry-cache/extension/test/testbed/gobuild"
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
+	"github.com/registry-cache/extension/test/testbed/poll"
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
 
@@ -42,6 +45,9 @@ const (
 
 // Distribution is the engine that is the stock registry.
 const Distribution = "distribution"
+
+// replacedTimeout is what a pod has to end, and some seconds.
+const replacedTimeout = time.Minute
 
 // installTimeout bounds the wait for the controller to be ready.
 const installTimeout = 2 * time.Minute
@@ -86,7 +92,32 @@ func Install(ctx context.Context, cluster *kindcluster.Cluster, progress *worksp
 			return err
 		}
 	}
-	return nil
+	return waitForReplaced(ctx, cluster)
+}
+
+// waitForReplaced waits until the pods that an upgrade has replaced are gone. They serve for some seconds more, and one of
+// them leads until then: it would reconcile with the former image and configuration.
+func waitForReplaced(ctx context.Context, cluster *kindcluster.Cluster) error {
+	config, err := cluster.RESTConfig()
+	if err != nil {
+		return err
+	}
+	clients, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	return poll.Until(ctx, time.Second, replacedTimeout, func(ctx context.Context) error {
+		pods, err := clients.CoreV1().Pods(Namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, pod := range pods.Items {
+			if pod.DeletionTimestamp != nil {
+				return fmt.Errorf("pod %s of the former release is still there", pod.Name)
+			}
+		}
+		return nil
+	})
 }
 
 // image is one image of the product.
