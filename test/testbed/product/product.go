@@ -59,6 +59,8 @@ type Options struct {
 	// Engine is the program that serves the caches; empty means the chart's default. The stock registry is only built and
 	// loaded if it is asked for.
 	Engine string
+	// Checkout is the folder of the sources to build and install, another version for example; empty means this checkout.
+	Checkout string
 }
 
 // Install builds the programs and their images, loads the images into every node and installs or upgrades the charts. A
@@ -67,6 +69,9 @@ func Install(ctx context.Context, cluster *kindcluster.Cluster, progress *worksp
 	root, err := workspace.Root()
 	if err != nil {
 		return err
+	}
+	if o.Checkout != "" {
+		root = o.Checkout
 	}
 	var images map[string]image
 	if err := progress.Step("Building the controller, the cache server and their images", func() (err error) {
@@ -128,6 +133,9 @@ func build(ctx context.Context, root string, o Options) (map[string]image, error
 	state, err := workspace.StateDir()
 	if err != nil {
 		return nil, err
+	}
+	if o.Checkout != "" {
+		state = o.Checkout // what is built of it goes with it
 	}
 	binaries := filepath.Join(state, "bin")
 	if err := gobuild.Build(ctx, gobuild.Options{
