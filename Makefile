@@ -5,6 +5,8 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 
 VERSION ?= dev
 WORKERS ?= 2
+# Of the stories, the soak is run by its label alone.
+LABELS ?= !soak
 # Folders with a go.mod of their own: what is heavy and only built, never imported.
 MODULES := . $(patsubst %/go.mod,%,$(wildcard hack/*/go.mod hack/kind/*/go.mod))
 TOOL    := go tool -modfile=$(CURDIR)/hack/tools/go.mod
