@@ -16,7 +16,10 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	registryv1alpha3 "github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/test/testbed/containerdpull"
 	"github.com/registry-cache/extension/test/testbed/images"
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
@@ -58,6 +61,29 @@ var _ = Describe("When many nodes pull one image at once", Ordered, Label("herd"
 		AddReportEntry("bytes of the image and from the upstream", fmt.Sprint(herd.report.Clients[0].Bytes))
 		// The time of BeforeAll counts, which may have to build the program.
 	}, SpecTimeout(10*time.Minute))
+
+	It("all of them get it though one of the two pods of the cache is lost meanwhile", Label("long"), func(ctx context.Context) {
+		startShoot(ctx, shootOf("v1alpha3", "- upstream: docker.io\n  volume:\n    size: 2Gi\n  highAvailability:\n    enabled: true"))
+		name := registryv1alpha3.ObjectName("docker.io")
+		for _, pod := range []string{name + "-0", name + "-1"} {
+			Eventually(func(g Gomega) { g.Expect(readyPod(ctx, g, pod)).To(BeTrue(), pod) }).WithContext(ctx).Should(Succeed())
+		}
+		image := newSample(ctx, "docker.io", images.Spec{LayerSizes: []int64{80 << 20, 20 << 20}})
+		DeferCleanup(func(ctx context.Context) {
+			Expect(tb.Upstream.Shape(ctx, upstream.Shaping{})).To(Succeed())
+		}, NodeTimeout(time.Minute))
+		Expect(tb.Upstream.Shape(ctx, upstream.Shaping{BytesPerSecond: 10 << 20})).To(Succeed())
+		mark := markUpstream(ctx)
+		herd := startHerd(ctx, image, workers()...)
+		Eventually(func() int64 { return sentBlobs(ctx, mark) }).WithContext(ctx).Should(BeNumerically(">", 20<<20))
+		pod := &corev1.Pod{}
+		Expect(kube.Get(ctx, inKubeSystem(name+"-1"), pod)).To(Succeed())
+		Expect(kube.Delete(ctx, pod, client.GracePeriodSeconds(0))).To(Succeed())
+		herd.expectAll(ctx, image)
+		sent := sentBlobs(ctx, mark)
+		AddReportEntry("bytes from the upstream", fmt.Sprintf("%d for an image of %d", sent, herd.report.Clients[0].Bytes))
+		Expect(nodeBlobs(ctx, mark)).To(BeZero(), "the pod that is left must serve all")
+	}, SpecTimeout(8*time.Minute))
 })
 
 // herd are pulls of one image at once.
@@ -114,11 +140,22 @@ func (h *herd) expectAll(ctx context.Context, image sample) {
 // sentBlobs returns the bytes of blobs that the upstream has sent since the mark.
 func sentBlobs(ctx context.Context, mark int64) int64 {
 	GinkgoHelper()
+	return sumBlobs(ctx, mark, func(upstream.Request) bool { return true })
+}
+
+// nodeBlobs is sentBlobs to nodes themselves, past the cache.
+func nodeBlobs(ctx context.Context, mark int64) int64 {
+	GinkgoHelper()
+	return sumBlobs(ctx, mark, func(request upstream.Request) bool { return !strings.HasPrefix(request.UserAgent, "registry-cache/") })
+}
+
+func sumBlobs(ctx context.Context, mark int64, counts func(upstream.Request) bool) int64 {
+	GinkgoHelper()
 	requests, err := tb.Upstream.Requests(ctx, mark)
 	Expect(err).NotTo(HaveOccurred())
 	var sum int64
 	for _, request := range requests {
-		if request.Kind == upstream.Blob && request.Method == http.MethodGet {
+		if request.Kind == upstream.Blob && request.Method == http.MethodGet && counts(request) {
 			sum += request.Bytes
 		}
 	}
