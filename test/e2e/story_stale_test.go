@@ -70,7 +70,7 @@ var _ = Describe("The address of a deleted Service", Ordered, Label("stale", "lo
 	},
 		// Tag, manifest, config and layers, one after the other; the last two together.
 		Entry("30 seconds for each of its requests, as the user's document says", "", containerdWaits, 4*containerdWaits+noise, SpecTimeout(4*time.Minute)),
-		Entry("half a second for each with the dial_timeout of our hosts.toml", "  dial_timeout = \"500ms\"\n", 500*time.Millisecond, 4*500*time.Millisecond+noise, SpecTimeout(2*time.Minute)),
+		Entry("0.2 seconds for each with the dial_timeout of our hosts.toml", "  dial_timeout = \"200ms\"\n", 200*time.Millisecond, 4*200*time.Millisecond+noise, SpecTimeout(2*time.Minute)),
 	)
 })
 
