@@ -48,16 +48,16 @@ temporary=.hosts.toml.registry-cache
 begin='-----BEGIN CERTIFICATE-----'
 end='-----END CERTIFICATE-----'
 
-declare -A answer=()  # URL -> why the cache cannot be used, empty if it can
-declare -A usable=()  # the URLs of the caches that could be used in the last round
-declare -A talkative=() # the URLs of the caches that say without TLS, too, whether they are alive
-declare -A noted=()   # upstream -> what the journal says about it
-declare -A halves=()  # upstream -> in how many rounds its entry was incomplete
-offered=              # the bundle as it was last seen
-retired=              # roots that are trusted although the bundle has them no longer
-forget_at=0           # when they are not any more, in $SECONDS
-unused=0              # in how many rounds nobody has needed roots
-rounds=0              # in which caches were asked
+declare -A answer=()     # URL -> why the cache cannot be used, empty if it can
+declare -A usable=()     # URL -> 1 if the cache could be used in the last round
+declare -A talkative=()  # URL -> 1 if the cache says without TLS, too, whether it is alive
+declare -A noted=()      # upstream -> what the journal says about it
+declare -A halves=()     # upstream -> in how many rounds its entry was incomplete
+offered=                 # the bundle as it was last seen
+retired=                 # roots that are trusted although the bundle has them no longer
+forget_at=0              # when they are not any more, in $SECONDS
+unused=0                 # in how many rounds nobody has needed roots
+rounds=0                 # in which caches were asked
 
 # Sets REPLY to the content of file $1, to nothing if there is none. Does not fork.
 load() {
@@ -174,11 +174,12 @@ listen() {
   exec {answers}<&-
 }
 
-# Sets answer for the caches at the URLs $2 and following, those with https by the roots in file $1.
+# Sets answer for the caches at the URLs $3 and following, all of which have $2 seconds, those with https verified by the
+# roots in file $1.
 verify() {
-  local url line problem='curl ended without a result' arguments=()
+  local url line problem='curl ended without a result' arguments=(--max-time "$2")
   [[ -z $1 ]] || arguments+=(--cacert "$1")
-  shift
+  shift 2
   for url; do
     arguments+=(--output /dev/null "$url/v2/")
   done
@@ -193,7 +194,7 @@ verify() {
     else
       answer[${BASH_REMATCH[2]}]=
     fi
-  done < <(curl -q --silent --no-progress-meter --parallel --parallel-immediate --noproxy '*' --max-time "$REPLY" \
+  done < <(curl -q --silent --no-progress-meter --parallel --parallel-immediate --noproxy '*' \
     --write-out '%{http_code} %{url_effective} %{errormsg}\n' "${arguments[@]}" 2>&1)
   for url; do
     [[ -n ${answer[$url]+answered} ]] || answer[$url]=$problem
@@ -204,7 +205,7 @@ verify() {
 # used in the last round and are in $talkative are asked whether they are alive, unless it is time for more. The others, and
 # those that have not said so, are verified, if they have https with the roots in file $1.
 probe() {
-  local roots=$1 url end asked=() rest=()
+  local roots=$1 url end left asked=() rest=()
   shift
   answer=()
   now
@@ -219,8 +220,10 @@ probe() {
   done
   if ((${#rest[@]})); then
     now
-    seconds $((end - REPLY))
-    verify "$roots" "${rest[@]}"
+    left=$((end - REPLY))
+    # A node so busy that nothing is left says nothing about its caches.
+    seconds $((left > patience ? left : patience))
+    verify "$roots" "$REPLY" "${rest[@]}"
   fi
   usable=()
   for url; do
