@@ -12,13 +12,11 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	kubeclient "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/registry-cache/extension/test/testbed"
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
-	wait "github.com/registry-cache/extension/test/testbed/poll"
 	"github.com/registry-cache/extension/test/testbed/pull"
 	"github.com/registry-cache/extension/test/testbed/shoot"
 	"github.com/registry-cache/extension/test/testbed/upstream"
@@ -82,7 +80,7 @@ func (b *bench) withShoot(ctx context.Context, f func(*kindShoot) error) (err er
 		defer cancel()
 		err = errors.Join(err, s.tb.Upstream.Shape(ctx, upstream.Shaping{}), shoot.Delete(ctx, s.tb.Cluster, progress, []byte(shootManifest)))
 	}()
-	result, err := s.apply(ctx, progress)
+	result, err := shoot.Apply(ctx, s.tb.Cluster, progress, []byte(shootManifest))
 	if err != nil {
 		return err
 	}
@@ -96,18 +94,6 @@ func (b *bench) withShoot(ctx context.Context, f func(*kindShoot) error) (err er
 		return err
 	}
 	return f(s)
-}
-
-// apply makes the Shoot. The API server of a cluster that was brought up to date a moment ago may still call the admission
-// at an address that its pods had before, which it reports as an internal error.
-func (s *kindShoot) apply(ctx context.Context, progress *workspace.Progress) (result *shoot.Result, err error) {
-	err = wait.Until(ctx, time.Second, 8*time.Minute, func(ctx context.Context) (err error) {
-		if result, err = shoot.Apply(ctx, s.tb.Cluster, progress, []byte(shootManifest)); err != nil && !apierrors.IsInternalError(err) {
-			return wait.Stop(err)
-		}
-		return err
-	})
-	return result, err
 }
 
 // findNode chooses the first worker: the pods of the caches may run there or not, which makes no difference that could be

@@ -12,6 +12,7 @@ import (
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
 	"github.com/registry-cache/extension/test/testbed/nodeimage"
 	"github.com/registry-cache/extension/test/testbed/product"
+	"github.com/registry-cache/extension/test/testbed/shoot"
 	"github.com/registry-cache/extension/test/testbed/upstream"
 	"github.com/registry-cache/extension/test/testbed/upstream/container"
 	"github.com/registry-cache/extension/test/testbed/volumes"
@@ -79,7 +80,12 @@ func (t *Testbed) Equip(ctx context.Context, progress *workspace.Progress) error
 	if err != nil {
 		return err
 	}
-	return product.Install(ctx, t.Cluster, progress, product.Options{CABundle: roots})
+	if err := product.Install(ctx, t.Cluster, progress, product.Options{CABundle: roots}); err != nil {
+		return err
+	}
+	return progress.Step("Waiting until the admission is reached", func() error {
+		return shoot.WaitForAdmission(ctx, t.Cluster)
+	})
 }
 
 // Open returns the testbed that is running; an error that says "make kind-up" where there is none.
