@@ -1,14 +1,19 @@
 package gardener
 
 import (
+	"context"
 	"testing"
 
 	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/registry-cache/extension/test/testbed/gardenlet"
 )
@@ -58,7 +63,16 @@ func TestGardenletRollsWhenItsInputsChange(t *testing.T) {
 
 func TestLandscapeIsAppliedTwice(t *testing.T) {
 	t.Parallel()
-	c := fake.NewClientBuilder().WithScheme(gardenlet.Scheme()).Build()
+	unavailable := 2
+	c := fake.NewClientBuilder().WithScheme(gardenlet.Scheme()).WithInterceptorFuncs(interceptor.Funcs{
+		Apply: func(ctx context.Context, c client.WithWatch, obj runtime.ApplyConfiguration, opts ...client.ApplyOption) error {
+			if unavailable > 0 {
+				unavailable--
+				return &apiutil.ErrResourceDiscoveryFailed{gardencorev1beta1.SchemeGroupVersion: apierrors.NewServiceUnavailable("for a moment")}
+			}
+			return c.Apply(ctx, obj, opts...)
+		},
+	}).Build()
 	for range 2 {
 		if err := applyLandscape(t.Context(), c, "1.34.4"); err != nil {
 			t.Fatal(err)

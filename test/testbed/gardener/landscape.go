@@ -3,15 +3,20 @@ package gardener
 import (
 	"context"
 	"runtime"
+	"time"
 
 	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
 	v1beta1constants "github.com/gardener/gardener/pkg/apis/core/v1beta1/constants"
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
 	securityv1alpha1 "github.com/gardener/gardener/pkg/apis/security/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/registry-cache/extension/test/testbed/poll"
 )
 
 const (
@@ -27,12 +32,20 @@ const (
 // applyLandscape writes what a Shoot refers to, and what says that its extensions exist. kubernetesVersion is that of
 // the cluster, without "v": no other is on offer.
 func applyLandscape(ctx context.Context, c client.Client, kubernetesVersion string) error {
-	for _, object := range landscape(kubernetesVersion) {
-		if err := apply(ctx, c, object); err != nil {
-			return err
+	// kube-apiserver answers 503 for a moment after it has found a group available.
+	return poll.Until(ctx, 500*time.Millisecond, apiServiceTimeout, func(ctx context.Context) error {
+		for _, object := range landscape(kubernetesVersion) {
+			err := apply(ctx, c, object)
+			switch {
+			case err == nil:
+			case apierrors.IsServiceUnavailable(err) || meta.IsNoMatchError(err):
+				return err
+			default:
+				return poll.Stop(err)
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // landscape returns the objects in the order in which the API server accepts them.
