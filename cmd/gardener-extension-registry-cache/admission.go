@@ -146,8 +146,8 @@ func (o *admissionOptions) run(ctx context.Context, runtimeConfig *rest.Config) 
 	if err != nil {
 		return err
 	}
-	if _, err := o.webhooks.Completed().AddToManager(ctx, mgr, source); err != nil {
-		return fmt.Errorf("adding webhooks: %w", err)
+	if err := addWebhooks(ctx, mgr, o.webhooks.Completed(), source); err != nil {
+		return err
 	}
 
 	mgr.GetLogger().Info("Starting", "version", version)

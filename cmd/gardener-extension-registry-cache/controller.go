@@ -130,8 +130,8 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	if err := addChecks(mgr); err != nil {
 		return err
 	}
-	if _, err := o.webhooks.Completed().AddToManager(ctx, mgr, nil); err != nil {
-		return fmt.Errorf("adding webhooks: %w", err)
+	if err := addWebhooks(ctx, mgr, o.webhooks.Completed(), nil); err != nil {
+		return err
 	}
 	if err := heartbeat.Add(mgr, heartbeat.AddArgs{
 		ExtensionName:        o.heartbeat.Completed().ExtensionName,
