@@ -12,6 +12,7 @@ import (
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
@@ -29,7 +30,16 @@ const (
 	maxLog = 4 << 20
 )
 
+// watched says that every spec is followed by what collects its artifacts.
+var watched bool
+
+var _ = AfterSuite(func() {
+	// A failed spec without artifacts cannot be understood, and what collects them runs seldom.
+	Expect(watched || tb == nil).To(BeTrue(), "nothing collects artifacts")
+})
+
 var _ = JustAfterEach(func(ctx context.Context) {
+	watched = true
 	report := CurrentSpecReport()
 	if !report.Failed() || tb == nil {
 		return

@@ -3,18 +3,19 @@ package e2e
 import (
 	"bytes"
 	_ "embed"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	. "github.com/onsi/ginkgo/v2"
 	"github.com/onsi/ginkgo/v2/types"
 	"sigs.k8s.io/yaml"
 
@@ -50,10 +51,30 @@ const (
 	tableEnd   = "<!-- The end of the table. -->\n"
 )
 
-// allSpecs are the specs of the suite. Nothing is run, and no cluster is needed.
+// allSpecs are the specs of the suite, as another process tells that runs none of them, and needs no cluster. After
+// Ginkgo's PreviewSpecs in this one, nothing would be done after each spec any more.
 func allSpecs(t *testing.T) types.SpecReports {
 	t.Helper()
-	specs := PreviewSpecs("registry-cache").SpecReports.WithLeafNodeType(types.NodeTypeIt)
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "specs.json")
+	if out, err := exec.CommandContext(t.Context(), program, "-test.run=^TestE2E$", "-ginkgo.dry-run", "-ginkgo.json-report="+file).CombinedOutput(); err != nil {
+		t.Fatalf("listing the specs: %v\n%s", err, out)
+	}
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var suites []types.Report
+	if err := json.Unmarshal(content, &suites); err != nil {
+		t.Fatal(err)
+	}
+	if len(suites) != 1 {
+		t.Fatalf("%s has %d suites, want 1", file, len(suites))
+	}
+	specs := suites[0].SpecReports.WithLeafNodeType(types.NodeTypeIt)
 	if len(specs) == 0 {
 		t.Fatal("there are no specs")
 	}
