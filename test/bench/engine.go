@@ -145,6 +145,28 @@ func (b *bench) engine(ctx context.Context, name string, o engineOptions) (*engi
 	return e, nil
 }
 
+// engineWithoutLayer makes the upstream offer a new image with a layer of a size, in bytes, and starts an engine that has
+// its manifest, and not the layer: clients come with the manifest, by which an engine knows what belongs to a repository.
+func (b *bench) engineWithoutLayer(ctx context.Context, name string, o engineOptions, size int64) (*engine, image, error) {
+	i, err := b.push(ctx, size)
+	if err != nil {
+		return nil, image{}, err
+	}
+	e, err := b.engine(ctx, name, o)
+	if err != nil {
+		return nil, image{}, err
+	}
+	c, err := newClient(e.url, e.ca)
+	if err == nil {
+		_, err = c.manifest(ctx, i.repository, i.digest)
+		c.close()
+	}
+	if err != nil {
+		return nil, image{}, errors.Join(err, e.close())
+	}
+	return e, i, nil
+}
+
 // close ends the engine and removes what it stored, unless the volume was given.
 func (e *engine) close() error {
 	var err error

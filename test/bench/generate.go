@@ -124,6 +124,9 @@ type blob struct {
 	size   int64
 }
 
+// layer is the last one, the only one of most.
+func (i image) layer() blob { return i.blobs[len(i.blobs)-1] }
+
 // push makes the upstream offer a new image with layers of these sizes, in bytes.
 func (b *bench) push(ctx context.Context, layers ...int64) (image, error) {
 	b.seed++

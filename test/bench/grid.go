@@ -66,7 +66,7 @@ func (b *bench) readFor(ctx context.Context, e *engine, series string, i image, 
 	if err := errors.Join(err, e.resetPeak()); err != nil {
 		return err
 	}
-	layer := i.blobs[len(i.blobs)-1]
+	layer := i.layer()
 	var received atomic.Int64
 	var began time.Time
 	used, err := e.during(func() error {

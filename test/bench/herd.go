@@ -58,25 +58,17 @@ const staggerTime = 2 * time.Second
 
 // herdOf runs a herd.
 func (b *bench) herdOf(ctx context.Context, name string, clients int, size int64, variant herdVariant) (err error) {
-	i, err := b.push(ctx, size)
-	if err != nil {
-		return err
-	}
-	layer := i.blobs[len(i.blobs)-1]
-	e, err := b.engine(ctx, name, engineOptions{})
+	e, i, err := b.engineWithoutLayer(ctx, name, engineOptions{}, size)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, e.close()) }()
-	// The blob must be known to belong to the repository before it is asked for: clients come with the manifest.
+	layer := i.layer()
 	c, err := newClient(e.url, e.ca)
 	if err != nil {
 		return err
 	}
 	defer c.close()
-	if _, err := c.manifest(ctx, i.repository, i.digest); err != nil {
-		return err
-	}
 	if err := b.origin.admin.ResetRequests(ctx); err != nil {
 		return err
 	}

@@ -35,24 +35,12 @@ func killedInHerd(ctx context.Context, b *bench) error {
 
 func (b *bench) killIn(ctx context.Context, name string, v volume, size int64, series string) (err error) {
 	const clients = 5
-	i, err := b.push(ctx, size)
-	if err != nil {
-		return err
-	}
-	layer := i.blobs[len(i.blobs)-1]
-	e, err := b.engine(ctx, name, engineOptions{Root: v.root})
+	e, i, err := b.engineWithoutLayer(ctx, name, engineOptions{Root: v.root}, size)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, e.close()) }()
-	c, err := newClient(e.url, e.ca)
-	if err != nil {
-		return err
-	}
-	defer c.close()
-	if _, err := c.manifest(ctx, i.repository, i.digest); err != nil {
-		return err
-	}
+	layer := i.layer()
 	// Slow enough that all of them are in the middle of it: one fetch takes two seconds.
 	if err := errors.Join(b.origin.admin.ResetRequests(ctx), b.origin.admin.Shape(ctx, upstream.Shaping{BytesPerSecond: size / 2})); err != nil {
 		return err

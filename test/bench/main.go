@@ -9,7 +9,8 @@
 // all the same. The command in the folder runs works with what was recorded.
 //
 // Each engine is a process of its own on one processor; the upstream registry and the clients share the others. The
-// scenarios stale and unit are about nodes: they run on the kind-based Shoot, which is made where there is none and stays.
+// scenarios stale, nodestart and unit are about nodes: they run on the kind-based Shoot, which is made where there is none
+// and stays.
 package main
 
 import (
@@ -92,5 +93,6 @@ var scenarios = []scenario{
 	{"evict", "latency while much is deleted", 10 * time.Minute, evictWhileServing},
 	{"controller", "what the controller takes for many Shoots", 12 * time.Minute, controllerCost},
 	{"stale", "pulls on a node in each state of the world", 30 * time.Minute, stalePulls},
+	{"nodestart", "images of what runs on every node, on nodes that start", 10 * time.Minute, nodeStart},
 	{"unit", "what the node's unit notices, and costs", 15 * time.Minute, nodeUnit},
 }

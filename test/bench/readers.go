@@ -17,7 +17,7 @@ func slowReaders(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	layer := i.blobs[len(i.blobs)-1]
+	layer := i.layer()
 	readers := 1000
 	if b.quick {
 		readers = 100
@@ -63,28 +63,15 @@ func (b *bench) slowColdReaders(ctx context.Context, readers int) error {
 }
 
 func (b *bench) readCold(ctx context.Context, name string, readers int) (err error) {
-	i, err := b.push(ctx, 64*mebibyte)
-	if err != nil {
-		return err
-	}
-	e, err := b.engine(ctx, name, engineOptions{})
+	e, i, err := b.engineWithoutLayer(ctx, name, engineOptions{}, 64*mebibyte)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, e.close()) }()
-	c, err := newClient(e.url, e.ca)
-	if err != nil {
-		return err
-	}
-	defer c.close()
-	// Clients come with the manifest.
-	if _, err := c.manifest(ctx, i.repository, i.digest); err != nil {
-		return err
-	}
 	if err := e.resetPeak(); err != nil {
 		return err
 	}
-	if err := e.readSlowly(ctx, readers, i.repository, i.blobs[len(i.blobs)-1]); err != nil {
+	if err := e.readSlowly(ctx, readers, i.repository, i.layer()); err != nil {
 		return err
 	}
 	used, err := e.usage()

@@ -118,7 +118,7 @@ func warmBlob(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	layer := i.blobs[len(i.blobs)-1]
+	layer := i.layer()
 	clients, each := 4, 16
 	if b.quick {
 		each = 2

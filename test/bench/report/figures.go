@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -65,6 +66,32 @@ func staleFigures(r *result.Run) []figure {
 		}
 	}
 	return all
+}
+
+func nodeStartFigures(r *result.Run) []figure {
+	nodes := over(r, `^nodestart/nodes=(\d+)$`)
+	took := chart.Bars{Title: "Nodes that start", Subtitle: "seconds until each of them has all images of what runs on every node; less is better", Format: seconds}
+	sent := chart.Bars{Title: "What the upstream sends to them", Subtitle: "multiples of the images; less is better", Format: times}
+	for _, n := range slices.Sorted(maps.Keys(nodes)) {
+		var durations, shares []chart.Bar
+		for _, state := range []struct {
+			engine, label string
+			color         chart.Color
+		}{{result.Direct, directLabel, chart.Grey}, {result.Cold, "caches that have none of the images", chart.Sky}, {result.Warm, "caches that have them", chart.Blue}} {
+			if s := r.Get(nodes[n], state.engine, "s"); len(s.Values) > 0 {
+				durations = append(durations, chart.Bar{Label: state.label, Color: state.color, Value: value(s)})
+				shares = append(shares, chart.Bar{Label: state.label, Color: state.color, Value: value(r.Get(nodes[n], state.engine, "upstream-B/image-B"))})
+			}
+		}
+		label := fmt.Sprintf("%g nodes at once", n)
+		took.Groups = append(took.Groups, chart.Group{Label: label, Bars: durations})
+		sent.Groups = append(sent.Groups, chart.Group{Label: label, Bars: shares})
+	}
+	if len(took.Groups) == 0 {
+		return nil
+	}
+	const caption = "Nodes have no caches configured when they start: their unit starts together with the pulls and tries the caches first, so the first images come from the upstream. The line to the upstream is shared by all, with 32 MiB/s."
+	return []figure{{name: "nodestart", caption: caption, svg: took.SVG()}, {name: "nodestart-sent", caption: "The same.", svg: sent.SVG()}}
 }
 
 // over returns the series of the run that match the pattern, by the number that its group finds.

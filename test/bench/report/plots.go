@@ -50,6 +50,7 @@ func value(s result.Series) chart.Value {
 func sections(r *result.Run) []section {
 	all := []section{
 		{"When a cache's address leads nowhere", staleFigures(r)},
+		{"Nodes that start", nodeStartFigures(r)},
 		{"Many nodes want the same at once", herdFigures(r)},
 		{"What is stored already", warmFigures(r)},
 		{"First pulls", coldFigures(r)},

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/registry-cache/extension/test/bench/result"
+	"github.com/registry-cache/extension/test/testbed/images"
+	"github.com/registry-cache/extension/test/testbed/kindcluster"
+	"github.com/registry-cache/extension/test/testbed/pull"
+	"github.com/registry-cache/extension/test/testbed/upstream"
+)
+
+// component is an image that every node of a Shoot runs, about as large as the real one, in bytes.
+type component struct {
+	name, host string
+	layers     []int64
+}
+
+var components = []component{
+	{"kube-proxy", "eu.gcr.io", []int64{2_000_000, 20_000_000, 13_000_000}},
+	{"cni", "quay.io", []int64{30_000_000, 50_000_000}},
+	{"node-local-dns", "eu.gcr.io", []int64{20_000_000, 10_000_000}},
+	{"csi-driver", "eu.gcr.io", []int64{40_000_000, 20_000_000}},
+	{"csi-registrar", "eu.gcr.io", []int64{12_000_000}},
+	{"apiserver-proxy", "eu.gcr.io", []int64{25_000_000, 35_000_000}},
+	{"node-exporter", "quay.io", []int64{12_000_000}},
+	{"node-problem-detector", "eu.gcr.io", []int64{20_000_000}},
+}
+
+// startLine is the line to the upstream that all nodes share.
+var startLine = upstream.Shaping{Latency: 50 * time.Millisecond, BytesPerSecond: 32 << 20}
+
+// nodeStart measures how long nodes that become ready at once take until they have all images of what runs on every node:
+// without caches, with caches that have none of them yet, and with caches that have all. A node that starts has no caches
+// configured: its unit starts when it is ready, and tries the caches first, while pulls go on. Each node pulls one image
+// after the other, as its kubelet does by default.
+func nodeStart(ctx context.Context, b *bench) error {
+	return b.withShoot(ctx, func(s *kindShoot) error {
+		nodes, err := s.tb.Cluster.Nodes(ctx)
+		if err != nil {
+			return err
+		}
+		if err := s.tb.Upstream.Shape(ctx, startLine); err != nil {
+			return err
+		}
+		pulled := components
+		if b.quick {
+			pulled = components[4:7]
+		}
+		for range b.rounds {
+			if err := b.startRound(ctx, s, nodes, pulled); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (b *bench) startRound(ctx context.Context, s *kindShoot, nodes []kindcluster.Node, components []component) error {
+	references, size, err := s.offer(ctx, components)
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("nodestart/nodes=%d", len(nodes))
+	for _, state := range []string{direct, result.Cold, result.Warm} {
+		if state == result.Warm {
+			if err := s.fill(ctx, references); err != nil {
+				return fmt.Errorf("filling the caches: %w", err)
+			}
+		}
+		took, sent, err := s.startNodes(ctx, nodes, references, state != direct)
+		if err != nil {
+			return fmt.Errorf("%s: %w", state, err)
+		}
+		b.results.Add(name, state, "s", took.Seconds())
+		b.results.Add(name, state, "upstream-B/image-B", float64(sent)/float64(size))
+	}
+	return nil
+}
+
+// startNodes takes the images and the caches away from the nodes, lets them pull the images, all nodes at once, and returns
+// how long the last one took and what the upstream sent meanwhile, in bytes. The units start with the pulls if withCaches
+// says so, and run afterwards in any case.
+func (s *kindShoot) startNodes(ctx context.Context, nodes []kindcluster.Node, references []string, withCaches bool) (took time.Duration, sent int64, err error) {
+	start := func(ctx context.Context, node kindcluster.Node) error {
+		_, err := node.Run(ctx, nil, "systemctl", "start", unit)
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, onEach(nodes, func(node kindcluster.Node) error { return start(context.WithoutCancel(ctx), node) }))
+	}()
+	if err := onEach(nodes, func(node kindcluster.Node) error {
+		if _, err := node.Run(ctx, nil, "systemctl", "stop", unit); err != nil {
+			return err
+		}
+		return removeAll(ctx, node, references)
+	}); err != nil {
+		return 0, 0, err
+	}
+	mark, err := pull.Mark(ctx, s.tb.Upstream)
+	if err != nil {
+		return 0, 0, err
+	}
+	began := time.Now()
+	err = onEach(nodes, func(node kindcluster.Node) error {
+		if withCaches {
+			if err := start(ctx, node); err != nil {
+				return err
+			}
+		}
+		return pullAll(ctx, node, references)
+	})
+	took = time.Since(began)
+	if err != nil {
+		return 0, 0, err
+	}
+	requests, err := s.tb.Upstream.Requests(ctx, mark)
+	for _, r := range requests {
+		if r.Kind == upstream.Blob {
+			sent += r.Bytes
+		}
+	}
+	return took, sent, err
+}
+
+// fill lets the caches have all images: what nodes pull before they know the caches is not in them.
+func (s *kindShoot) fill(ctx context.Context, references []string) error {
+	if err := s.waitForMirrors(ctx); err != nil {
+		return err
+	}
+	if err := removeAll(ctx, s.node, references); err != nil {
+		return err
+	}
+	return pullAll(ctx, s.node, references)
+}
+
+// offer makes the upstream offer new images of the components, and returns what they are called and their size, in bytes.
+func (s *kindShoot) offer(ctx context.Context, components []component) (references []string, size int64, err error) {
+	for i, c := range components {
+		seed := time.Now().UnixNano()
+		reference := fmt.Sprintf("%s/bench/%s:%d", c.host, c.name, seed)
+		if _, err := s.tb.Upstream.Generate(ctx, reference, images.Spec{Seed: uint64(seed) + uint64(i), LayerSizes: c.layers}); err != nil {
+			return nil, 0, err
+		}
+		references = append(references, reference)
+		for _, layer := range c.layers {
+			size += layer
+		}
+	}
+	return references, size, nil
+}
+
+func removeAll(ctx context.Context, node kindcluster.Node, references []string) error {
+	for _, reference := range references {
+		if err := pull.Remove(ctx, node, reference); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func pullAll(ctx context.Context, node kindcluster.Node, references []string) error {
+	for _, reference := range references {
+		if _, err := pull.Image(ctx, node, reference); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// onEach calls f for all nodes at once.
+func onEach(nodes []kindcluster.Node, f func(kindcluster.Node) error) error {
+	var g errgroup.Group
+	for _, node := range nodes {
+		g.Go(func() error { return f(node) })
+	}
+	return g.Wait()
+}
