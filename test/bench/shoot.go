@@ -17,9 +17,11 @@ import (
 
 	"github.com/registry-cache/extension/test/testbed"
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
+	"github.com/registry-cache/extension/test/testbed/product"
 	"github.com/registry-cache/extension/test/testbed/pull"
 	"github.com/registry-cache/extension/test/testbed/shoot"
 	"github.com/registry-cache/extension/test/testbed/upstream"
+	"github.com/registry-cache/extension/test/testbed/upstream/container"
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
 
@@ -60,8 +62,9 @@ type kindShoot struct {
 	root string
 }
 
-// withShoot makes the Shoot and calls f when its nodes use the caches. The cluster is made where there is none, and stays.
-func (b *bench) withShoot(ctx context.Context, f func(*kindShoot) error) (err error) {
+// withShoot makes the Shoot, with caches of an engine, ours or stock, and calls f when its nodes use them. The cluster is
+// made where there is none, and stays, with the product as it is by default.
+func (b *bench) withShoot(ctx context.Context, engine string, f func(*kindShoot) error) (err error) {
 	progress := workspace.NewProgress(os.Stderr)
 	s := &kindShoot{caches: map[string]string{}}
 	if s.tb, err = testbed.Up(ctx, progress, testbed.Options{NodeImage: os.Getenv("NODE_IMAGE")}); err != nil {
@@ -80,6 +83,16 @@ func (b *bench) withShoot(ctx context.Context, f func(*kindShoot) error) (err er
 		defer cancel()
 		err = errors.Join(err, s.tb.Upstream.Shape(ctx, upstream.Shaping{}), shoot.Delete(ctx, s.tb.Cluster, progress, []byte(shootManifest)))
 	}()
+	if engine == stock {
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
+			defer cancel()
+			err = errors.Join(err, s.install(ctx, progress, ""))
+		}()
+		if err := s.install(ctx, progress, product.Distribution); err != nil {
+			return err
+		}
+	}
 	result, err := shoot.Apply(ctx, s.tb.Cluster, progress, []byte(shootManifest))
 	if err != nil {
 		return err
@@ -94,6 +107,15 @@ func (b *bench) withShoot(ctx context.Context, f func(*kindShoot) error) (err er
 		return err
 	}
 	return f(s)
+}
+
+// install installs the product with an engine; empty means the default.
+func (s *kindShoot) install(ctx context.Context, progress *workspace.Progress, engine string) error {
+	roots, err := container.CACertificate()
+	if err != nil {
+		return err
+	}
+	return product.Install(ctx, s.tb.Cluster, progress, product.Options{CABundle: roots, Engine: engine})
 }
 
 // findNode chooses the first worker: the pods of the caches may run there or not, which makes no difference that could be

@@ -43,7 +43,7 @@ var shapes = []shape{
 // stalePulls measures pulls in each state of the world, by the node's containerd, and by the code of containerd 1.7, which
 // ignores dial_timeout.
 func stalePulls(ctx context.Context, b *bench) error {
-	return b.withShoot(ctx, func(s *kindShoot) error {
+	return b.withShoot(ctx, ours, func(s *kindShoot) error {
 		old, err := s.installContainerd17(ctx, filepath.Join(b.dir, "programs"))
 		if err != nil {
 			return err

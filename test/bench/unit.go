@@ -36,7 +36,7 @@ func nodeUnit(ctx context.Context, b *bench) error {
 	if b.quick {
 		times, watched = 5, 10*time.Second
 	}
-	return b.withShoot(ctx, func(s *kindShoot) error {
+	return b.withShoot(ctx, ours, func(s *kindShoot) error {
 		cost, err := s.unitCost(ctx, watched)
 		if err != nil {
 			return err

@@ -2,7 +2,6 @@ package report
 
 import (
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -69,29 +68,17 @@ func staleFigures(r *result.Run) []figure {
 }
 
 func nodeStartFigures(r *result.Run) []figure {
-	nodes := over(r, `^nodestart/nodes=(\d+)$`)
-	took := chart.Bars{Title: "Nodes that start", Subtitle: "seconds until each of them has all images of what runs on every node; less is better", Format: seconds}
-	sent := chart.Bars{Title: "What the upstream sends to them", Subtitle: "multiples of the images; less is better", Format: times}
-	for _, n := range slices.Sorted(maps.Keys(nodes)) {
-		var durations, shares []chart.Bar
-		for _, state := range []struct {
-			engine, label string
-			color         chart.Color
-		}{{result.Direct, directLabel, chart.Grey}, {result.Cold, "caches that have none of the images", chart.Sky}, {result.Warm, "caches that have them", chart.Blue}} {
-			if s := r.Get(nodes[n], state.engine, "s"); len(s.Values) > 0 {
-				durations = append(durations, chart.Bar{Label: state.label, Color: state.color, Value: value(s)})
-				shares = append(shares, chart.Bar{Label: state.label, Color: state.color, Value: value(r.Get(nodes[n], state.engine, "upstream-B/image-B"))})
-			}
-		}
-		label := fmt.Sprintf("%g nodes at once", n)
-		took.Groups = append(took.Groups, chart.Group{Label: label, Bars: durations})
-		sent.Groups = append(sent.Groups, chart.Group{Label: label, Bars: shares})
+	var all []labelled
+	for nodes, name := range over(r, `^nodestart/nodes=(\d+)/cold$`) {
+		all = append(all,
+			labelled{fmt.Sprintf("%g nodes, caches that have none of the images", nodes), name},
+			labelled{fmt.Sprintf("%g nodes, caches that have all of them", nodes), strings.TrimSuffix(name, result.Cold) + result.Warm})
 	}
-	if len(took.Groups) == 0 {
-		return nil
-	}
-	const caption = "Nodes have no caches configured when they start: their unit starts together with the pulls and tries the caches first, so the first images come from the upstream. The line to the upstream is shared by all, with 32 MiB/s."
-	return []figure{{name: "nodestart", caption: caption, svg: took.SVG()}, {name: "nodestart-sent", caption: "The same.", svg: sent.SVG()}}
+	return append(
+		bars(r, figure{name: "nodestart", caption: "Nodes have no caches configured when they start: their unit starts together with the pulls and tries the caches first, so that the first images come from the upstream. All share a line of 32 MiB/s to it."},
+			chart.Bars{Title: "Nodes that start", Subtitle: "seconds until each of them has all images of what runs on every node; less is better", Format: seconds}, "s", all),
+		bars(r, figure{name: "nodestart-sent", caption: "The same."},
+			chart.Bars{Title: "What the upstream sends to nodes that start", Subtitle: "multiples of the images; less is better", Format: times}, "upstream-B/image-B", all)...)
 }
 
 // over returns the series of the run that match the pattern, by the number that its group finds.

@@ -29,8 +29,8 @@ type target struct {
 }
 
 var targets = slices.Concat(herdTargets(), staleTargets(), []target{
-	{what: "3 nodes start, caches that have the images, to direct", name: "nodestart/nodes=3", unit: "s", engine: result.Warm, to: result.Direct, most: 1},
-	{what: "3 nodes start, caches that have none of them, to direct", name: "nodestart/nodes=3", unit: "s", engine: result.Cold, to: result.Direct, most: 1},
+	{what: "3 nodes start, caches that have none of the images, to direct", name: "nodestart/nodes=3/cold", unit: "s", to: result.Direct, most: 1},
+	{what: "3 nodes start, caches that have all of them, to direct", name: "nodestart/nodes=3/warm", unit: "s", to: result.Direct, most: 1},
 	{what: "unit: cost with 3 caches, of a processor", name: "unit/cost/caches=3", unit: "cpu-s/s", most: .005},
 	{what: "unit: hanging cache withdrawn, p99 of 50", name: "unit/withdraw/hanging", unit: "p99-s", most: 3},
 	{what: "unit: unreachable cache withdrawn, p99 of 50", name: "unit/withdraw/dropped", unit: "p99-s", most: 3},
