@@ -89,7 +89,7 @@ shellcheck:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends shellcheck >/dev/null; }
 
 e2e: ## User stories on the kind-based Shoot; makes what is missing (FOCUS=... and LABELS=... select).
-	go test ./test/e2e -count=1 -v -timeout 60m -args -ginkgo.v $(if $(FOCUS),-ginkgo.focus='$(FOCUS)') $(if $(LABELS),-ginkgo.label-filter='$(LABELS)')
+	go test ./test/e2e -count=1 -v -timeout 120m -args -ginkgo.v $(if $(FOCUS),-ginkgo.focus='$(FOCUS)') $(if $(LABELS),-ginkgo.label-filter='$(LABELS)')
 
 .PHONY: e2e-testbed
 e2e-testbed: ## What the testbed itself promises, on the cluster of kind-up: claims that fill and grow, agents that apply.
