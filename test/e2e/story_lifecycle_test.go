@@ -144,8 +144,8 @@ var _ = Describe("Caches outlive", Ordered, Label("lifecycle"), func() {
 		expectPulled("migration", direct+2*time.Second+noise, going.end())
 		Expect(service(ctx).Spec.ClusterIP).To(Equal(address))
 		after := cachePod(ctx, upstreamHost)
-		Expect(after.UID).To(Equal(pod.UID))
-		Expect(after.Status.ContainerStatuses[0].RestartCount).To(BeZero())
+		Expect(after.UID).To(Equal(pod.UID), "the cache must not be touched")
+		Expect(after.Status.ContainerStatuses[0].RestartCount).To(BeZero(), "the cache must not be touched")
 	}, SpecTimeout(6*time.Minute))
 
 	// The last one: what is left is for the deletion of the Shoot.
