@@ -124,8 +124,13 @@ var _ = Describe("Pulls go on", Ordered, Label("away", "long"), func() {
 	It("while a node does not reach the pod", func(ctx context.Context) {
 		pod := cachePod(ctx, "docker.io")
 		its, other := nodeOf(pod)
+		fresh := newSample(ctx, "docker.io", small)
 		during(ctx, "network cut", unreachable, func(going *pulls) {
 			cutOff(ctx, other, pod.Status.PodIP, dropped)
+			// This one begins before the node can have noticed.
+			took, err := pull.Image(ctx, other, fresh.tag)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(took).To(BeNumerically("<=", direct+unreachable+noise), "network cut: the pull that begins at once")
 			Expect(pull.WaitForNoMirror(ctx, other, "docker.io")).To(Succeed())
 			hosts, err := pull.Hosts(ctx, its, "docker.io")
 			Expect(err).NotTo(HaveOccurred())
