@@ -91,8 +91,9 @@ var _ = Describe("What is cached is served", Ordered, Label("served"), func() {
 			start := time.Now()
 			_, err := pull.Image(ctx, first, image.tag)
 			AddReportEntry("failure", fmt.Sprintf("%s: %s: %v", host, time.Since(start).Round(time.Millisecond), err))
-			// Of several hosts that fail containerd names the one that got furthest: the cache, if there is one.
-			Expect(err).To(MatchError(Or(ContainSubstring("connection refused"), ContainSubstring("502 Bad Gateway"))))
+			// Of several hosts that fail containerd names the one that got furthest: the cache, if there is one. Where the
+			// cache has a connection left from before, nobody answers on it, instead of refusing.
+			Expect(err).To(MatchError(Or(ContainSubstring("connection refused"), ContainSubstring("502 Bad Gateway"), ContainSubstring("504 Gateway Timeout"))))
 		}
 
 		Expect(requestsSince(ctx, mark)).To(BeZero(), "nothing may have reached the upstream")
