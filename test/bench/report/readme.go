@@ -81,6 +81,12 @@ func mainRows(r *result.Run) [][3]string {
 		stale(result.StaleDocument), stale(result.StaleUnitFirst))
 	add("the same from two seconds later on", stale(result.StaleDocument), stale(result.StaleUnitLater))
 
+	start := func(engine string) string {
+		return both("nodestart/nodes=3/", "s", engine, seconds, result.Cold, result.Warm)
+	}
+	add(fmt.Sprintf("3 nodes that start get the images of their system components, caches empty / full (direct: %s)", seconds(median("nodestart/nodes=3/"+result.Cold, result.Direct, "s"))),
+		start(result.Stock), start(result.Ours))
+
 	amplification := "upstream-B/blob-B"
 	add("50 clients pull one cold 64 MiB blob at once: sent by the upstream",
 		fmt.Sprintf("%.0f × the blob", median("herd/clients=50", result.Stock, amplification)),
