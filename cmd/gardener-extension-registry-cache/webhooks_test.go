@@ -22,8 +22,8 @@ func TestControllersStartAfterTheRegistration(t *testing.T) {
 				<-register
 				return failed
 			}),
-			part{name: "certificates", leader: true, started: started},
-			part{name: "reloader", started: started},
+			fakeController{name: "certificates", leader: true, started: started},
+			fakeController{name: "reloader", started: started},
 		} {
 			if err := m.Add(part); err != nil {
 				t.Fatal(err)
@@ -57,7 +57,7 @@ func TestControllersThatWaitForTheRegistrationEnd(t *testing.T) {
 	t.Parallel()
 	parts := &runnables{}
 	m := &registrationFirst{Manager: parts}
-	for _, part := range []manager.Runnable{leaderRunnable(func(context.Context) error { return nil }), part{name: "certificates", leader: true, started: make(chan string)}} {
+	for _, part := range []manager.Runnable{leaderRunnable(func(context.Context) error { return nil }), fakeController{name: "certificates", leader: true, started: make(chan string)}} {
 		if err := m.Add(part); err != nil {
 			t.Fatal(err)
 		}
@@ -86,17 +86,17 @@ func (r *runnables) Add(part manager.Runnable) error {
 	return nil
 }
 
-// part is a controller that sends its name when it is started, and ends.
-type part struct {
+// fakeController is a controller that sends its name when it is started, and ends.
+type fakeController struct {
 	controller.Controller
 	name    string
 	leader  bool
 	started chan<- string
 }
 
-func (p part) Start(context.Context) error {
-	p.started <- p.name
+func (c fakeController) Start(context.Context) error {
+	c.started <- c.name
 	return nil
 }
 
-func (p part) NeedLeaderElection() bool { return p.leader }
+func (c fakeController) NeedLeaderElection() bool { return c.leader }
