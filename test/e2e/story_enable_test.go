@@ -143,7 +143,7 @@ var _ = Describe("A Shoot owner enables the caches of the document", Ordered, La
 
 		By("bringing it back")
 		scale(ctx, "docker.io", 1)
-		Expect(pull.WaitForMirror(ctx, node, "docker.io")).To(Succeed())
+		waitForCaches(ctx, result)
 		again, err := pull.Measured(ctx, tb.Upstream, node, newImage(ctx, "docker.io"))
 		Expect(err).NotTo(HaveOccurred())
 		Expect(again.FromNodes).To(BeZero(), "%+v", again)
