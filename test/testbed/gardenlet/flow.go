@@ -9,6 +9,7 @@ import (
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
 	"github.com/gardener/gardener/pkg/controllerutils"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -78,11 +79,15 @@ func (o *operation) delete(ctx context.Context) error {
 	if err := o.report(ctx, gardencorev1beta1.LastOperationTypeDelete, gardencorev1beta1.LastOperationStateSucceeded, 100, "Shoot cluster has been successfully deleted."); err != nil {
 		return err
 	}
-	shoot := &gardencorev1beta1.Shoot{}
-	if err := o.client.Get(ctx, client.ObjectKeyFromObject(o.shoot), shoot); err != nil {
-		return client.IgnoreNotFound(err)
-	}
-	if err := controllerutils.RemoveFinalizers(ctx, o.client, shoot, gardencorev1beta1.GardenerName); err != nil {
+	// Whoever cares for the conditions may write at the same time.
+	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		shoot := &gardencorev1beta1.Shoot{}
+		if err := o.client.Get(ctx, client.ObjectKeyFromObject(o.shoot), shoot); err != nil {
+			return client.IgnoreNotFound(err)
+		}
+		return controllerutils.RemoveFinalizers(ctx, o.client, shoot, gardencorev1beta1.GardenerName)
+	})
+	if err != nil {
 		return fmt.Errorf("removing the finalizer of Shoot %s: %w", client.ObjectKeyFromObject(o.shoot), err)
 	}
 	return nil

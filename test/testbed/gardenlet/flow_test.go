@@ -345,11 +345,22 @@ func TestDeleteTakesTheConfigurationBack(t *testing.T) {
 	if err := s.Delete(t.Context(), shoot); err != nil {
 		t.Fatal(err)
 	}
+	// Somebody else writes at the same time, as whoever cares for the conditions does.
+	s.meddle = func() {
+		other := s.shoot(t, "crazy-botany")
+		other.Status.Conditions = []gardencorev1beta1.Condition{{Type: "SomebodyElses", Status: gardencorev1beta1.ConditionTrue}}
+		if err := s.Status().Update(t.Context(), other); err != nil {
+			t.Error(err)
+		}
+	}
 	writes := s.writesSince(t, func() {
 		if err := s.operate(t.Context(), "crazy-botany"); err != nil {
 			t.Fatal(err)
 		}
 	})
+	if s.meddle != nil {
+		t.Error("nobody has written at the same time")
+	}
 	want := []string{
 		"write Cluster " + shootNamespace,
 		"write Extension registry-cache", // the confirmation of the deletion

@@ -68,6 +68,8 @@ type seed struct {
 	refuse *gardencorev1beta1.LastError
 	// agentless is a node whose agent does nothing.
 	agentless string
+	// meddle is called once, before a Shoot loses its finalizers.
+	meddle func()
 }
 
 func newSeed(t *testing.T) *seed {
@@ -89,6 +91,10 @@ func newSeed(t *testing.T) *seed {
 			return s.wrote(ctx, c, "write", object)
 		},
 		Patch: func(ctx context.Context, c client.WithWatch, object client.Object, patch client.Patch, options ...client.PatchOption) error {
+			if meddle := s.meddle; meddle != nil && object.GetDeletionTimestamp() != nil && len(object.GetFinalizers()) == 0 {
+				s.meddle = nil
+				meddle()
+			}
 			if err := c.Patch(ctx, object, patch, options...); err != nil {
 				return err
 			}
