@@ -139,7 +139,7 @@ var _ = Describe("A Shoot owner enables the caches of the document", Ordered, La
 		Expect(err).NotTo(HaveOccurred())
 		Expect(without.FromCache).To(BeZero())
 		Expect(without.BlobRequests).To(Equal(direct.BlobRequests))
-		Expect(without.Duration).To(BeNumerically("<", direct.Duration+2*time.Second), "direct: %s", direct.Duration)
+		Expect(without.Duration).To(BeNumerically("<", direct.Duration+2*time.Second+noise), "direct: %s", direct.Duration)
 
 		By("bringing it back")
 		scale(ctx, "docker.io", 1)
