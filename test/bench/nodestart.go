@@ -37,8 +37,8 @@ var startLine = upstream.Shaping{Latency: 50 * time.Millisecond, BytesPerSecond:
 
 // nodeStart measures how long nodes that become ready at once take until they have all images of what runs on every node:
 // without caches, with caches that have none of them yet, and with caches that have all. A node that starts has no caches
-// configured: its unit starts when it is ready, and tries the caches first, while pulls go on. Each node pulls one image
-// after the other, as its kubelet does by default.
+// configured: its unit starts when it is ready, and its pulls when the unit has started, which counts. Each node pulls one
+// image after the other, as its kubelet does by default.
 func nodeStart(ctx context.Context, b *bench) error {
 	pulled, engines := components, []string{ours, stock}
 	if b.quick {
@@ -68,12 +68,15 @@ func nodeStart(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// startRound measures with images that nobody has seen before.
-func (b *bench) startRound(ctx context.Context, s *kindShoot, engine string, nodes []kindcluster.Node, components []component) error {
+// startRound measures with images that nobody has seen before, and that no node keeps.
+func (b *bench) startRound(ctx context.Context, s *kindShoot, engine string, nodes []kindcluster.Node, components []component) (err error) {
 	references, size, err := s.offer(ctx, components)
 	if err != nil {
 		return err
 	}
+	defer func() {
+		err = errors.Join(err, onEach(nodes, func(node kindcluster.Node) error { return removeAll(context.WithoutCancel(ctx), node, references) }))
+	}()
 	measure := func(by string, withCaches bool, states ...string) error {
 		took, sent, err := s.startNodes(ctx, nodes, references, withCaches)
 		if err != nil {
@@ -102,7 +105,7 @@ func (b *bench) startRound(ctx context.Context, s *kindShoot, engine string, nod
 }
 
 // startNodes takes the images and the caches away from the nodes, lets them pull the images, all nodes at once, and returns
-// how long the last one took and what the upstream sent meanwhile, in bytes. The units start with the pulls if withCaches
+// how long the last one took and what the upstream sent meanwhile, in bytes. The units start before the pulls if withCaches
 // says so, and run afterwards in any case.
 func (s *kindShoot) startNodes(ctx context.Context, nodes []kindcluster.Node, references []string, withCaches bool) (took time.Duration, sent int64, err error) {
 	start := func(ctx context.Context, node kindcluster.Node) error {

@@ -77,12 +77,6 @@ func (b *bench) withShoot(ctx context.Context, engine string, f func(*kindShoot)
 	if s.kube, err = kubeclient.New(config, kubeclient.Options{Scheme: clientscheme.Scheme}); err != nil {
 		return err
 	}
-	defer func() {
-		// Also after an interrupt.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
-		defer cancel()
-		err = errors.Join(err, s.tb.Upstream.Shape(ctx, upstream.Shaping{}), shoot.Delete(ctx, s.tb.Cluster, progress, []byte(shootManifest)))
-	}()
 	if engine == stock {
 		defer func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
@@ -93,6 +87,12 @@ func (b *bench) withShoot(ctx context.Context, engine string, f func(*kindShoot)
 			return err
 		}
 	}
+	defer func() {
+		// Also after an interrupt.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
+		defer cancel()
+		err = errors.Join(err, s.tb.Upstream.Shape(ctx, upstream.Shaping{}), shoot.Delete(ctx, s.tb.Cluster, progress, []byte(shootManifest)))
+	}()
 	result, err := shoot.Apply(ctx, s.tb.Cluster, progress, []byte(shootManifest))
 	if err != nil {
 		return err

@@ -75,7 +75,7 @@ func nodeStartFigures(r *result.Run) []figure {
 			labelled{fmt.Sprintf("%g nodes, caches that have all of them", nodes), strings.TrimSuffix(name, result.Cold) + result.Warm})
 	}
 	return append(
-		bars(r, figure{name: "nodestart", caption: "Nodes have no caches configured when they start: their unit starts together with the pulls and tries the caches first, so that the first images come from the upstream. All share a line of 32 MiB/s to it."},
+		bars(r, figure{name: "nodestart", caption: "Nodes have no caches configured when they start: their unit starts first and the pulls when it has started, which counts. All share a line of 32 MiB/s to it."},
 			chart.Bars{Title: "Nodes that start", Subtitle: "seconds until each of them has all images of what runs on every node; less is better", Format: seconds}, "s", all),
 		bars(r, figure{name: "nodestart-sent", caption: "The same."},
 			chart.Bars{Title: "What the upstream sends to nodes that start", Subtitle: "multiples of the images; less is better", Format: times}, "upstream-B/image-B", all)...)
