@@ -219,7 +219,7 @@ func readable(parameters string) string {
 }
 
 func volumeFigures(r *result.Run) []figure {
-	var starts, disks, failed, kills []labelled
+	var starts, disks, failed, kills, colds []labelled
 	for _, s := range r.Measured {
 		switch l := (labelled{readable(parametersOf(s.Name)), s.Name}); {
 		case s.Engine != result.Ours:
@@ -227,6 +227,8 @@ func volumeFigures(r *result.Run) []figure {
 			starts = append(starts, l)
 		case s.Unit == "after-kill-s":
 			kills = append(kills, l)
+		case s.Unit == "cold-evicting-s":
+			colds = append(colds, l)
 		case s.Unit == "hit-B/B":
 			disks = append(disks, labelled{"", s.Name})
 			failed = append(failed, labelled{"", s.Name})
@@ -241,17 +243,19 @@ func volumeFigures(r *result.Run) []figure {
 		chart.Bars{Title: "A volume that is too small by a factor of three", Subtitle: "share of the bytes that came from the volume; more is better", Format: percent}, "hit-B/B", disks)...)
 	all = append(all, bars(r, figure{name: "disk-failed", caption: "The same trace: pulls that the cache did not answer in full. containerd asks the upstream then, so that a node has its image all the same, later."},
 		chart.Bars{Title: "Pulls that fail at the cache", Subtitle: "share of the pulls; less is better", Format: percent}, "failed/req", failed)...)
+	all = append(all, bars(r, figure{name: "evict-cold", caption: "Everything expires at once, which is the most that a cache ever has to delete. In the midst of it a node asks for a manifest that the cache does not have. The stock registry stores when the new one expires, and waits for all that are being deleted to do so."},
+		chart.Bars{Title: "A new image while much is deleted", Subtitle: "time for its manifest, from the upstream; less is better", Format: seconds}, "cold-evicting-s", colds)...)
 	evict := chart.Bars{Title: "Requests while much is deleted", Subtitle: "99th percentile of stored manifests; less is better", Format: seconds}
 	for _, s := range r.Measured {
 		if s.Unit == "p99-evicting-s" {
 			idle := r.Get(s.Name, s.Engine, "p99-idle-s")
-			evict.Groups = append(evict.Groups, chart.Group{Label: readable(parametersOf(s.Name)), Bars: []chart.Bar{
+			evict.Groups = append(evict.Groups, chart.Group{Label: s.Engine + ", " + readable(parametersOf(s.Name)), Bars: []chart.Bar{
 				{Label: "afterwards", Color: chart.Grey, Value: value(idle)}, {Label: "while they are deleted", Color: chart.Blue, Value: value(s)},
 			}})
 		}
 	}
 	if len(evict.Groups) > 0 {
-		all = append(all, figure{name: "evict", caption: "Everything expires at once, which is the most that a cache ever has to delete. The stock registry deletes by timers of its own and is left out.", svg: evict.SVG()})
+		all = append(all, figure{name: "evict", caption: "The same, for a manifest that the cache has.", svg: evict.SVG()})
 	}
 	return all
 }
