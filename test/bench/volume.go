@@ -260,7 +260,7 @@ func (b *bench) evict(ctx context.Context, name string, v volume, n int) (err er
 	took := time.Since(e.started)
 	idle, err := e.paced(ctx, v.image, func(ctx context.Context) error {
 		select {
-		case <-time.After(min(took, 20*time.Second)):
+		case <-time.After(min(took, 10*time.Second)):
 			return nil
 		case <-ctx.Done():
 			return context.Cause(ctx)

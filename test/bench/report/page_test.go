@@ -28,6 +28,8 @@ func newRun() *result.Run {
 		}
 		r.Add("manifest/warm", result.Stock, "req/cpu-s", 5000*v)
 		r.Add("manifest/warm", result.Ours, "req/cpu-s", 44000*v)
+		r.Add("evict/blobs=100000", result.Stock, "cold-evicting-s", 60*v)
+		r.Add("evict/blobs=100000", result.Ours, "cold-evicting-s", .05*v)
 		r.Add("cold/rtt=0ms", result.Direct, "s", .1*v)
 		r.Add("cold/rtt=0ms", result.Stock, "s", .3*v)
 		r.Add("cold/rtt=0ms", result.Ours, "s", .2*v)
@@ -54,7 +56,7 @@ func TestPageStandsAlone(t *testing.T) {
 			t.Errorf("the page has %q", found)
 		}
 	}
-	for _, want := range []string{"A &lt;processor&gt;, 2 processors, 8.0 GiB", "distribution v3.1.2", "commit 0123456789ab", "2 m 2 s", "medians of 3 rounds", "3 nodes, caches that have all of them"} {
+	for _, want := range []string{"A &lt;processor&gt;, 2 processors, 8.0 GiB", "distribution v3.1.2", "commit 0123456789ab", "2 m 2 s", "medians of 3 rounds", "3 nodes, caches that have all of them", "A new image while much is deleted"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page has no %q", want)
 		}
@@ -119,6 +121,7 @@ func TestReadme(t *testing.T) {
 		"registry 3.1.2 with", "docs/benchmarks/x/" + picture.Name, "(direct: 2 s / 2 s) | 2 m 2 s / 2 m 2 s | 3 s / 3 s |",
 		"caches empty / full (direct: 30 s) | 15 s / 15 s | 12 s / 12 s |",
 		"| stored manifest by digest, requests for a second of CPU | 5 000 | 44 000 |",
+		"| the manifest of a new image, while 100 000 blobs expire | 60 s | 50 ms |",
 		"faster than about 500 MB/s",
 	} {
 		if !strings.Contains(text, want) {

@@ -114,6 +114,8 @@ func mainRows(r *result.Run) [][3]string {
 	disk := r.Get(diskSeries(r), result.Ours, "hit-B/B")
 	add("a trace over three times what the volume holds: bytes that came from the volume",
 		percent(median(disk.Name, result.Stock, "hit-B/B")), percent(disk.Median()))
+	evicting := func(engine string) string { return seconds(median("evict/blobs=100000", engine, "cold-evicting-s")) }
+	add("the manifest of a new image, while 100 000 blobs expire", evicting(result.Stock), evicting(result.Ours))
 	return rows
 }
 
