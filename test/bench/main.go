@@ -93,6 +93,6 @@ var scenarios = []scenario{
 	{"evict", "latency while much is deleted", 16 * time.Minute, evictWhileServing},
 	{"controller", "what the controller takes for many Shoots", 12 * time.Minute, controllerCost},
 	{"stale", "pulls on a node in each state of the world", 30 * time.Minute, stalePulls},
-	{"nodestart", "images of what runs on every node, on nodes that start", 10 * time.Minute, nodeStart},
+	{"nodestart", "images of what runs on every node, on nodes that start", 15 * time.Minute, nodeStart},
 	{"unit", "what the node's unit notices, and costs", 15 * time.Minute, nodeUnit},
 }

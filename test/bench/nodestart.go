@@ -54,7 +54,7 @@ func nodeStart(ctx context.Context, b *bench) error {
 			if err := s.tb.Upstream.Shape(ctx, startLine); err != nil {
 				return err
 			}
-			for range b.rounds {
+			for range min(b.rounds, gridRounds) {
 				if err := b.startRound(ctx, s, engine, nodes, pulled); err != nil {
 					return err
 				}
