@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -123,7 +124,7 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	mgr, err := manager.New(o.rest.Completed().Config, options)
+	mgr, err := manager.New(seedClientConfig(o.rest.Completed().Config), options)
 	if err != nil {
 		return fmt.Errorf("creating the manager: %w", err)
 	}
@@ -160,6 +161,14 @@ func (o *controllerOptions) run(ctx context.Context) error {
 		return fmt.Errorf("running the manager: %w", err)
 	}
 	return nil
+}
+
+// seedClientConfig returns the configuration with the rates that Gardener's own extensions have. A Shoot needs about 25
+// requests, and all of a Seed are reconciled at once after an update; client-go's default is 5 per second for all of them.
+func seedClientConfig(config *rest.Config) *rest.Config {
+	config = rest.CopyConfig(config)
+	config.QPS, config.Burst = 100, 130
+	return config
 }
 
 func (o *controllerOptions) managerOptions() (manager.Options, error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -9,9 +10,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
@@ -60,6 +65,28 @@ func TestStart(t *testing.T) {
 }
 
 // A flag that the program does not know would only show when the pod does not start.
+// Many Shoots at once need more requests than client-go lets through by default, which would be 5 per second.
+func TestSeedClientIsFastEnough(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"s","namespace":"n"}}`)
+	}))
+	t.Cleanup(server.Close)
+	kube, err := kubernetes.NewForConfig(seedClientConfig(&rest.Config{Host: server.URL}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A request that would have to wait beyond the deadline is refused at once.
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	for n := range 125 {
+		if _, err := kube.CoreV1().Secrets("n").Get(ctx, "s", metav1.GetOptions{}); err != nil {
+			t.Fatalf("request %d: %v", n, err)
+		}
+	}
+}
+
 func TestChartGivesKnownFlags(t *testing.T) {
 	t.Parallel()
 	template, err := os.ReadFile("../../charts/gardener-extension-registry-cache/templates/deployment.yaml")
