@@ -27,6 +27,19 @@ type nodePull struct {
 	pull               func(ctx context.Context, s *kindShoot, reference string) (time.Duration, error)
 }
 
+// measured is a pull after prepare, and after event if there is one.
+func (p nodePull) measured(ctx context.Context, s *kindShoot, reference string, event func() error) (time.Duration, error) {
+	if err := p.prepare(ctx, s, reference); err != nil {
+		return 0, err
+	}
+	if event != nil {
+		if err := event(); err != nil {
+			return 0, err
+		}
+	}
+	return p.pull(ctx, s, reference)
+}
+
 // installContainerd17 copies the pull code of containerd 1.7 to the node. It keeps nothing of what it pulls.
 func (s *kindShoot) installContainerd17(ctx context.Context, dir string) (nodePull, error) {
 	built, err := containerdpull.Build(ctx, "containerd-v1", dir)

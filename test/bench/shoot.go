@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -100,13 +101,14 @@ func (b *bench) withShoot(ctx context.Context, engine string, f func(*kindShoot)
 	for _, cache := range result.Status.Caches {
 		s.caches[cache.Upstream] = cache.ClusterIP
 	}
-	if err := s.findNode(ctx); err != nil {
+	first, err := s.onWorker(ctx, 0)
+	if err != nil {
 		return err
 	}
-	if err := s.waitForMirrors(ctx); err != nil {
+	if err := first.waitForMirrors(ctx); err != nil {
 		return err
 	}
-	return f(s)
+	return f(first)
 }
 
 // install installs the product with an engine; empty means the default.
@@ -118,29 +120,28 @@ func (s *kindShoot) install(ctx context.Context, progress *workspace.Progress, e
 	return product.Install(ctx, s.tb.Cluster, progress, product.Options{CABundle: roots, Engine: engine})
 }
 
-// findNode chooses the first worker: the pods of the caches may run there or not, which makes no difference that could be
-// seen between containers on one machine.
-func (s *kindShoot) findNode(ctx context.Context) error {
+// onWorker returns the Shoot as seen from the worker with an index, 0 or 1. The pods of the caches may run there or not,
+// which makes no difference that could be seen between containers on one machine.
+func (s *kindShoot) onWorker(ctx context.Context, index int) (*kindShoot, error) {
 	nodes, err := s.tb.Cluster.Nodes(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, node := range nodes {
-		if node.Role != kindcluster.Worker {
-			continue
-		}
-		s.node = node
-		out, err := s.tb.Cluster.Engine().Run(ctx, nil, "inspect", "--format", "{{.State.Pid}}", node.Name)
-		if err != nil {
-			return err
-		}
-		if s.pid, err = strconv.Atoi(strings.TrimSpace(string(out))); err != nil {
-			return fmt.Errorf("asking for the process of %s: %w", node.Name, err)
-		}
-		s.root = fmt.Sprintf("/proc/%d/root", s.pid)
-		return nil
+	workers := slices.DeleteFunc(nodes, func(node kindcluster.Node) bool { return node.Role != kindcluster.Worker })
+	if index >= len(workers) {
+		return nil, fmt.Errorf("the cluster has %d workers, %d are needed: run \"make kind-up\"", len(workers), index+1)
 	}
-	return errors.New("the cluster has no worker")
+	on := *s
+	on.node = workers[index]
+	out, err := s.tb.Cluster.Engine().Run(ctx, nil, "inspect", "--format", "{{.State.Pid}}", on.node.Name)
+	if err != nil {
+		return nil, err
+	}
+	if on.pid, err = strconv.Atoi(strings.TrimSpace(string(out))); err != nil {
+		return nil, fmt.Errorf("asking for the process of %s: %w", on.node.Name, err)
+	}
+	on.root = fmt.Sprintf("/proc/%d/root", on.pid)
+	return &on, nil
 }
 
 func (s *kindShoot) waitForMirrors(ctx context.Context) error {

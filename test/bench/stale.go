@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -18,30 +19,30 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// shape is an image of the user's document, and the upstream that makes a direct pull take as long as it says.
+// shape is an image of the user's document.
 type shape struct {
 	name, reference, host, server string
 	layers                        []int64
 	index                         bool // the reference names one
-	shaping                       upstream.Shaping
 }
 
 var shapes = []shape{
 	{
 		name: "alpine", reference: images.Alpine, host: "docker.io", server: "https://registry-1.docker.io",
-		layers:  []int64{2_800_000},
-		index:   true,
-		shaping: upstream.Shaping{Latency: 350 * time.Millisecond, BytesPerSecond: 32 << 20},
+		layers: []int64{2_800_000},
+		index:  true,
 	},
 	{
 		name: "ops-toolbelt", reference: images.OpsToolbelt, host: "eu.gcr.io", server: "https://eu.gcr.io",
-		layers:  images.OpsToolbeltLayers(),
-		shaping: upstream.Shaping{Latency: 350 * time.Millisecond, BytesPerSecond: 32 << 20},
+		layers: images.OpsToolbeltLayers(),
 	},
 }
 
+// staleLine is the line to an upstream that makes direct pulls take as long as the document says.
+var staleLine = upstream.Shaping{Latency: 350 * time.Millisecond, BytesPerSecond: 32 << 20}
+
 // stalePulls measures pulls in each state of the world, by the node's containerd, and by the code of containerd 1.7, which
-// ignores dial_timeout.
+// ignores dial_timeout, in fewer rounds.
 func stalePulls(ctx context.Context, b *bench) error {
 	return b.withShoot(ctx, ours, func(s *kindShoot) error {
 		old, err := s.installContainerd17(ctx, filepath.Join(b.dir, "programs"))
@@ -52,21 +53,26 @@ func stalePulls(ctx context.Context, b *bench) error {
 		if err != nil {
 			return err
 		}
+		if err := s.tb.Upstream.Shape(ctx, staleLine); err != nil {
+			return err
+		}
 		measured, pulls := shapes, []nodePull{daemon, old}
 		if b.quick {
 			measured, pulls = shapes[:1], pulls[:1]
+		} else if err := b.pullForMinutes(ctx, s, daemon, old); err != nil {
+			return err
 		}
 		for _, by := range pulls {
 			b.results.Host.Containerd = append(b.results.Host.Containerd, by.version)
 		}
 		for _, shape := range measured {
-			if err := s.tb.Upstream.Shape(ctx, shape.shaping); err != nil {
-				return err
-			}
 			for _, by := range pulls {
-				for round := range b.rounds {
-					long := round == 0 && !b.quick
-					if err := b.staleRound(ctx, s, shape, by, statesOf(by, long, shape.name == shapes[0].name)); err != nil {
+				rounds := b.rounds
+				if by.ignoresDialTimeout {
+					rounds = min(rounds, gridRounds)
+				}
+				for range rounds {
+					if err := b.staleRound(ctx, s, shape, by, statesOf(by)); err != nil {
 						return fmt.Errorf("%s/%s: %w", by.name, shape.name, err)
 					}
 				}
@@ -76,37 +82,62 @@ func stalePulls(ctx context.Context, b *bench) error {
 	})
 }
 
+// pullForMinutes measures the states in which a pull takes minutes: with the document's configuration, and also with
+// dial_timeout where that is ignored. They are made of timeouts and always take the same time, so each pull is made once, and
+// all of a state at once.
+func (b *bench) pullForMinutes(ctx context.Context, s *kindShoot, daemon, old nodePull) error {
+	type pulled struct {
+		by    nodePull
+		shape shape
+	}
+	for _, state := range []struct {
+		name, option string
+		pulls        []pulled
+	}{
+		{result.StaleDocument, "", []pulled{{daemon, shapes[0]}, {daemon, shapes[1]}, {old, shapes[0]}}},
+		{result.StaleDialTimeout, dialTimeout, []pulled{{old, shapes[0]}}},
+	} {
+		took := make([]time.Duration, len(state.pulls))
+		err := s.withStaleHosts(ctx, shapes, state.option, func() error {
+			g, ctx := errgroup.WithContext(ctx)
+			for i, p := range state.pulls {
+				g.Go(func() (err error) {
+					if took[i], err = p.by.measured(ctx, s, p.shape.reference, nil); err != nil {
+						return fmt.Errorf("%s/%s: %s: %w", p.by.name, p.shape.name, state.name, err)
+					}
+					return nil
+				})
+			}
+			return g.Wait()
+		})
+		if err := errors.Join(err, s.waitForMirrors(ctx)); err != nil {
+			return err
+		}
+		for i, p := range state.pulls {
+			b.results.Add(p.by.name+"/"+p.shape.name, state.name, "s", took[i].Seconds())
+		}
+	}
+	return nil
+}
+
 // state makes a state of the world, measures pulls in it, and unmakes it.
 type state func(ctx context.Context, s *kindShoot, shape shape, measure measure) error
 
 // measure times a pull of reference after prepare and event, and records it for the state.
 type measure func(state, reference string, event func() error) error
 
-// statesOf are the states of a round, each of which begins and ends with healthy caches in use on the node. Those in which a
-// pull takes minutes are there if long says so: they are made of timeouts, and always take the same time. Where dial_timeout
-// is ignored, which makes two of them, they are there for the small image only.
-func statesOf(by nodePull, long, small bool) []state {
-	var states []state
-	if long && (small || !by.ignoresDialTimeout) {
-		states = append(states, documentState)
-	}
-	if !by.ignoresDialTimeout || long && small {
+// statesOf are the states of a round, each of which begins and ends with healthy caches in use on the node.
+func statesOf(by nodePull) []state {
+	states := []state{healthyState, directState, unitState, pinnedState}
+	if !by.ignoresDialTimeout {
 		states = append(states, dialTimeoutState)
 	}
-	return append(states, healthyState, directState, unitState, pinnedState)
+	return states
 }
 
 func (b *bench) staleRound(ctx context.Context, s *kindShoot, shape shape, by nodePull, states []state) error {
 	measure := func(state, reference string, event func() error) error {
-		if err := by.prepare(ctx, s, reference); err != nil {
-			return err
-		}
-		if event != nil {
-			if err := event(); err != nil {
-				return err
-			}
-		}
-		took, err := by.pull(ctx, s, reference)
+		took, err := by.measured(ctx, s, reference, event)
 		if err != nil {
 			return fmt.Errorf("%s: %w", state, err)
 		}
@@ -164,12 +195,11 @@ func directState(ctx context.Context, s *kindShoot, shape shape, measure measure
 	return s.withoutUnit(ctx, func() error { return measure(direct, shape.reference, nil) })
 }
 
-func documentState(ctx context.Context, s *kindShoot, shape shape, measure measure) error {
-	return s.withStaleHosts(ctx, shape, "", func() error { return measure(result.StaleDocument, shape.reference, nil) })
-}
+// dialTimeout is the line of a hosts.toml that has containerd give up an address that does not answer.
+const dialTimeout = "  dial_timeout = \"200ms\"\n"
 
-func dialTimeoutState(ctx context.Context, s *kindShoot, shape shape, measure measure) error {
-	return s.withStaleHosts(ctx, shape, "  dial_timeout = \"200ms\"\n", func() error { return measure(result.StaleDialTimeout, shape.reference, nil) })
+func dialTimeoutState(ctx context.Context, s *kindShoot, of shape, measure measure) error {
+	return s.withStaleHosts(ctx, []shape{of}, dialTimeout, func() error { return measure(result.StaleDialTimeout, of.reference, nil) })
 }
 
 // unitState takes the Service away for good: nobody brings it back while the resource manager does not run.
@@ -199,19 +229,26 @@ func (s *kindShoot) withoutUnit(ctx context.Context, f func() error) error {
 	return errors.Join(f(), s.systemctl(context.WithoutCancel(ctx), "start"))
 }
 
-// withStaleHosts calls f while the node has a hosts.toml with a cache at an address that nobody has.
-func (s *kindShoot) withStaleHosts(ctx context.Context, shape shape, option string, f func() error) error {
+// withStaleHosts calls f while the node has a hosts.toml for the upstream of each shape, with a cache at an address that
+// nobody has.
+func (s *kindShoot) withStaleHosts(ctx context.Context, shapes []shape, option string, f func() error) error {
 	return s.withoutUnit(ctx, func() (err error) {
-		address, err := s.staleAddress(ctx)
-		if err != nil {
-			return err
+		defer func() {
+			for _, shape := range shapes {
+				err = errors.Join(err, os.RemoveAll(filepath.Dir(s.hostsFile(shape.host))))
+			}
+		}()
+		for _, shape := range shapes {
+			address, err := s.staleAddress(ctx)
+			if err != nil {
+				return err
+			}
+			content := fmt.Sprintf("server = %q\n\n[host.%q]\n  capabilities = [\"pull\",\"resolve\"]\n%s", shape.server, "http://"+net.JoinHostPort(address, "5000"), option)
+			file := s.hostsFile(shape.host)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(content), 0o644)); err != nil {
+				return err
+			}
 		}
-		content := fmt.Sprintf("server = %q\n\n[host.%q]\n  capabilities = [\"pull\",\"resolve\"]\n%s", shape.server, "http://"+net.JoinHostPort(address, "5000"), option)
-		file := s.hostsFile(shape.host)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(content), 0o644)); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, os.RemoveAll(filepath.Dir(file))) }()
 		return f()
 	})
 }

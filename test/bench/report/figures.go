@@ -274,7 +274,7 @@ func unitFigures(r *result.Run) []figure {
 	}
 	var all []figure
 	if len(b.Groups) > 0 {
-		caption := "Faults begin at any moment between two probes."
+		caption := "Faults begin at any moment between two probes. Caches hang and packets vanish at the same time, each measured on a node of its own."
 		if cost := r.Get("unit/cost/caches=3", result.Ours, "cpu-s/s"); len(cost.Values) > 0 {
 			caption += fmt.Sprintf(" The unit takes %s of one processor with three caches.", percent(cost.Median()))
 		}
