@@ -64,13 +64,14 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// A flag that the program does not know would only show when the pod does not start.
 // Many Shoots at once need more requests than client-go lets through by default, which would be 5 per second.
 func TestSeedClientIsFastEnough(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		io.WriteString(w, `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"s","namespace":"n"}}`)
+		if _, err := io.WriteString(w, `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"s","namespace":"n"}}`); err != nil {
+			t.Error(err)
+		}
 	}))
 	t.Cleanup(server.Close)
 	kube, err := kubernetes.NewForConfig(seedClientConfig(&rest.Config{Host: server.URL}))
@@ -87,6 +88,7 @@ func TestSeedClientIsFastEnough(t *testing.T) {
 	}
 }
 
+// A flag that the program does not know would only show when the pod does not start.
 func TestChartGivesKnownFlags(t *testing.T) {
 	t.Parallel()
 	template, err := os.ReadFile("../../charts/gardener-extension-registry-cache/templates/deployment.yaml")
