@@ -79,7 +79,7 @@ func (v volume) put(repository, kind string, content []byte, lastUse time.Time) 
 	digest = "sha256:" + encoded
 	top := filepath.Join(v.root, "docker", "registry", "v2")
 	for path, content := range map[string][]byte{
-		filepath.Join(top, "blobs", "sha256", encoded[:2], encoded, "data"):             content,
+		v.data(encoded): content,
 		filepath.Join(top, "repositories", repository, kind, "sha256", encoded, "link"): []byte(digest),
 	} {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -93,6 +93,22 @@ func (v volume) put(repository, kind string, content []byte, lastUse time.Time) 
 		}
 	}
 	return digest, nil
+}
+
+// data is the file with the content of a digest, which is given in hex.
+func (v volume) data(encoded string) string {
+	return filepath.Join(v.root, "docker", "registry", "v2", "blobs", "sha256", encoded[:2], encoded, "data")
+}
+
+// checkNoFiller returns an error if one of n fillers is still there.
+func (v volume) checkNoFiller(n int) error {
+	for k := range n {
+		sum := sha256.Sum256(filler(k))
+		if _, err := os.Stat(v.data(hex.EncodeToString(sum[:]))); !errors.Is(err, os.ErrNotExist) {
+			return errors.Join(fmt.Errorf("blob %d of %d is still there", k, n), err)
+		}
+	}
+	return nil
 }
 
 // startOnFullVolume measures the time from the start of the process to the first answer from the volume, and, for ours,
@@ -257,6 +273,9 @@ func (b *bench) evict(ctx context.Context, name string, v volume, n int) (err er
 		return err
 	}
 	took := time.Since(e.started)
+	if err := v.checkNoFiller(n); err != nil {
+		return fmt.Errorf("after all should have been deleted: %w", err)
+	}
 	idle, err := e.paced(ctx, v.image, func(ctx context.Context) error {
 		select {
 		case <-time.After(min(took, 10*time.Second)):
