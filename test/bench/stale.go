@@ -24,17 +24,20 @@ type shape struct {
 	name, reference, host, server string
 	layers                        []int64
 	index                         bool // the reference names one
+	oldRounds                     int  // at most, by the code of containerd 1.7
 }
 
 var shapes = []shape{
 	{
 		name: "alpine", reference: images.Alpine, host: "docker.io", server: "https://registry-1.docker.io",
-		layers: []int64{2_800_000},
-		index:  true,
+		layers:    []int64{2_800_000},
+		index:     true,
+		oldRounds: 2,
 	},
 	{
 		name: "ops-toolbelt", reference: images.OpsToolbelt, host: "eu.gcr.io", server: "https://eu.gcr.io",
-		layers: images.OpsToolbeltLayers(),
+		layers:    images.OpsToolbeltLayers(),
+		oldRounds: 1,
 	},
 }
 
@@ -45,8 +48,11 @@ var staleLine = upstream.Shaping{Latency: 350 * time.Millisecond, BytesPerSecond
 // ignores dial_timeout, in fewer rounds.
 func stalePulls(ctx context.Context, b *bench) error {
 	return b.withShoot(ctx, ours, func(s *kindShoot) error {
-		old, err := s.installContainerd17(ctx, filepath.Join(b.dir, "programs"))
+		old, err := b.containerd17Pull(ctx)
 		if err != nil {
+			return err
+		}
+		if err := b.installContainerd17(s); err != nil {
 			return err
 		}
 		daemon, err := s.daemonPull(ctx)
@@ -69,7 +75,7 @@ func stalePulls(ctx context.Context, b *bench) error {
 			for _, by := range pulls {
 				rounds := b.rounds
 				if by.ignoresDialTimeout {
-					rounds = min(rounds, gridRounds)
+					rounds = min(rounds, shape.oldRounds)
 				}
 				for range rounds {
 					if err := b.staleRound(ctx, s, shape, by, statesOf(by)); err != nil {
@@ -84,40 +90,57 @@ func stalePulls(ctx context.Context, b *bench) error {
 
 // pullForMinutes measures the states in which a pull takes minutes: with the document's configuration, and also with
 // dial_timeout where that is ignored. They are made of timeouts and always take the same time, so each pull is made once, and
-// all of a state at once.
+// all of them at once. Only the pulls of one daemon would wait for each other, as it bounds the downloads of all of them.
 func (b *bench) pullForMinutes(ctx context.Context, s *kindShoot, daemon, old nodePull) error {
-	type pulled struct {
+	other, err := s.onWorker(ctx, 1)
+	if err != nil {
+		return err
+	}
+	if err := b.installContainerd17(other); err != nil {
+		return err
+	}
+	type minutes struct {
 		by    nodePull
 		shape shape
+		state string
+		took  time.Duration
 	}
-	for _, state := range []struct {
-		name, option string
-		pulls        []pulled
+	alpine, ops := shapes[0], shapes[1]
+	onNodes := []struct {
+		node  *kindShoot
+		hosts []staleHost
+		pulls []minutes
 	}{
-		{result.StaleDocument, "", []pulled{{daemon, shapes[0]}, {daemon, shapes[1]}, {old, shapes[0]}}},
-		{result.StaleDialTimeout, dialTimeout, []pulled{{old, shapes[0]}}},
-	} {
-		took := make([]time.Duration, len(state.pulls))
-		err := s.withStaleHosts(ctx, shapes, state.option, func() error {
-			g, ctx := errgroup.WithContext(ctx)
-			for i, p := range state.pulls {
-				g.Go(func() (err error) {
-					if took[i], err = p.by.measured(ctx, s, p.shape.reference, nil); err != nil {
-						return fmt.Errorf("%s/%s: %s: %w", p.by.name, p.shape.name, state.name, err)
-					}
-					return nil
-				})
-			}
-			return g.Wait()
+		{s, []staleHost{{alpine, ""}}, []minutes{{by: daemon, shape: alpine, state: result.StaleDocument}, {by: old, shape: alpine, state: result.StaleDocument}}},
+		{other, []staleHost{{ops, ""}, {alpine, dialTimeout}}, []minutes{{by: daemon, shape: ops, state: result.StaleDocument}, {by: old, shape: alpine, state: result.StaleDialTimeout}}},
+	}
+	all, ctx := errgroup.WithContext(ctx)
+	for _, on := range onNodes {
+		all.Go(func() error {
+			return on.node.withStaleHosts(ctx, on.hosts, func() error {
+				g, ctx := errgroup.WithContext(ctx)
+				for i := range on.pulls {
+					p := &on.pulls[i]
+					g.Go(func() (err error) {
+						if p.took, err = p.by.measured(ctx, on.node, p.shape.reference, nil); err != nil {
+							return fmt.Errorf("%s/%s: %s: %w", p.by.name, p.shape.name, p.state, err)
+						}
+						return nil
+					})
+				}
+				return g.Wait()
+			})
 		})
-		if err := errors.Join(err, s.waitForMirrors(ctx)); err != nil {
-			return err
-		}
-		for i, p := range state.pulls {
-			b.results.Add(p.by.name+"/"+p.shape.name, state.name, "s", took[i].Seconds())
+	}
+	if err := all.Wait(); err != nil {
+		return err
+	}
+	for _, on := range onNodes {
+		for _, p := range on.pulls {
+			b.results.Add(p.by.name+"/"+p.shape.name, p.state, "s", p.took.Seconds())
 		}
 	}
-	return nil
+	return s.waitForMirrors(ctx)
 }
 
 // state makes a state of the world, measures pulls in it, and unmakes it.
@@ -199,7 +222,7 @@ func directState(ctx context.Context, s *kindShoot, shape shape, measure measure
 const dialTimeout = "  dial_timeout = \"200ms\"\n"
 
 func dialTimeoutState(ctx context.Context, s *kindShoot, of shape, measure measure) error {
-	return s.withStaleHosts(ctx, []shape{of}, dialTimeout, func() error { return measure(result.StaleDialTimeout, of.reference, nil) })
+	return s.withStaleHosts(ctx, []staleHost{{of, dialTimeout}}, func() error { return measure(result.StaleDialTimeout, of.reference, nil) })
 }
 
 // unitState takes the Service away for good: nobody brings it back while the resource manager does not run.
@@ -229,22 +252,27 @@ func (s *kindShoot) withoutUnit(ctx context.Context, f func() error) error {
 	return errors.Join(f(), s.systemctl(context.WithoutCancel(ctx), "start"))
 }
 
-// withStaleHosts calls f while the node has a hosts.toml for the upstream of each shape, with a cache at an address that
-// nobody has.
-func (s *kindShoot) withStaleHosts(ctx context.Context, shapes []shape, option string, f func() error) error {
+// staleHost is a hosts.toml for the upstream of the shape, with a cache at an address that nobody has. option is a line of it.
+type staleHost struct {
+	shape  shape
+	option string
+}
+
+// withStaleHosts calls f while the node has only the given caches.
+func (s *kindShoot) withStaleHosts(ctx context.Context, hosts []staleHost, f func() error) error {
 	return s.withoutUnit(ctx, func() (err error) {
 		defer func() {
-			for _, shape := range shapes {
-				err = errors.Join(err, os.RemoveAll(filepath.Dir(s.hostsFile(shape.host))))
+			for _, host := range hosts {
+				err = errors.Join(err, os.RemoveAll(filepath.Dir(s.hostsFile(host.shape.host))))
 			}
 		}()
-		for _, shape := range shapes {
+		for _, host := range hosts {
 			address, err := s.staleAddress(ctx)
 			if err != nil {
 				return err
 			}
-			content := fmt.Sprintf("server = %q\n\n[host.%q]\n  capabilities = [\"pull\",\"resolve\"]\n%s", shape.server, "http://"+net.JoinHostPort(address, "5000"), option)
-			file := s.hostsFile(shape.host)
+			content := fmt.Sprintf("server = %q\n\n[host.%q]\n  capabilities = [\"pull\",\"resolve\"]\n%s", host.shape.server, "http://"+net.JoinHostPort(address, "5000"), host.option)
+			file := s.hostsFile(host.shape.host)
 			if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(content), 0o644)); err != nil {
 				return err
 			}

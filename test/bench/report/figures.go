@@ -294,7 +294,7 @@ func controllerFigures(r *result.Run) []figure {
 			{Label: "to the Seed", Color: chart.Blue, Value: value(s)}, {Label: "to all Shoots together", Color: chart.Sky, Value: value(get("shoot-req/h"))},
 		}}}}
 		return []figure{{name: "controller", svg: b.SVG(), caption: fmt.Sprintf(
-			"Counted in the audit logs of two real API servers, one for the Seed and one for all Shoots, each with one cache that is ready. The controller takes %s of one processor and at most %.0f MiB meanwhile.",
+			"Counted in the audit logs of two real API servers, one for the Seed and one for all Shoots, each with one cache that is ready. No kubelet runs the pods, so they cannot be asked about their upstreams and the controller looks at each Shoot every 30 s: an upper bound, as it looks every 5 min where upstreams answer. It takes %s of one processor and at most %.0f MiB meanwhile.",
 			percent(get("cpu-s/s").Median()), value(get("B")).Median)}}
 	}
 	return nil
