@@ -114,11 +114,11 @@ func (b *bench) pullForMinutes(ctx context.Context, s *kindShoot, daemon, old no
 		{s, []staleHost{{alpine, ""}}, []minutes{{by: daemon, shape: alpine, state: result.StaleDocument}, {by: old, shape: alpine, state: result.StaleDocument}}},
 		{other, []staleHost{{ops, ""}, {alpine, dialTimeout}}, []minutes{{by: daemon, shape: ops, state: result.StaleDocument}, {by: old, shape: alpine, state: result.StaleDialTimeout}}},
 	}
-	all, ctx := errgroup.WithContext(ctx)
+	all, allCtx := errgroup.WithContext(ctx)
 	for _, on := range onNodes {
 		all.Go(func() error {
-			return on.node.withStaleHosts(ctx, on.hosts, func() error {
-				g, ctx := errgroup.WithContext(ctx)
+			return on.node.withStaleHosts(allCtx, on.hosts, func() error {
+				g, ctx := errgroup.WithContext(allCtx)
 				for i := range on.pulls {
 					p := &on.pulls[i]
 					g.Go(func() (err error) {
