@@ -32,6 +32,19 @@ omitStages: [RequestReceived]
 rules:
 - level: Metadata
 `
+
+	// egressSelection lets kube-apiserver reach pods and Services through a socket only, which is not there: their addresses
+	// are made up, and are those of others outside of this machine. The parameter is the socket's file.
+	egressSelection = `apiVersion: apiserver.k8s.io/v1beta1
+kind: EgressSelectorConfiguration
+egressSelections:
+- name: cluster
+  connection:
+    proxyProtocol: HTTPConnect
+    transport:
+      uds:
+        udsName: %q
+`
 )
 
 // Options say how a Cluster differs from the usual.
@@ -91,6 +104,11 @@ func Start(ctx context.Context, programs Programs, dir string, o Options) (c *Cl
 			server.Configure().Set("advertise-address", "2001:db8::1")
 		}
 	}
+	egress := filepath.Join(dir, "egress-selector.yaml")
+	if err := os.WriteFile(egress, fmt.Appendf(nil, egressSelection, filepath.Join(dir, "pods.sock")), 0o644); err != nil {
+		return nil, err
+	}
+	server.Configure().Set("egress-selector-config-file", egress)
 	if o.Audit {
 		policy := filepath.Join(dir, "audit-policy.yaml")
 		if err := os.WriteFile(policy, []byte(auditPolicy), 0o644); err != nil {

@@ -2,5 +2,6 @@
 // kube-controller-manager, and gardener-resource-manager between two of them. There is no scheduler, kubelet, kube-proxy
 // and storage: pods stay pending until somebody writes their status (MarkReady), and claims have no volume.
 //
-// Everything listens on the loopback interface, and ends with the Cluster or Process that it belongs to.
+// Everything listens on the loopback interface, and ends with the Cluster or Process that it belongs to. No pod and no
+// Service can be reached, whatever address it is said to have.
 package controlplane
