@@ -90,7 +90,7 @@ var scenarios = []scenario{
 	{"start", "start on a full volume", 8 * time.Minute, startOnFullVolume},
 	{"kill", "kill -9 in the middle of a herd, on a full volume", 8 * time.Minute, killedInHerd},
 	{"disk", "hits on a volume that is too small", 8 * time.Minute, diskPressure},
-	{"evict", "latency while much is deleted", 16 * time.Minute, evictWhileServing},
+	{"evict", "latency while much is deleted", 2 * evictTimeout, evictWhileServing},
 	{"controller", "what the controller takes for many Shoots", 12 * time.Minute, controllerCost},
 	{"stale", "pulls on a node in each state of the world", 30 * time.Minute, stalePulls},
 	{"nodestart", "images of what runs on every node, on nodes that start", 15 * time.Minute, nodeStart},

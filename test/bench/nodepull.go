@@ -40,21 +40,19 @@ func (p nodePull) measured(ctx context.Context, s *kindShoot, reference string, 
 	return p.pull(ctx, s, reference)
 }
 
-// containerd17 is the file of the pull code of containerd 1.7 on a node.
-const containerd17 = "/usr/local/bin/containerd-v1-pull"
-
-// installContainerd17 copies what containerd17Pull has built to the node.
-func (b *bench) installContainerd17(s *kindShoot) error {
-	return copyProgram(b.programs["containerd-1.7"], filepath.Join(s.root, containerd17))
-}
-
-// containerd17Pull is a pull by the code of containerd 1.7. It keeps nothing of what it pulls.
-func (b *bench) containerd17Pull(ctx context.Context) (nodePull, error) {
+// containerd17Pull is a pull by the code of containerd 1.7, which it builds and copies to the nodes. It keeps nothing of what
+// it pulls.
+func (b *bench) containerd17Pull(ctx context.Context, nodes ...*kindShoot) (nodePull, error) {
 	built, err := containerdpull.Build(ctx, "containerd-v1", filepath.Join(b.dir, "programs"))
 	if err != nil {
 		return nodePull{}, err
 	}
-	b.programs["containerd-1.7"] = string(built)
+	const onNode = "/usr/local/bin/containerd-v1-pull"
+	for _, node := range nodes {
+		if err := copyProgram(string(built), filepath.Join(node.root, onNode)); err != nil {
+			return nodePull{}, err
+		}
+	}
 	version, err := moduleVersion(ctx, "containerd-pull", "github.com/containerd/containerd")
 	if err != nil {
 		return nodePull{}, err
@@ -65,13 +63,13 @@ func (b *bench) containerd17Pull(ctx context.Context) (nodePull, error) {
 		ignoresDialTimeout: true,
 		prepare:            func(context.Context, *kindShoot, string) error { return nil },
 		pull: func(ctx context.Context, s *kindShoot, reference string) (time.Duration, error) {
-			out, err := s.node.Run(ctx, nil, containerd17, "--discard", "--hosts", pull.HostsDir, "--platform", "linux/"+runtime.GOARCH, reference)
+			out, err := s.node.Run(ctx, nil, onNode, "--discard", "--hosts", pull.HostsDir, "--platform", "linux/"+runtime.GOARCH, reference)
 			if err != nil {
 				return 0, err
 			}
 			var report containerdpull.Report
 			if err := json.NewDecoder(bytes.NewReader(out)).Decode(&report); err != nil {
-				return 0, fmt.Errorf("reading the report of %s: %w", containerd17, err)
+				return 0, fmt.Errorf("reading the report of %s: %w", onNode, err)
 			}
 			return time.Duration(report.Seconds * float64(time.Second)), report.Err()
 		},

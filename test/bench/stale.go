@@ -48,11 +48,12 @@ var staleLine = upstream.Shaping{Latency: 350 * time.Millisecond, BytesPerSecond
 // ignores dial_timeout, in fewer rounds.
 func stalePulls(ctx context.Context, b *bench) error {
 	return b.withShoot(ctx, ours, func(s *kindShoot) error {
-		old, err := b.containerd17Pull(ctx)
+		other, err := s.onWorker(ctx, 1)
 		if err != nil {
 			return err
 		}
-		if err := b.installContainerd17(s); err != nil {
+		old, err := b.containerd17Pull(ctx, s, other)
+		if err != nil {
 			return err
 		}
 		daemon, err := s.daemonPull(ctx)
@@ -65,7 +66,7 @@ func stalePulls(ctx context.Context, b *bench) error {
 		measured, pulls := shapes, []nodePull{daemon, old}
 		if b.quick {
 			measured, pulls = shapes[:1], pulls[:1]
-		} else if err := b.pullForMinutes(ctx, s, daemon, old); err != nil {
+		} else if err := b.pullForMinutes(ctx, s, other, daemon, old); err != nil {
 			return err
 		}
 		for _, by := range pulls {
@@ -91,14 +92,7 @@ func stalePulls(ctx context.Context, b *bench) error {
 // pullForMinutes measures the states in which a pull takes minutes: with the document's configuration, and also with
 // dial_timeout where that is ignored. They are made of timeouts and always take the same time, so each pull is made once, and
 // all of them at once. Only the pulls of one daemon would wait for each other, as it bounds the downloads of all of them.
-func (b *bench) pullForMinutes(ctx context.Context, s *kindShoot, daemon, old nodePull) error {
-	other, err := s.onWorker(ctx, 1)
-	if err != nil {
-		return err
-	}
-	if err := b.installContainerd17(other); err != nil {
-		return err
-	}
+func (b *bench) pullForMinutes(ctx context.Context, s, other *kindShoot, daemon, old nodePull) error {
 	type minutes struct {
 		by    nodePull
 		shape shape

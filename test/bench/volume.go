@@ -3,8 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // volume is the content of a cache, in the layout of the stock registry, without any server's own files.
@@ -62,23 +62,25 @@ func (b *bench) makeVolume(ctx context.Context, n int, lastUse time.Time) (volum
 	}
 	manifest := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",`+
 		`"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":2},"layers":[]}`, config)
-	v.image.digest, err = v.put(v.image.repository, "_manifests/revisions", []byte(manifest), time.Now())
+	stored, err := v.put(v.image.repository, "_manifests/revisions", []byte(manifest), time.Now())
+	v.image.digest = stored.String()
 	return v, err
 }
 
-// filler is the content of the k-th blob that is there for the number of blobs alone, and fillerRepository where it is.
+// filler is the content of the k-th blob that is there for the number of blobs alone, fillerDigest its digest, and
+// fillerRepository where it is.
 func filler(k int) []byte { return fmt.Appendf(nil, "blob %d", k) }
+
+func fillerDigest(k int) digest.Digest { return digest.FromBytes(filler(k)) }
 
 func fillerRepository(k int) string { return fmt.Sprintf("library/filler-%d", k/blobsOfRepository) }
 
 // put writes content and the link of a repository to it.
-func (v volume) put(repository, kind string, content []byte, lastUse time.Time) (digest string, err error) {
-	sum := sha256.Sum256(content)
-	encoded := hex.EncodeToString(sum[:])
-	digest = "sha256:" + encoded
+func (v volume) put(repository, kind string, content []byte, lastUse time.Time) (digest.Digest, error) {
+	d := digest.FromBytes(content)
 	for path, content := range map[string][]byte{
-		v.data(encoded):                   content,
-		v.link(repository, kind, encoded): []byte(digest),
+		v.data(d):                   content,
+		v.link(repository, kind, d): []byte(d),
 	} {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return "", err
@@ -90,7 +92,7 @@ func (v volume) put(repository, kind string, content []byte, lastUse time.Time) 
 			return "", err
 		}
 	}
-	return digest, nil
+	return d, nil
 }
 
 // expiredVolume is a volume of n blobs that nobody has used since lastUse. It is the full one where that is there, which
@@ -108,11 +110,10 @@ func (b *bench) expiredVolume(ctx context.Context, n int, lastUse time.Time) (vo
 		if err := context.Cause(ctx); err != nil {
 			return v, err
 		}
-		sum := sha256.Sum256(filler(k))
-		encoded := hex.EncodeToString(sum[:])
+		d := fillerDigest(k)
 		if err := errors.Join(
-			os.Chtimes(v.data(encoded), lastUse, lastUse),
-			os.Chtimes(v.link(fillerRepository(k), "_layers", encoded), lastUse, lastUse),
+			os.Chtimes(v.data(d), lastUse, lastUse),
+			os.Chtimes(v.link(fillerRepository(k), "_layers", d), lastUse, lastUse),
 		); err != nil {
 			return v, err
 		}
@@ -131,21 +132,21 @@ func (v volume) removeStates() error {
 	return err
 }
 
-// data is the file with the content of a digest, which is given in hex.
-func (v volume) data(encoded string) string {
+// data is the file with the content of a digest.
+func (v volume) data(d digest.Digest) string {
+	encoded := d.Encoded()
 	return filepath.Join(v.root, contentDir, "registry", "v2", "blobs", "sha256", encoded[:2], encoded, "data")
 }
 
-// link is the file by which a repository has a digest, which is given in hex.
-func (v volume) link(repository, kind, encoded string) string {
-	return filepath.Join(v.root, contentDir, "registry", "v2", "repositories", repository, kind, "sha256", encoded, "link")
+// link is the file by which a repository has a digest.
+func (v volume) link(repository, kind string, d digest.Digest) string {
+	return filepath.Join(v.root, contentDir, "registry", "v2", "repositories", repository, kind, "sha256", d.Encoded(), "link")
 }
 
 // checkNoFiller returns an error if one of n fillers is still there.
 func (v volume) checkNoFiller(n int) error {
 	for k := range n {
-		sum := sha256.Sum256(filler(k))
-		if _, err := os.Stat(v.data(hex.EncodeToString(sum[:]))); !errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(v.data(fillerDigest(k))); !errors.Is(err, os.ErrNotExist) {
 			return errors.Join(fmt.Errorf("blob %d of %d is still there", k, n), err)
 		}
 	}
@@ -221,7 +222,7 @@ func (e *engine) logged(message string) (time.Time, error) {
 	return time.Time{}, errors.Join(fmt.Errorf("not logged: %s", message), lines.Err())
 }
 
-// metric returns the sum of a metric of ours over its labels.
+// metric returns the sum of a metric of ours over its labels, or the one with those that the name ends with.
 func (e *engine) metric(ctx context.Context, name string) (sum float64, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.debugURL+"/metrics", nil)
 	if err != nil {
