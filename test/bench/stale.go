@@ -90,8 +90,9 @@ func stalePulls(ctx context.Context, b *bench) error {
 }
 
 // pullForMinutes measures the states in which a pull takes minutes: with the document's configuration, and also with
-// dial_timeout where that is ignored. They are made of timeouts and always take the same time, so each pull is made once, and
-// all of them at once. Only the pulls of one daemon would wait for each other, as it bounds the downloads of all of them.
+// dial_timeout where that is ignored. They are made of timeouts of 30 s, of which a run has one or two more or fewer than
+// another, so each pull is made once, and all of them at once. Only the pulls of one daemon would wait for each other, as it
+// bounds the downloads of all of them.
 func (b *bench) pullForMinutes(ctx context.Context, s, other *kindShoot, daemon, old nodePull) error {
 	type minutes struct {
 		by    nodePull
