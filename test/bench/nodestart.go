@@ -75,7 +75,7 @@ func (b *bench) startRound(ctx context.Context, s *kindShoot, engine string, nod
 		return err
 	}
 	defer func() {
-		err = errors.Join(err, onEach(nodes, func(node kindcluster.Node) error { return removeAll(context.WithoutCancel(ctx), node, references) }))
+		err = errors.Join(err, onEach(nodes, func(node kindcluster.Node) error { return pull.Remove(context.WithoutCancel(ctx), node, references...) }))
 	}()
 	measure := func(by string, withCaches bool, states ...string) error {
 		took, sent, err := s.startNodes(ctx, nodes, references, withCaches)
@@ -119,7 +119,7 @@ func (s *kindShoot) startNodes(ctx context.Context, nodes []kindcluster.Node, re
 		if _, err := node.Run(ctx, nil, "systemctl", "stop", unit); err != nil {
 			return err
 		}
-		return removeAll(ctx, node, references)
+		return pull.Remove(ctx, node, references...)
 	}); err != nil {
 		return 0, 0, err
 	}
@@ -154,7 +154,7 @@ func (s *kindShoot) fill(ctx context.Context, references []string) error {
 	if err := s.waitForMirrors(ctx); err != nil {
 		return err
 	}
-	if err := removeAll(ctx, s.node, references); err != nil {
+	if err := pull.Remove(ctx, s.node, references...); err != nil {
 		return err
 	}
 	return pullAll(ctx, s.node, references)
@@ -174,15 +174,6 @@ func (s *kindShoot) offer(ctx context.Context, components []component) (referenc
 		}
 	}
 	return references, size, nil
-}
-
-func removeAll(ctx context.Context, node kindcluster.Node, references []string) error {
-	for _, reference := range references {
-		if err := pull.Remove(ctx, node, reference); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func pullAll(ctx context.Context, node kindcluster.Node, references []string) error {

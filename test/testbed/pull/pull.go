@@ -40,15 +40,27 @@ const (
 	removeTimeout  = 30 * time.Second
 )
 
-// Remove deletes the image from the node, under all names that it has there, and waits until its content is gone, so
+// Remove deletes the images from the node, under all names that they have there, and waits until their content is gone, so
 // that a next pull fetches all of it. An image that is not there is no error.
-func Remove(ctx context.Context, node kindcluster.Node, reference string) error {
-	found, err := list(ctx, node, "name=="+reference)
+func Remove(ctx context.Context, node kindcluster.Node, references ...string) error {
+	filters := make([]string, 0, len(references))
+	for _, reference := range references {
+		filters = append(filters, "name=="+reference)
+	}
+	if len(filters) == 0 {
+		// No filter would stand for all images.
+		return nil
+	}
+	found, err := list(ctx, node, filters...)
 	if err != nil || len(found) == 0 {
 		return err
 	}
+	filters = filters[:0]
+	for _, image := range found {
+		filters = append(filters, "target.digest=="+image.digest)
+	}
 	err = poll.Until(ctx, removeInterval, removeTimeout, func(ctx context.Context) error {
-		names, err := list(ctx, node, "target.digest=="+found[0].digest)
+		names, err := list(ctx, node, filters...)
 		if err != nil || len(names) == 0 {
 			return err
 		}
@@ -62,7 +74,7 @@ func Remove(ctx context.Context, node kindcluster.Node, reference string) error 
 		return fmt.Errorf("it was still named %v", names)
 	})
 	if err != nil {
-		return fmt.Errorf("removing %s on %s: %w", reference, node.Name, err)
+		return fmt.Errorf("removing %s on %s: %w", strings.Join(references, ", "), node.Name, err)
 	}
 	return nil
 }
@@ -80,8 +92,9 @@ func Digest(ctx context.Context, node kindcluster.Node, reference string) (strin
 // named is a name of an image on a node, and the digest of the manifest or index that it stands for.
 type named struct{ name, digest string }
 
-func list(ctx context.Context, node kindcluster.Node, filter string) ([]named, error) {
-	out, err := node.Run(ctx, nil, "ctr", "--namespace", namespace, "images", "ls", filter)
+// list returns the names of images that match at least one of the filters.
+func list(ctx context.Context, node kindcluster.Node, filters ...string) ([]named, error) {
+	out, err := node.Run(ctx, nil, append([]string{"ctr", "--namespace", namespace, "images", "ls"}, filters...)...)
 	if err != nil {
 		return nil, fmt.Errorf("listing images on %s: %w", node.Name, err)
 	}
