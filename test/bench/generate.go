@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/registry-cache/extension/test/bench/result"
+	"github.com/registry-cache/extension/test/testbed"
 	"github.com/registry-cache/extension/test/testbed/gobuild"
 	"github.com/registry-cache/extension/test/testbed/images"
 	"github.com/registry-cache/extension/test/testbed/upstream"
@@ -22,8 +23,9 @@ type bench struct {
 	quick    bool
 	origin   *origin
 	results  result.Run
-	full     *volume // of fullVolume, once it is made
-	seed     uint64  // of the last generated image, so that no two share a blob
+	full     *volume          // of fullVolume, once it is made
+	seed     uint64           // of the last generated image, so that no two share a blob
+	testbed  *testbed.Testbed // with the product as it is by default; nil until it is up
 }
 
 // generate builds the programs and starts the upstream. The caller calls close.

@@ -68,9 +68,12 @@ type kindShoot struct {
 func (b *bench) withShoot(ctx context.Context, engine string, f func(*kindShoot) error) (err error) {
 	progress := workspace.NewProgress(os.Stderr)
 	s := &kindShoot{caches: map[string]string{}}
-	if s.tb, err = testbed.Up(ctx, progress, testbed.Options{NodeImage: os.Getenv("NODE_IMAGE")}); err != nil {
-		return err
+	if b.testbed == nil {
+		if b.testbed, err = testbed.Up(ctx, progress, testbed.Options{NodeImage: os.Getenv("NODE_IMAGE")}); err != nil {
+			return err
+		}
 	}
+	s.tb = b.testbed
 	config, err := s.tb.Cluster.RESTConfig()
 	if err != nil {
 		return err
@@ -79,10 +82,15 @@ func (b *bench) withShoot(ctx context.Context, engine string, f func(*kindShoot)
 		return err
 	}
 	if engine == stock {
+		b.testbed = nil // until it has what it should have again
 		defer func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
 			defer cancel()
-			err = errors.Join(err, s.install(ctx, progress, ""))
+			back := s.install(ctx, progress, "")
+			if back == nil {
+				b.testbed = s.tb
+			}
+			err = errors.Join(err, back)
 		}()
 		if err := s.install(ctx, progress, product.Distribution); err != nil {
 			return err

@@ -41,8 +41,8 @@ var shapes = []shape{
 	},
 }
 
-// staleLine is the line to an upstream that makes direct pulls take as long as the document says.
-var staleLine = upstream.Shaping{Latency: 350 * time.Millisecond, BytesPerSecond: 32 << 20}
+// staleLine is the line to an upstream that makes direct pulls take as long as the document says, about 2 s and 10 s.
+var staleLine = upstream.Shaping{Latency: 170 * time.Millisecond, BytesPerSecond: 27 << 20}
 
 // stalePulls measures pulls in each state of the world, by the node's containerd, and by the code of containerd 1.7, which
 // ignores dial_timeout, in fewer rounds.

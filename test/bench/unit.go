@@ -34,7 +34,7 @@ const (
 // costs. Both faults are on nodes of their own at once, which are idle between them: what hangs for one hangs for the other
 // one, too, so that the node that packets vanish on has, at times, two caches that are gone.
 func nodeUnit(ctx context.Context, b *bench) error {
-	times, watched := 50, time.Minute
+	times, watched := 30, time.Minute
 	if b.quick {
 		times, watched = 5, 10*time.Second
 	}
