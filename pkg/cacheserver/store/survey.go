@@ -92,12 +92,7 @@ func Look(ctx context.Context, root string, now time.Time) (*Survey, error) {
 	case !info.IsDir():
 		return nil, fmt.Errorf("surveying the volume: %s is not a folder", root)
 	}
-	v := &surveyor{
-		Survey: &Survey{Index: evict.NewIndex(), layout: layout(root)},
-		found:  map[digest.Digest]found{},
-		linked: map[digest.Digest]bool{},
-		now:    now,
-	}
+	v := newSurveyor(root, now)
 	if v.Volume, err = statVolume(root); err != nil {
 		v.broken(root, Broken{Err: err})
 	}
@@ -169,6 +164,26 @@ type surveyor struct {
 	walker *walker
 	found  map[digest.Digest]found
 	linked map[digest.Digest]bool
+	// revisions are the links to manifests that have been seen.
+	revisions map[revision]bool
+}
+
+// revision is a manifest of a repository.
+type revision struct {
+	repository string
+	digest     digest.Digest
+}
+
+func newSurveyor(root string, now time.Time) *surveyor {
+	v := &surveyor{
+		Survey:    &Survey{Index: evict.NewIndex(), layout: layout(root)},
+		now:       now,
+		found:     map[digest.Digest]found{},
+		linked:    map[digest.Digest]bool{},
+		revisions: map[revision]bool{},
+	}
+	v.walker = &walker{visitor: v, layout: v.layout, now: now}
+	return v
 }
 
 type found struct {
@@ -177,7 +192,6 @@ type found struct {
 }
 
 func (v *surveyor) walk(ctx context.Context) error {
-	v.walker = &walker{visitor: v, layout: v.layout, now: v.now}
 	var broken int
 	var err error
 	path := v.layout.uses()
@@ -260,7 +274,19 @@ func (v *surveyor) tag(d digest.Digest, l evict.Link) {
 
 func (v *surveyor) note(d digest.Digest, l evict.Link) {
 	v.Index.Link(d, l)
-	v.linked[d] = v.linked[d] || l.Kind != evict.Tag
+	of := revision{l.Repository, d}
+	switch l.Kind {
+	case evict.Revision:
+		v.revisions[of] = true
+		fallthrough
+	case evict.Layer:
+		v.linked[d] = true
+	case evict.Tag:
+		// The tags come after the revisions, and so may one whose manifest was stored in between.
+		if l := (evict.Link{Kind: evict.Revision, Repository: l.Repository}); !v.revisions[of] && v.isThere(v.layout.pathOf(l, d)) {
+			v.link(d, l)
+		}
+	}
 }
 
 func (v *surveyor) brokenTag(l evict.Link, err error) {

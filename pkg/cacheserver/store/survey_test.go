@@ -297,6 +297,42 @@ func TestLookAtNewContent(t *testing.T) {
 	}
 }
 
+// TestLookAtNewManifest has a manifest and its tag come between the walk through the revisions and that through the tags.
+func TestLookAtNewManifest(t *testing.T) {
+	t.Parallel()
+	tag := evict.Link{Kind: evict.Tag, Repository: repository, Tag: "v1"}
+	links := []evict.Link{tag, {Kind: evict.Revision, Repository: repository}}
+	for _, test := range []struct {
+		name string
+		tell func(*surveyor)
+	}{
+		{"record of the tag", func(v *surveyor) { v.link(manifestDigest, tag) }},
+		{"tag", func(v *surveyor) { v.tag(manifestDigest, tag) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			v := newSurveyor(root, time.Now())
+			s := open(t, root, Options{Policy: week})
+			if err := s.PutManifest(repository, manifestDigest, []byte(manifest)); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.SetTag(repository, "v1", manifestDigest); err != nil {
+				t.Fatal(err)
+			}
+			test.tell(v)
+			v.fill()
+			all := v.Index.Forecast(time.Now(), week, evict.Volume{})
+			if len(all) != 1 || !all[0].Stored || all[0].Reason != "" || !slices.Equal(all[0].Links, links) {
+				t.Errorf("objects %+v, want one that is stored and stays, with the links %v", all, links)
+			}
+			if len(v.Unfinished) > 0 || len(v.Broken) > 0 {
+				t.Errorf("unfinished %+v, broken %v", v.Unfinished, brokenPaths(v.Survey))
+			}
+		})
+	}
+}
+
 func BenchmarkLook(b *testing.B) {
 	root := b.TempDir()
 	lay(b, root, benchObjects)
