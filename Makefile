@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+
 # "make" lists the targets. Nothing is fetched or run while this file is read.
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
@@ -57,7 +59,7 @@ images: build ## Write the OCI images of the three as archives into bin/images/ 
 
 .PHONY: generate check envtest test e2e clean
 generate: ## Generate deepcopy functions, the API reference, the table of what the stories prove, and what shows the stored benchmarks.
-	$(TOOL) controller-gen object paths=./pkg/apis/...
+	$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./pkg/apis/...
 	$(TOOL) crd-ref-docs --log-level=ERROR --source-path=pkg/apis/registry --renderer=markdown --output-path=docs/api-reference.md \
 	  --config=hack/apireference/config.yaml --templates-dir=hack/apireference/templates
 	go test ./test/e2e -count=1 -run '^TestDocument$$' -args -update

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command gardener-extension-registry-cache is the Gardener extension for registry caches.
 package main
 

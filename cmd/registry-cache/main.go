@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command registry-cache is the pull-through cache server of one upstream registry.
 package main
 

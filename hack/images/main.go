@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command images writes the product's OCI images as archives, from static binaries, without a container engine.
 //
 //	images --binaries bin --output bin/images [--tag v0.1.0] [IMAGE...]

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package ociimage assembles OCI images from files and writes them as archives, without a container engine.
 //
 // The result depends on the input alone: time stamps are zero and owners are root, so equal inputs give equal digests.

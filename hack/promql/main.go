@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command promql parses PromQL expressions with Prometheus' own parser and tells which metrics they read, for the tests
 // of alerting rules. It is a module of its own because the parser comes with all of Prometheus.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package admission keeps Shoots out of the garden whose registry caches could not be deployed, or would lose what they
 // hold.
 package admission

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package cacheserver is the pull-through cache server: listeners, limits and an orderly end around the registry API.
 package cacheserver
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package extension deploys the registry caches of a Shoot: the actuator behind Extension resources of type
 // registry-cache.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package imagevector knows the images that the extension deploys into Shoots.
 package imagevector
 

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 #
 # Points containerd at the registry caches of the Shoot while they answer, and back at the upstreams while they do not.
 # A pull must never be worse than without a cache, so in doubt the cache is taken out.

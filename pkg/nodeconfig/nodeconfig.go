@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package nodeconfig tells the nodes of a Shoot which registry caches there are: it maps the provider status of the
 // Extension to files and a systemd unit, and adds them to the OperatingSystemConfigs of the Shoot.
 //

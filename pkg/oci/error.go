@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package oci
 
 // ErrorCode is a code of the distribution specification, section "Error codes".

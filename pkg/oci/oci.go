@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package oci holds the grammar of the OCI distribution specification 1.1 that clients and registries share:
 // repository names, references, digests, media types of manifests and error bodies.
 package oci

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command bench measures the cache server beside the stock registry of the distribution project and beside no cache at
 // all: on one machine, in one run, with the engines in turn.
 //

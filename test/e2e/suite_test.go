@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package e2e holds the user stories, on a kind-based Shoot with real kubelets, containerd, kube-proxy, resource manager
 // and node agents. "make e2e" runs them; they make the testbed if it is not up, and leave it for the next run.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package imports holds the test that keeps the packages of this module apart as the design wants them.
 package imports
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package mutations holds breakages of the product that somebody could make by mistake, and for each of them the spec and
 // the test that have to notice. "make mutations" makes them one by one in a copy of the checkout and runs those.
 //

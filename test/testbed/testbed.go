@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package testbed brings up and takes down the kind-based Shoot: the cluster, the upstream registry, volumes, Gardener's
 // own components and the extension. Its parts are packages of their own; this one knows their order.
 package testbed

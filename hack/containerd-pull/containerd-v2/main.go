@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command containerd-v2 pulls images with the code of containerd 2.x, as many nodes as wanted at once.
 //
 //	containerd-v2 --hosts /etc/containerd/certs.d [--clients 30] [--discard] docker.io/library/alpine:3.13.2

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command pause is what the sandbox of a pod runs: it holds the pod's namespaces, reaps the processes that are left to
 // it as process 1, and ends on SIGINT or SIGTERM.
 package main

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Turns a Debian root file system with kind's base files and the programs into a kind node. It runs in the container
 # that becomes the node image, and does what the Dockerfile of kind's base image does.
 set -euo pipefail

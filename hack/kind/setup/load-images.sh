@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Imports the archive on standard input into the node's containerd and pins what is there, so that the kubelet's
 # garbage collection leaves it alone. It runs in the container that becomes the node image.
 #

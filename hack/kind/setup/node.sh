@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Makes a kind node image a node of the testbed, after the files of the overlay are in it. It runs in the container that
 # becomes the node image; the image may be the published kindest/node.
 set -euo pipefail

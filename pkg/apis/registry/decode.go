@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package registry decodes what a Shoot owner wrote about registry caches, and what the controller reported about them.
 //
 // Only this package knows that the API has more than one version: everything behind it works with v1alpha3.

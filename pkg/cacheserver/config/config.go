@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package config is the configuration file of the cache server: one YAML document, decoded strictly.
 package config
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package evict decides what leaves a volume, when and why. It does no I/O: it is told what is there, when it was used
 // and how full the volume is, and says what to remove next.
 package evict

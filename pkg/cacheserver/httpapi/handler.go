@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package httpapi serves the pull part of the OCI distribution API from a pull-through cache.
 package httpapi
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package inspect tells what a volume of the cache server holds and what will be deleted from it, when and why. It only
 // reads, so the volume may be in use, mounted read-only, or have been filled by a stock registry.
 package inspect

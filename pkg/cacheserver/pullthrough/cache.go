@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package pullthrough answers for manifests and blobs: from the store what is there, from the upstream what is not,
 // keeping it. A client never gets less than the upstream would have given it because the store cannot be written.
 package pullthrough

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package store keeps blobs, manifests and tags on a volume, in the layout of the filesystem driver of the
 // distribution project (v2), so that either server can take over the volume of the other.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package upstream is the client of the registry that is cached: manifests, blobs and lists, authentication, and
 // limits for everything that can take time or space.
 package upstream

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package desired computes the objects of a cache in the Shoot from its configuration. It does no I/O: equal input gives
 // equal objects.
 //

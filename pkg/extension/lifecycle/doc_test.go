@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package lifecycle
 
 // What the public extension gets wrong, as far as it is about the controller, and the test that shows that this one does

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package lifecycle holds the tests of the extension's controllers on real control planes: a kube-apiserver that is the
 // Seed, another one that is the Shoot, and gardener-resource-manager between them. There are no nodes, so a test that
 // needs a pod to be ready says so itself.

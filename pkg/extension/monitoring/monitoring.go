@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package monitoring computes what Gardener's monitoring in the Seed is to know about the caches of a Shoot: how to read
 // their metrics, when to alert, and a dashboard. It does no I/O: equal input gives equal objects.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package chart draws bars and lines as SVG that needs nothing else: no script, no font, no style sheet. The pictures are
 // dark on light, can be told apart without colours, and are the same bytes for the same values.
 package chart

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package ranges holds the ratios of a run of the benchmarks against those of an earlier one. Only ratios are compared,
 // because they say the same on every machine; a time or a rate does not.
 package ranges

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package report shows what a run measured: as a table that holds it against the targets, as a page with pictures, and as
 // the part of the README that is about it. All are made from results.json alone, and are the same bytes for the same run.
 package report

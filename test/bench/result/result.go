@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package result is what a run of the benchmarks found out, and its files: results.json, and bench.txt in the format of
 // Go's benchmarks.
 package result

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package result
 
 // The states of the world that a node pulls in; they are the engines of the scenario stale, beside Direct.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command runs works with runs of the benchmarks that are recorded.
 //
 //	check    holds the ratios of a run against the range file

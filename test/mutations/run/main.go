@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command run breaks the product on purpose, one mutation after the other, and shows that the right spec and the right
 // test fail for the right reason. It works on a copy of HEAD; what is not committed is not in it.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package containerdpull builds and runs the commands of hack/containerd-pull, which pull as the nodes do: with the
 // code of containerd 1.7 and of 2.x.
 package containerdpull

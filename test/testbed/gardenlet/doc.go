@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package gardenlet does the gardenlet's part in a testbed cluster, which is garden, seed and shoot at once: it watches
 // the Shoots in Gardener's API, takes each through the gardenlet's order of steps, and reports in its status like a
 // gardenlet.

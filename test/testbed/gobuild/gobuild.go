@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package gobuild builds static Go programs, of this module and of the modules under hack/.
 package gobuild
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package host finds the container engine of this machine, installs what is missing and adapts to restrictions: a
 // testbed that starts with nothing but root on a Debian machine.
 package host

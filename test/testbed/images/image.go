@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package images makes container images that depend on their description alone: equal descriptions give equal digests
 // on every machine. Their content is pseudo-random, so that no compression on the way makes a transfer look smaller
 // than it is, and it is generated while it is read, so that an image of any size costs no memory.

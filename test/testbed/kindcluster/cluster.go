@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package kindcluster makes the kind cluster that is garden, seed and Shoot at once, repairs it and removes it.
 //
 // The nodes run an image of package nodeimage: a guard in it keeps packets inside of the testbed, containerd renders

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package nodeimage makes the image that the cluster's nodes run: the published kindest/node where it can be pulled,
 // otherwise one that is built here from Debian packages and Go modules alone. Either gets the testbed's own files of
 // hack/kind/overlay, that is the guard that keeps packets inside of the testbed, the pod network and containerd's

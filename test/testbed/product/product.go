@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package product installs what the project makes into a testbed cluster, as an operator would: images built from this
 // checkout, the controller from its Helm chart.
 package product

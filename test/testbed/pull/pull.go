@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package pull makes containerd pull images, and tells from the upstream's request log where the bytes came from.
 package pull
 

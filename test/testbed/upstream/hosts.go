@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package upstream
 
 // Hosts returns the host names that resolve to the upstream in a testbed.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package upstream is a registry that stands for others. Under its own CA it answers for any host name, keeps the
 // images of each host apart, can be as slow and as broken as a registry on the internet, and logs every request: a pull
 // that a cache served is proven by what is missing in this log.

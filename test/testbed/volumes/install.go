@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package volumes gives a testbed cluster its default StorageClass: volumes on the disks of the nodes with a real size
 // limit, that grow while they are used.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package workspace tells where the testbed keeps its files, and reports progress.
 package workspace
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package discard is a content store that verifies everything and keeps only what the pull has to read again, so that
 // a herd costs neither disk nor memory. Containerd's lines differ in the Go types of the interfaces around it.
 package discard

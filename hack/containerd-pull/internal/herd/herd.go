@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package herd is what the commands of all containerd lines share: flags, many clients at once, and the report. The
 // lines also share one go.mod, so that containerd 1.7 runs with newer versions of what it depends on than its releases.
 package herd

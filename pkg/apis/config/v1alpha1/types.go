@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package v1alpha1 is the configuration file of the extension's controller, which the operator of the landscape writes.
 package v1alpha1
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package validation says what is wrong with a RegistryConfig, and what to write instead.
 package validation
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command gardenlet does the gardenlet's part in a testbed cluster. It runs as a pod there; "make kind-up" installs it.
 package main
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command testbed makes, shows and removes the kind-based Shoot. "make" calls it.
 package main
 

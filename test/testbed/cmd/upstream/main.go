@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command upstream runs the testbed's upstream registry with the images of the catalogue in it. All it prints, its last
 // error too, is on standard output, which is what a container engine hands to whoever asks for a container's log.
 package main

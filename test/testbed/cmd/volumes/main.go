@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command volumes is the CSI driver of the testbed: volumes with a real size limit on the disk of a node.
 package main
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command sample is what the sample images run: it prints one line and waits for a signal.
 package main
 

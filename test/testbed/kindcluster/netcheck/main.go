@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Command netcheck runs in a pod on every node while the cluster's network is verified. It tells which node it is on,
 // and what a request or a name lookup looks like from inside of its pod.
 //

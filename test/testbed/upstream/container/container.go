@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package container runs the testbed's upstream registry as a container beside the nodes of a kind cluster.
 package container
 

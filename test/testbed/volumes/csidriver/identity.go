@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package csidriver is a CSI driver for volumes on the disks of a node: loop devices with XFS, see package disk.
 //
 // The driver has a node service on every node and, for the external-resizer alone, an instance that only tells what

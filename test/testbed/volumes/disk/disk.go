@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package disk keeps the bytes of volumes: sparse files with an XFS file system, in one folder of a node.
 //
 // A disk limits what can be written to it to its size, as a cloud's volume does. It takes from the machine only what

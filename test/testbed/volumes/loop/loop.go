@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package loop attaches files to the loop devices of the kernel.
 //
 // Loop devices belong to the machine, not to a container: every kind node and every cluster on it shares them. What

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package provisioner makes and deletes the volumes of one node for PersistentVolumeClaims.
 //
 // Every node has one. A claim is taken by that of the node the scheduler selected for its pod, a volume is deleted by
