@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command pause is what the sandbox of a pod runs: it holds the pod's namespaces, reaps the processes that are left to
-// it as process 1, and ends on SIGINT or SIGTERM.
+// Command pause is the program of a pod's sandbox container. It keeps the pod's namespaces open, reaps orphaned processes
+// as process 1, and exits on SIGINT or SIGTERM.
 package main
 
 import (
@@ -15,7 +15,7 @@ import (
 func main() {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGCHLD)
-	// A child may have ended before the signal was asked for.
+	// A child may have exited before signal.Notify was called.
 	reap()
 	for s := range signals {
 		if s != syscall.SIGCHLD {
@@ -25,7 +25,7 @@ func main() {
 	}
 }
 
-// reap collects all children that have ended: one signal may stand for several of them.
+// reap waits for all exited children: one SIGCHLD may stand for several of them.
 func reap() {
 	for {
 		pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
