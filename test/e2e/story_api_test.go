@@ -108,7 +108,7 @@ func (e *edits) end() int {
 }
 
 // What an owner does without anything of ours: Gardener's API and kubectl.
-var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
+var _ = Describe("A Shoot owner with kubectl", Ordered, Label("api"), func() {
 	const (
 		namespace = "garden-dev"
 		name      = "crazy-botany"
@@ -140,7 +140,7 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 		reconciled(ctx)
 	}, NodeTimeout(12*time.Minute))
 
-	It("sees its state and conditions", func(ctx context.Context) {
+	It("reads the state and the conditions of the Shoot", func(ctx context.Context) {
 		Expect(userKubectl(ctx, "-n", namespace, "wait", "--for="+succeeded, "--timeout=1m", "shoot/"+name)).To(ContainSubstring("condition met"))
 		Eventually(func(g Gomega) {
 			shoot := &gardencorev1beta1.Shoot{}
@@ -159,7 +159,7 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 		Expect(table).To(ContainSubstring("healthy"))
 	}, SpecTimeout(5*time.Minute))
 
-	It("gets a larger volume by an edit of the Shoot", func(ctx context.Context) {
+	It("enlarges a volume by editing the Shoot", func(ctx context.Context) {
 		// KUBE_EDITOR is how kubectl edit is used without a person.
 		GinkgoT().Setenv("KUBE_EDITOR", "sed -i s/100Gi/120Gi/")
 		Expect(userKubectl(ctx, "-n", namespace, "edit", "shoot", name)).To(ContainSubstring("edited"))
@@ -174,7 +174,7 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 	}, SpecTimeout(8*time.Minute))
 
 	// Who rolls the admission out must not keep owners from editing their Shoots: its failure refuses the edit.
-	It("edits Shoots while the admission is replaced", func(ctx context.Context) {
+	It("edits Shoots while the admission webhook is restarted", func(ctx context.Context) {
 		edits := startEdits(ctx, key)
 		admission := client.ObjectKey{Namespace: product.Namespace, Name: product.Admission}
 		for range 2 {
@@ -191,7 +191,7 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 		Expect(edits.end()).To(BeNumerically(">", 20))
 	}, SpecTimeout(6*time.Minute))
 
-	It("removes one cache while the others stay", func(ctx context.Context) {
+	It("removes one cache and keeps the other caches", func(ctx context.Context) {
 		services := func(g Gomega) []string {
 			list := &corev1.ServiceList{}
 			g.Expect(kube.List(ctx, list, client.InNamespace("kube-system"), client.HasLabels{"upstream-host"})).To(Succeed())
@@ -209,7 +209,7 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 		Expect(outcome.FromNodes).To(BeZero(), "%+v", outcome)
 	}, SpecTimeout(8*time.Minute))
 
-	DescribeTable("is refused a wrong edit, with the path of the field", func(ctx context.Context, patch, path string) {
+	DescribeTable("receives the field path in the error for", func(ctx context.Context, patch, path string) {
 		command := exec.CommandContext(ctx, testbedProgram, "kubectl", "-n", namespace, "patch", "shoot", name, "--type=json", "-p", patch)
 		command.Dir = checkout()
 		output, err := command.CombinedOutput()
@@ -218,16 +218,16 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 	},
 		Entry("a smaller volume", `[{"op":"replace","path":"/spec/extensions/0/providerConfig/caches/0/size","value":"1Gi"}]`, "spec.extensions[0].providerConfig.caches[0].size", SpecTimeout(time.Minute)),
 		Entry("a scheme in an upstream", `[{"op":"replace","path":"/spec/extensions/0/providerConfig/caches/0/upstream","value":"https://docker.io"}]`, "spec.extensions[0].providerConfig.caches[0].upstream", SpecTimeout(time.Minute)),
-		Entry("a field that does not exist", `[{"op":"add","path":"/spec/extensions/0/providerConfig/caches/0/sice","value":"1Gi"}]`, "spec.extensions[0].providerConfig.caches[0].sice", SpecTimeout(time.Minute)),
+		Entry("an unknown field", `[{"op":"add","path":"/spec/extensions/0/providerConfig/caches/0/sice","value":"1Gi"}]`, "spec.extensions[0].providerConfig.caches[0].sice", SpecTimeout(time.Minute)),
 	)
 
-	It("is refused what the landscape does not have", func(ctx context.Context) {
+	It("receives an error for an extension type that the landscape does not provide", func(ctx context.Context) {
 		unknown := strings.Replace(string(exampleShoot()), "- type: registry-cache", "- type: no-such-extension\n  - type: registry-cache", 1)
 		_, err := shoot.Apply(ctx, tb.Cluster, progress, []byte(unknown))
 		Expect(err).To(MatchError(ContainSubstring("no-such-extension")))
 	}, SpecTimeout(time.Minute))
 
-	It("hibernates and wakes up", func(ctx context.Context) {
+	It("hibernates and wakes up the Shoot", func(ctx context.Context) {
 		for _, hibernated := range []string{"true", "false"} {
 			userKubectl(ctx, "-n", namespace, "patch", "shoot", name, "--type=merge", "-p", `{"spec":{"hibernation":{"enabled":`+hibernated+`}}}`)
 			shoot := reconciled(ctx)
@@ -235,7 +235,7 @@ var _ = Describe("A Shoot owner uses kubectl", Ordered, Label("api"), func() {
 		}
 	}, SpecTimeout(8*time.Minute))
 
-	It("removes everything with a confirmed deletion", func(ctx context.Context) {
+	It("deletes the Shoot and all its objects after confirming the deletion", func(ctx context.Context) {
 		By("deleting without the confirmation")
 		refused := exec.CommandContext(ctx, testbedProgram, "kubectl", "-n", namespace, "delete", "shoot", name)
 		refused.Dir = checkout()

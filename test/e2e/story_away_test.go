@@ -33,7 +33,7 @@ const (
 
 // "High-availability" of the user's document, and its limitations: "containerd's image pull operations are not
 // affected".
-var _ = Describe("Pulls go on", Ordered, Label("away", "long"), func() {
+var _ = Describe("Pulls succeed", Ordered, Label("away", "long"), func() {
 	var (
 		result *shoot.Result
 		warm   sample
@@ -89,7 +89,7 @@ var _ = Describe("Pulls go on", Ordered, Label("away", "long"), func() {
 		Expect(outcome.FromNodes).To(BeZero(), "the cache must be used again: %+v", outcome)
 	}
 
-	It("while the pod is killed", func(ctx context.Context) {
+	It("while the cache pod is killed", func(ctx context.Context) {
 		during(ctx, "pod killed", unreachable, func(*pulls) {
 			pod := cachePod(ctx, "docker.io")
 			Expect(kube.Delete(ctx, pod, client.GracePeriodSeconds(0))).To(Succeed())
@@ -111,7 +111,7 @@ var _ = Describe("Pulls go on", Ordered, Label("away", "long"), func() {
 		back(ctx)
 	}, SpecTimeout(5*time.Minute))
 
-	It("while the node of the pod is drained", func(ctx context.Context) {
+	It("while the node of the cache pod is drained", func(ctx context.Context) {
 		its, _ := nodeOf(cachePod(ctx, "docker.io"))
 		during(ctx, "node drained", unreachable, func(going *pulls) {
 			drain(ctx, its)
@@ -123,7 +123,7 @@ var _ = Describe("Pulls go on", Ordered, Label("away", "long"), func() {
 		back(ctx)
 	}, SpecTimeout(6*time.Minute))
 
-	It("while a node does not reach the pod", func(ctx context.Context) {
+	It("while a node cannot reach the cache pod", func(ctx context.Context) {
 		pod := cachePod(ctx, "docker.io")
 		its, other := nodeOf(pod)
 		fresh := newSample(ctx, "docker.io", small)
@@ -144,7 +144,7 @@ var _ = Describe("Pulls go on", Ordered, Label("away", "long"), func() {
 		back(ctx)
 	}, SpecTimeout(5*time.Minute))
 
-	It("while the server hangs", func(ctx context.Context) {
+	It("while the cache server hangs", func(ctx context.Context) {
 		pod := cachePod(ctx, "docker.io")
 		during(ctx, "server hangs", silent, func(going *pulls) {
 			freezeCache(ctx, pod)
@@ -156,7 +156,7 @@ var _ = Describe("Pulls go on", Ordered, Label("away", "long"), func() {
 		back(ctx)
 	}, SpecTimeout(6*time.Minute))
 
-	DescribeTable("of what is cached while the upstream",
+	DescribeTable("from the cache while the upstream",
 		func(ctx context.Context, limit time.Duration, fault upstream.Fault) {
 			going := startPulls(ctx, maxPulls, func(_ context.Context, n int) (string, error) {
 				return []string{warm.tag, warm.digest}[n%2], nil
@@ -184,6 +184,6 @@ var _ = Describe("Pulls go on", Ordered, Label("away", "long"), func() {
 		Entry("hangs", 5*time.Second, upstream.Fault{Action: upstream.Hang}, SpecTimeout(4*time.Minute)),
 		Entry("answers 429", time.Duration(0), upstream.Fault{Action: upstream.Answer, Status: http.StatusTooManyRequests, RetryAfter: 60}, SpecTimeout(3*time.Minute)),
 		Entry("answers 503", time.Duration(0), upstream.Fault{Action: upstream.Answer, Status: http.StatusServiceUnavailable}, SpecTimeout(3*time.Minute)),
-		Entry("breaks connections off", time.Duration(0), upstream.Fault{Action: upstream.Cut}, SpecTimeout(3*time.Minute)),
+		Entry("closes connections", time.Duration(0), upstream.Fault{Action: upstream.Cut}, SpecTimeout(3*time.Minute)),
 	)
 })

@@ -18,7 +18,7 @@ import (
 )
 
 // The upstream has a certificate of a CA that neither the public nor the operator knows; the nodes trust it.
-var _ = Describe("A Shoot owner caches a registry with a CA of its own", Ordered, Label("ca"), func() {
+var _ = Describe("A cache of an upstream with a private CA", Ordered, Label("ca"), func() {
 	const secret = "e2e-roots"
 	var result *shoot.Result
 
@@ -32,7 +32,7 @@ var _ = Describe("A Shoot owner caches a registry with a CA of its own", Ordered
 		result = startShoot(ctx, shootOf("v1alpha3", "- upstream: quay.io\n  volume:\n    size: 1Gi"))
 	}, NodeTimeout(12*time.Minute))
 
-	It("is told that its certificate is not trusted, while pulls go on past the cache", func(ctx context.Context) {
+	It("reports an untrusted certificate while nodes fall back to the upstream", func(ctx context.Context) {
 		outcome, err := pull.Measured(ctx, tb.Upstream, workers()[0], newSample(ctx, "quay.io", small).tag)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(outcome.FromCache).To(BeZero(), "%+v", outcome)
@@ -45,7 +45,7 @@ var _ = Describe("A Shoot owner caches a registry with a CA of its own", Ordered
 		// The time of BeforeAll counts.
 	}, SpecTimeout(15*time.Minute))
 
-	It("gives the cache the CA in a Secret, and pulls through it", func(ctx context.Context) {
+	It("serves pulls after the Shoot owner adds the CA in a Secret", func(ctx context.Context) {
 		result = applyShoot(ctx, withResource(shootOf("v1alpha3", "- upstream: quay.io\n  volume:\n    size: 1Gi\n  caBundleSecretReferenceName: roots"), "roots", secret))
 		Eventually(func(g Gomega) {
 			g.Expect(upstreamCondition(ctx, g, result.Namespace).Status).To(Equal(metav1.ConditionTrue))

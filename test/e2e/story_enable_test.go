@@ -23,7 +23,7 @@ import (
 
 // The first story of the user's document: enable the caches, pull, see where the bytes came from, lose the cache, get it
 // back, make a mistake, disable.
-var _ = Describe("A Shoot owner enables the caches of the document", Ordered, Label("enable"), func() {
+var _ = Describe("The example Shoot", Ordered, Label("enable"), func() {
 	var (
 		manifest []byte
 		result   *shoot.Result
@@ -46,7 +46,7 @@ var _ = Describe("A Shoot owner enables the caches of the document", Ordered, La
 		}
 	}, NodeTimeout(8*time.Minute))
 
-	It("gets one ready cache for each upstream, and its address in the status", func(ctx context.Context) {
+	It("has one ready cache per upstream, with its endpoint in the status", func(ctx context.Context) {
 		Expect(result.Status).NotTo(BeNil())
 		var upstreams []string
 		for _, cache := range result.Status.Caches {
@@ -64,7 +64,7 @@ var _ = Describe("A Shoot owner enables the caches of the document", Ordered, La
 		Expect(upstreams).To(Equal([]string{"docker.io", "ghcr.io", "quay.io"}))
 	}, SpecTimeout(3*time.Minute))
 
-	It("finds the volume by the label and with the size of the document", func(ctx context.Context) {
+	It("has volumes with the label and the size of the usage document", func(ctx context.Context) {
 		for upstream, size := range map[string]string{"docker.io": "100Gi", "ghcr.io": "10Gi", "quay.io": "10Gi"} {
 			claims := &corev1.PersistentVolumeClaimList{}
 			Expect(kube.List(ctx, claims, client.InNamespace("kube-system"), client.MatchingLabels{"upstream-host": upstream})).To(Succeed())
@@ -76,7 +76,7 @@ var _ = Describe("A Shoot owner enables the caches of the document", Ordered, La
 		}
 	}, SpecTimeout(time.Minute))
 
-	It("transfers each blob once, for crane and for containerd on two nodes", func(ctx context.Context) {
+	It("fetches each blob once for crane and for containerd on two nodes", func(ctx context.Context) {
 		mark := markUpstream(ctx)
 
 		By("crane, through the cache's endpoint")
@@ -114,7 +114,7 @@ var _ = Describe("A Shoot owner enables the caches of the document", Ordered, La
 		}
 	}, SpecTimeout(3*time.Minute))
 
-	It("runs a Pod whose image the kubelet pulls through the cache", func(ctx context.Context) {
+	It("runs a Pod with an image that the kubelet pulls through the cache", func(ctx context.Context) {
 		mark := markUpstream(ctx)
 		for _, node := range workers()[:2] {
 			Expect(pull.Remove(ctx, node, images.SampleQuay)).To(Succeed())
@@ -126,7 +126,7 @@ var _ = Describe("A Shoot owner enables the caches of the document", Ordered, La
 		Expect(requestsOfNodes(ctx, mark)).To(BeEmpty())
 	}, SpecTimeout(3*time.Minute))
 
-	It("goes on pulling when the cache is gone, and comes back to it", func(ctx context.Context) {
+	It("falls back to the upstream while a cache is unavailable, and uses the cache again afterwards", func(ctx context.Context) {
 		node := workers()[0]
 		By("measuring the direct way: an image of a registry without a cache")
 		direct, err := pull.Measured(ctx, tb.Upstream, node, newImage(ctx, "gcr.io"))
@@ -151,7 +151,7 @@ var _ = Describe("A Shoot owner enables the caches of the document", Ordered, La
 		Expect(again.FromNodes).To(BeZero(), "%+v", again)
 	}, SpecTimeout(4*time.Minute))
 
-	DescribeTable("is told which field is wrong, while the caches go on serving",
+	DescribeTable("keeps its caches and reports the field path after an edit with",
 		func(ctx context.Context, edit func(string) string, want string) {
 			bad := edit(string(manifest))
 			Expect(bad).NotTo(Equal(string(manifest)), "the edit must change the manifest")
@@ -177,7 +177,7 @@ var _ = Describe("A Shoot owner enables the caches of the document", Ordered, La
 		Entry("no caches", noCaches, "providerConfig.caches", SpecTimeout(3*time.Minute)),
 	)
 
-	It("leaves no trace when the extension is removed", func(ctx context.Context) {
+	It("leaves no files on nodes and no objects in the cluster after the extension is removed", func(ctx context.Context) {
 		dir := volumeDir(ctx, "docker.io")
 		Expect(shoot.Delete(ctx, tb.Cluster, progress, manifest)).To(Succeed())
 		for _, node := range nodes {

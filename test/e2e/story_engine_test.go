@@ -21,7 +21,7 @@ import (
 
 // An operator starts with the stock registry, tries the project's own cache server, and goes back. What the volumes of
 // the Shoots hold is never fetched again.
-var _ = Describe("An operator changes the engine of the caches", Ordered, Label("engine", "long"), func() {
+var _ = Describe("A cache with a selectable engine", Ordered, Label("engine", "long"), func() {
 	const upstreamHost = "docker.io"
 	var (
 		manifest []byte
@@ -42,7 +42,7 @@ var _ = Describe("An operator changes the engine of the caches", Ordered, Label(
 		claim = claimOf(ctx, upstreamHost)
 	}, NodeTimeout(15*time.Minute))
 
-	It("pulls through the stock registry", func(ctx context.Context) {
+	It("serves pulls with the stock registry", func(ctx context.Context) {
 		mark := markUpstream(ctx)
 		layers = craneLayers(ctx, nodes[0], result, images.Alpine)
 		Expect(layers).NotTo(BeEmpty())
@@ -68,7 +68,7 @@ var _ = Describe("An operator changes the engine of the caches", Ordered, Label(
 		// The time of BeforeAll, which builds the stock registry, counts.
 	}, SpecTimeout(18*time.Minute))
 
-	DescribeTable("serves what the other engine has stored", func(ctx context.Context, engine string) {
+	DescribeTable("serves the content of the previous engine after an engine change", func(ctx context.Context, engine string) {
 		before := endpoint(result, upstreamHost)
 		result = applyWithEngine(ctx, manifest, engine)
 		Expect(endpoint(result, upstreamHost)).To(Equal(before), "nodes must have nothing to learn")
@@ -78,8 +78,8 @@ var _ = Describe("An operator changes the engine of the caches", Ordered, Label(
 		Expect(craneLayers(ctx, nodes[0], result, images.Alpine)).To(Equal(layers))
 		Expect(blobTransfers(ctx, mark)).To(BeEmpty())
 	},
-		Entry("ours after stock", "registry-cache", SpecTimeout(8*time.Minute)),
-		Entry("stock after ours", product.Distribution, SpecTimeout(8*time.Minute)),
+		Entry("from the stock registry to the cache server", "registry-cache", SpecTimeout(8*time.Minute)),
+		Entry("from the cache server to the stock registry", product.Distribution, SpecTimeout(8*time.Minute)),
 	)
 })
 

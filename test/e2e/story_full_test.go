@@ -28,7 +28,7 @@ const fullCache = `
 
 // "When there is no available disk space, the registry cache continues to respond to requests. [...] it is simply acting
 // as a proxy [...] The disk has to be resized to ensure that the registry cache continues to cache images."
-var _ = Describe("A cache whose volume is full", Ordered, Label("full", "long"), func() {
+var _ = Describe("A cache with a full volume", Ordered, Label("full", "long"), func() {
 	const (
 		byCrane, atOnce = 160, 4
 		byContainerd    = 20 // on each of two nodes
@@ -42,7 +42,7 @@ var _ = Describe("A cache whose volume is full", Ordered, Label("full", "long"),
 		result = startShoot(ctx, shootOf("v1alpha3", fmt.Sprintf(fullCache, "64Mi")))
 	}, NodeTimeout(8*time.Minute))
 
-	It("serves every pull as a proxy: 200 pulls, no failure, no wrong byte; and caches again when it is enlarged", func(ctx context.Context) {
+	It("serves 200 pulls by pass-through without a failure or corrupt content, and stores content again after volume expansion", func(ctx context.Context) {
 		samples := make([]sample, 20)
 		for i := range samples {
 			samples[i] = newSample(ctx, "docker.io", shape)

@@ -45,7 +45,7 @@ const documentCaches = `
 `
 
 // "Garbage Collection" of the user's document. Its time to live begins with the last use, not with the first.
-var _ = Describe("Caches delete what nobody uses", Ordered, Label("gc", "long"), func() {
+var _ = Describe("Garbage collection", Ordered, Label("gc", "long"), func() {
 	var (
 		result *shoot.Result
 		node   kindcluster.Node
@@ -56,7 +56,7 @@ var _ = Describe("Caches delete what nobody uses", Ordered, Label("gc", "long"),
 		node = workers()[0]
 	}, NodeTimeout(8*time.Minute))
 
-	It("after its time to live, and keep what is in use; a restart of the pod does not make them forget", func(ctx context.Context) {
+	It("deletes images after their TTL and keeps images in use, also across a restart of the pod", func(ctx context.Context) {
 		unused, used := newSample(ctx, "docker.io", small), newSample(ctx, "docker.io", small)
 		for _, image := range []sample{unused, used} {
 			_, err := pull.Measured(ctx, tb.Upstream, node, image.tag)
@@ -92,7 +92,7 @@ var _ = Describe("Caches delete what nobody uses", Ordered, Label("gc", "long"),
 		}
 	}, SpecTimeout(6*time.Minute))
 
-	It("and take a change of the time to live over, also for what they hold already", func(ctx context.Context) {
+	It("applies a changed TTL to stored images, and deletes nothing while it is disabled", func(ctx context.Context) {
 		images := map[string]sample{}
 		for _, host := range []string{"docker.io", "quay.io"} {
 			images[host] = newSample(ctx, host, small)
@@ -126,10 +126,10 @@ const smallCache = `
 `
 
 // What the document misses: "there is no functionality for garbage collection based on disk size".
-var _ = Describe("A cache whose volume gets full", Ordered, Label("gc", "long"), func() {
+var _ = Describe("A cache above its high watermark", Ordered, Label("gc", "long"), func() {
 	BeforeAll(func(ctx context.Context) { startShoot(ctx, shootOf("v1alpha3", smallCache)) }, NodeTimeout(8*time.Minute))
 
-	It("deletes what was used longest ago first", func(ctx context.Context) {
+	It("evicts the least recently used images first", func(ctx context.Context) {
 		node := workers()[0]
 		shape := images.Spec{LayerSizes: []int64{12 << 20}}
 		evictions := func() float64 {

@@ -36,7 +36,7 @@ const simulatedNodes = 30
 const herdProgram = "/usr/local/bin/e2e-containerd-pull"
 
 // A pool is scaled up: all new nodes pull the same image in the same moment.
-var _ = Describe("When many nodes pull one image at once", Ordered, Label("herd"), func() {
+var _ = Describe("Concurrent pulls of one image", Ordered, Label("herd"), func() {
 	BeforeAll(func(ctx context.Context) {
 		built, err := containerdpull.Build(ctx, "containerd-v2", GinkgoT().TempDir())
 		Expect(err).NotTo(HaveOccurred())
@@ -49,7 +49,7 @@ var _ = Describe("When many nodes pull one image at once", Ordered, Label("herd"
 		}, NodeTimeout(time.Minute))
 	}, NodeTimeout(4*time.Minute))
 
-	It("33 nodes get 500 MiB that no cache has, and the upstream sends each byte once", func(ctx context.Context) {
+	It("by 33 nodes cause one transfer of its 500 MiB from the upstream", func(ctx context.Context) {
 		startShoot(ctx, shootOf("v1alpha3", "- upstream: docker.io\n  volume:\n    size: 2Gi"))
 		image := newSample(ctx, "docker.io", images.Spec{LayerSizes: []int64{200 << 20, 150 << 20, 100 << 20, 50 << 20}})
 		mark := markUpstream(ctx)
@@ -64,7 +64,7 @@ var _ = Describe("When many nodes pull one image at once", Ordered, Label("herd"
 		// The time of BeforeAll counts, which may have to build the program.
 	}, SpecTimeout(10*time.Minute))
 
-	It("all of them get it though one of the two pods of the cache is lost meanwhile", Label("long"), func(ctx context.Context) {
+	It("succeed on all nodes while one of the two cache pods is killed", Label("long"), func(ctx context.Context) {
 		startShoot(ctx, shootOf("v1alpha3", "- upstream: docker.io\n  volume:\n    size: 2Gi\n  highAvailability:\n    enabled: true"))
 		name := registryv1alpha3.ObjectName("docker.io")
 		for _, pod := range []string{name + "-0", name + "-1"} {

@@ -33,7 +33,7 @@ func addWorker(ctx context.Context) kindcluster.Node {
 
 // "The containerd registry configuration on that Node is applied after the registry cache Service is reachable from the
 // Node": the user's document.
-var _ = Describe("A node that joins while caches exist", Ordered, Label("join"), func() {
+var _ = Describe("A node that joins a Shoot with caches", Ordered, Label("join"), func() {
 	var warm sample
 
 	BeforeAll(func(ctx context.Context) {
@@ -43,7 +43,7 @@ var _ = Describe("A node that joins while caches exist", Ordered, Label("join"),
 		Expect(err).NotTo(HaveOccurred())
 	}, NodeTimeout(8*time.Minute))
 
-	It("pulls from the upstream until the cache answers it, from the cache then, and no pull fails", func(ctx context.Context) {
+	It("falls back to the upstream until the cache is usable, then uses the cache, and no pull fails", func(ctx context.Context) {
 		node := addWorker(ctx)
 		pullBoth := func() *pulls {
 			return startPulls(ctx, maxPulls, func(ctx context.Context, n int) (string, error) {

@@ -30,7 +30,7 @@ import (
 const backAfter = 15 * time.Second
 
 // What may happen to a Shoot and its caches while nodes pull. The cache has two pods.
-var _ = Describe("Caches outlive", Ordered, Label("lifecycle"), func() {
+var _ = Describe("A cache with two replicas", Ordered, Label("lifecycle"), func() {
 	const upstreamHost = "docker.io"
 	var (
 		manifest []byte
@@ -72,7 +72,7 @@ var _ = Describe("Caches outlive", Ordered, Label("lifecycle"), func() {
 		return found
 	}
 
-	It("the deletion of their Service by hand: it is back with its address, and no node has anything to learn", func(ctx context.Context) {
+	It("keeps its ClusterIP and the node configuration when a Shoot owner deletes its Service", func(ctx context.Context) {
 		checksums := func() map[string]string {
 			GinkgoHelper()
 			list, found := &corev1.NodeList{}, map[string]string{}
@@ -101,7 +101,7 @@ var _ = Describe("Caches outlive", Ordered, Label("lifecycle"), func() {
 		waitForCaches(ctx, result)
 	}, SpecTimeout(5*time.Minute))
 
-	It("the loss of one of their two pods", func(ctx context.Context) {
+	It("tolerates the loss of one replica", func(ctx context.Context) {
 		going := startPulls(ctx, maxPulls, next, workers()...)
 		going.waitForMore(ctx, 1)
 		pod := &corev1.Pod{}
@@ -112,7 +112,7 @@ var _ = Describe("Caches outlive", Ordered, Label("lifecycle"), func() {
 		Eventually(func(g Gomega) { g.Expect(readyPod(ctx, g, name+"-1")).To(BeTrue()) }).WithContext(ctx).Should(Succeed())
 	}, SpecTimeout(5*time.Minute))
 
-	It("hibernation: after waking up they have their addresses and serve", func(ctx context.Context) {
+	It("keeps its ClusterIP during hibernation and serves images afterwards", func(ctx context.Context) {
 		before := service(ctx)
 		asleep := []byte(strings.Replace(string(manifest), "spec:\n", "spec:\n  hibernation:\n    enabled: true\n", 1))
 		_, err := shoot.Apply(ctx, tb.Cluster, progress, asleep)
@@ -126,7 +126,7 @@ var _ = Describe("Caches outlive", Ordered, Label("lifecycle"), func() {
 		Expect(outcome.FromNodes).To(BeZero(), "%+v", outcome)
 	}, SpecTimeout(6*time.Minute))
 
-	It("the migration of the control plane: nothing in the Shoot is touched, and the other Seed takes it over", func(ctx context.Context) {
+	It("runs unchanged during a control plane migration to another Seed", func(ctx context.Context) {
 		pod, address := cachePod(ctx, upstreamHost), service(ctx).Spec.ClusterIP
 		going := startPulls(ctx, maxPulls, next, workers()...)
 		going.waitForMore(ctx, 1)
@@ -151,7 +151,7 @@ var _ = Describe("Caches outlive", Ordered, Label("lifecycle"), func() {
 	}, SpecTimeout(6*time.Minute))
 
 	// The last one: what is left is for the deletion of the Shoot.
-	It("not a deletion by force, which does not wait for the Shoot's API", func(ctx context.Context) {
+	It("does not block a forced deletion of a Shoot with an unreachable API server", func(ctx context.Context) {
 		loseShootAPI(ctx, result.Namespace)
 		cluster := &extensionsv1alpha1.Cluster{ObjectMeta: metav1.ObjectMeta{Name: result.Namespace}}
 		Expect(kube.Patch(ctx, cluster, client.RawPatch(types.MergePatchType, fmt.Appendf(nil,

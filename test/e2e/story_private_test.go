@@ -23,7 +23,7 @@ import (
 )
 
 // Nodes have no credentials: what they pull can only come through the cache.
-var _ = Describe("A Shoot owner caches a private registry", Ordered, Label("private"), func() {
+var _ = Describe("A cache of a private upstream", Ordered, Label("private"), func() {
 	const username = "robot"
 	var result *shoot.Result
 
@@ -42,7 +42,7 @@ var _ = Describe("A Shoot owner caches a private registry", Ordered, Label("priv
 		result = startShoot(ctx, privateShoot("e2e-wrong"))
 	}, NodeTimeout(8*time.Minute))
 
-	It("is told that the credentials are wrong", func(ctx context.Context) {
+	It("reports credentials that the upstream rejects", func(ctx context.Context) {
 		_, err := pull.Measured(ctx, tb.Upstream, workers()[0], newSample(ctx, "quay.io", small).tag)
 		Expect(err).To(HaveOccurred(), "without credentials nobody may pull it")
 		Eventually(func(g Gomega) {
@@ -54,7 +54,7 @@ var _ = Describe("A Shoot owner caches a private registry", Ordered, Label("priv
 		}).WithContext(ctx).Should(Succeed())
 	}, SpecTimeout(4*time.Minute))
 
-	It("corrects them without a restart, and pulls", func(ctx context.Context) {
+	It("uses corrected credentials without a restart", func(ctx context.Context) {
 		pod := cachePod(ctx, "quay.io")
 		result = applyShoot(ctx, privateShoot("e2e-one"))
 		waitForPassword(ctx, pod, "one")
@@ -67,7 +67,7 @@ var _ = Describe("A Shoot owner caches a private registry", Ordered, Label("priv
 		expectSamePod(ctx, pod)
 	}, SpecTimeout(5*time.Minute))
 
-	It("rotates them under continuous pulls, and none fails", func(ctx context.Context) {
+	It("accepts rotated credentials during continuous pulls without a failed pull", func(ctx context.Context) {
 		pod := cachePod(ctx, "quay.io")
 		going := startPulls(ctx, maxPulls, newOf("quay.io"), workers()[0])
 		going.waitForMore(ctx, 1)
@@ -83,7 +83,7 @@ var _ = Describe("A Shoot owner caches a private registry", Ordered, Label("priv
 		expectSamePod(ctx, pod)
 	}, SpecTimeout(5*time.Minute))
 
-	It("is refused a Secret that is none", func(ctx context.Context) {
+	It("is rejected if its Secret does not exist", func(ctx context.Context) {
 		_, err := shoot.Apply(ctx, tb.Cluster, progress, privateShoot("e2e-missing"))
 		Expect(err).To(MatchError(ContainSubstring("e2e-missing")))
 	}, SpecTimeout(time.Minute))

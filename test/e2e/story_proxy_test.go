@@ -35,7 +35,7 @@ func proxiedShoot(proxy string) []byte {
 `, proxy))
 }
 
-var _ = Describe("A Shoot owner whose caches reach their upstreams by a proxy", Ordered, Label("proxy"), func() {
+var _ = Describe("A cache with a proxy", Ordered, Label("proxy"), func() {
 	var proxy string
 
 	BeforeAll(func(ctx context.Context) {
@@ -43,7 +43,7 @@ var _ = Describe("A Shoot owner whose caches reach their upstreams by a proxy", 
 		startShoot(ctx, proxiedShoot(proxy))
 	}, NodeTimeout(8*time.Minute))
 
-	It("has what is pulled come through it, but for hosts in noProxy", func(ctx context.Context) {
+	It("contacts its upstream through the proxy unless noProxy contains the upstream", func(ctx context.Context) {
 		for host, proxied := range map[string]bool{"quay.io": true, "ghcr.io": false} {
 			image, mark := newSample(ctx, host, small), markUpstream(ctx)
 			outcome, err := pull.Measured(ctx, tb.Upstream, workers()[0], image.tag)
@@ -54,7 +54,7 @@ var _ = Describe("A Shoot owner whose caches reach their upstreams by a proxy", 
 		}
 	}, SpecTimeout(10*time.Minute)) // the time of BeforeAll counts
 
-	It("switches the proxy off", func(ctx context.Context) {
+	It("contacts its upstream directly after the proxy is removed", func(ctx context.Context) {
 		applyShoot(ctx, shootOf("v1alpha3", "- upstream: quay.io\n  volume:\n    size: 1Gi"))
 		DeferCleanup(func(ctx context.Context) { applyShoot(ctx, proxiedShoot(proxy)) }, NodeTimeout(5*time.Minute))
 		// The pod with the proxy may still serve.
@@ -72,7 +72,7 @@ var _ = Describe("A Shoot owner whose caches reach their upstreams by a proxy", 
 		expectProxied(ctx, mark, false)
 	}, SpecTimeout(5*time.Minute))
 
-	It("is told which field is wrong", func(ctx context.Context) {
+	It("is rejected with the field path if the proxy URL is invalid", func(ctx context.Context) {
 		_, err := shoot.Apply(ctx, tb.Cluster, progress, proxiedShoot("socks5://proxy.example.com"))
 		Expect(err).To(MatchError(ContainSubstring("caches[0].proxy.httpProxy")))
 	}, SpecTimeout(2*time.Minute))

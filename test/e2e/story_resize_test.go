@@ -30,7 +30,7 @@ func shootWithVolume(size string) []byte {
 }
 
 // What the user's document needs two alternatives for: the size in the Shoot is enough.
-var _ = Describe("A Shoot owner enlarges a volume in the Shoot", Ordered, Label("resize"), func() {
+var _ = Describe("A larger volume size in the Shoot", Ordered, Label("resize"), func() {
 	name := registryv1alpha3.ObjectName("docker.io")
 	apply := func(ctx context.Context, size string) *shoot.Result {
 		GinkgoHelper()
@@ -50,7 +50,7 @@ var _ = Describe("A Shoot owner enlarges a volume in the Shoot", Ordered, Label(
 		}
 	}, NodeTimeout(8*time.Minute))
 
-	It("grows it under the running cache, which keeps its content", func(ctx context.Context) {
+	It("expands the volume of the running cache and preserves its content", func(ctx context.Context) {
 		image := newImage(ctx, "docker.io")
 		_, err := pull.Measured(ctx, tb.Upstream, workers()[0], image)
 		Expect(err).NotTo(HaveOccurred())
@@ -93,10 +93,10 @@ var _ = Describe("A Shoot owner enlarges a volume in the Shoot", Ordered, Label(
 })
 
 // The first alternative of the user's document, with its commands to the letter.
-var _ = Describe("A Shoot owner enlarges a volume by hand", Ordered, Label("resize", "long"), func() {
+var _ = Describe("A larger size in the PersistentVolumeClaim", Ordered, Label("resize", "long"), func() {
 	BeforeAll(func(ctx context.Context) { startShoot(ctx, shootWithVolume("1Gi")) }, NodeTimeout(8*time.Minute))
 
-	It("grows it as the document says, and the next reconciliation leaves it alone", func(ctx context.Context) {
+	It("expands the volume as documented, and the next reconciliation does not revert it", func(ctx context.Context) {
 		image := newSample(ctx, "docker.io", small)
 		_, err := pull.Measured(ctx, tb.Upstream, workers()[0], image.tag)
 		Expect(err).NotTo(HaveOccurred())
@@ -128,7 +128,7 @@ var _ = Describe("A Shoot owner enlarges a volume by hand", Ordered, Label("resi
 })
 
 // The second alternative of the document. Its drawback is stated there: the cache starts with an empty volume.
-var _ = Describe("A Shoot owner removes a cache and adds it with another size", Ordered, Label("resize", "long"), func() {
+var _ = Describe("A cache that is removed and added again with another size", Ordered, Label("resize", "long"), func() {
 	// One cache has to be there all the time.
 	caches := func(size string) []byte {
 		if size == "" {
@@ -139,7 +139,7 @@ var _ = Describe("A Shoot owner removes a cache and adds it with another size", 
 
 	BeforeAll(func(ctx context.Context) { startShoot(ctx, caches("2Gi")) }, NodeTimeout(8*time.Minute))
 
-	It("gets an empty volume of that size, also a smaller one", func(ctx context.Context) {
+	It("starts with an empty volume of that size, which may be smaller", func(ctx context.Context) {
 		image := newSample(ctx, "docker.io", small)
 		_, err := pull.Measured(ctx, tb.Upstream, workers()[0], image.tag)
 		Expect(err).NotTo(HaveOccurred())

@@ -24,7 +24,7 @@ const servedCaches = `
 `
 
 // "On subsequent requests, the pull-through cache is able to serve the image from its own storage."
-var _ = Describe("What is cached is served", Ordered, Label("served"), func() {
+var _ = Describe("A cache", Ordered, Label("served"), func() {
 	var (
 		result        *shoot.Result
 		image         sample
@@ -41,7 +41,7 @@ var _ = Describe("What is cached is served", Ordered, Label("served"), func() {
 		}
 	}, NodeTimeout(8*time.Minute))
 
-	It("to a second node, without another transfer", func(ctx context.Context) {
+	It("serves an image to a second node without another fetch", func(ctx context.Context) {
 		outcome, err := pull.Measured(ctx, tb.Upstream, second, image.tag)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(outcome.FromNodes).To(BeZero(), "%+v", outcome)
@@ -49,7 +49,7 @@ var _ = Describe("What is cached is served", Ordered, Label("served"), func() {
 		AddReportEntry("durations", fmt.Sprint(outcome.Duration.Round(time.Millisecond)))
 	}, SpecTimeout(2*time.Minute))
 
-	It("while the upstream is away: by tag, by digest, and to Pods; what is not cached fails as it does without a cache", func(ctx context.Context) {
+	It("serves stored images by tag, by digest and to Pods while the upstream is unreachable; other images fail as without a cache", func(ctx context.Context) {
 		fresh := map[string]sample{"docker.io": newSample(ctx, "docker.io", small), "gcr.io": newSample(ctx, "gcr.io", small)}
 		address := upstreamAddress(ctx)
 		for _, node := range nodes {
@@ -109,7 +109,7 @@ var _ = Describe("What is cached is served", Ordered, Label("served"), func() {
 		Expect(outcome.FromNodes).To(BeZero(), "%+v", outcome)
 	}, SpecTimeout(6*time.Minute))
 
-	It("and what is not is asked for at the upstream itself, where the cache does not get it", func(ctx context.Context) {
+	It("lets containerd fall back to the upstream for an image that the cache cannot fetch", func(ctx context.Context) {
 		image := newSample(ctx, "docker.io", small)
 		breakUpstream(ctx, upstream.Fault{Host: "docker.io", Action: upstream.Answer, Status: http.StatusServiceUnavailable})
 		mark := markUpstream(ctx)
@@ -123,7 +123,7 @@ var _ = Describe("What is cached is served", Ordered, Label("served"), func() {
 		Expect(outcome.FromNodes).To(BeZero(), "%+v", outcome)
 	}, SpecTimeout(2*time.Minute))
 
-	It("never with bytes that the upstream has sent wrong", func(ctx context.Context) {
+	It("discards content with a wrong digest and fetches it again", func(ctx context.Context) {
 		image := newSample(ctx, "docker.io", small)
 		transport, done := cacheTransport(ctx, first, result, schemeOf(result, "docker.io"))
 		defer done()
@@ -136,7 +136,7 @@ var _ = Describe("What is cached is served", Ordered, Label("served"), func() {
 		Expect(outcome.FromNodes).To(BeZero(), "%+v", outcome)
 	}, SpecTimeout(2*time.Minute))
 
-	It("without what the upstream has not: the error of the upstream reaches who pulls", func(ctx context.Context) {
+	It("forwards the upstream's error for an image that does not exist", func(ctx context.Context) {
 		var messages []string
 		for _, host := range []string{"docker.io", "gcr.io"} {
 			_, err := pull.Image(ctx, first, host+"/e2e/sample:none")

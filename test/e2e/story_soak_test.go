@@ -66,7 +66,7 @@ type soak struct {
 var _ = Describe("Random faults", Ordered, Label("soak", "long"), func() {
 	const upstreamHost = "docker.io"
 
-	It("let no pull fail that the upstream could serve, and no wrong byte through", func(ctx context.Context) {
+	It("cause no corrupt content and no failed pull of content that the upstream can serve", func(ctx context.Context) {
 		duration, seed, err := soakSettings()
 		Expect(err).NotTo(HaveOccurred())
 		fmt.Fprintf(GinkgoWriter, "soak for %s, repeat it with %s=%d\n", duration, soakSeedVariable, seed)

@@ -28,7 +28,7 @@ const containerdWaits = 30 * time.Second
 // "If the Service of a registry cache is deleted [...] containerd registry config will still contain the old Service's
 // cluster IP", and "requests against the registry cache time out in 30 seconds": the user's document. Without what this
 // extension does about it, it is still so.
-var _ = Describe("The address of a deleted Service", Ordered, Label("stale", "long"), func() {
+var _ = Describe("The stale address of a deleted Service", Ordered, Label("stale", "long"), func() {
 	const upstreamHost = "docker.io"
 	var (
 		node   kindcluster.Node
@@ -52,7 +52,7 @@ var _ = Describe("The address of a deleted Service", Ordered, Label("stale", "lo
 		Expect(kube.Delete(ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: registryv1alpha3.ObjectName(upstreamHost)}})).To(Succeed())
 	}, NodeTimeout(8*time.Minute))
 
-	It("costs a pull nothing where the unit runs, which takes it out", func(ctx context.Context) {
+	It("does not delay pulls while the unit runs", func(ctx context.Context) {
 		Expect(pull.WaitForNoMirror(ctx, node, upstreamHost)).To(Succeed())
 		took, err := pull.Image(ctx, node, newSample(ctx, upstreamHost, small).tag)
 		Expect(err).NotTo(HaveOccurred())
@@ -61,7 +61,7 @@ var _ = Describe("The address of a deleted Service", Ordered, Label("stale", "lo
 		// The time of BeforeAll counts.
 	}, SpecTimeout(10*time.Minute))
 
-	DescribeTable("costs a pull where the unit is stopped", func(ctx context.Context, option string, least, most time.Duration) {
+	DescribeTable("delays pulls without the unit by", func(ctx context.Context, option string, least, most time.Duration) {
 		withHosts(ctx, node, upstreamHost, "server = \"https://registry-1.docker.io\"\n\n[host.\""+server+"\"]\n  capabilities = [\"pull\", \"resolve\"]\n"+option)
 		mark := markUpstream(ctx)
 		took, err := pull.Image(ctx, node, newSample(ctx, upstreamHost, small).tag)
@@ -71,8 +71,8 @@ var _ = Describe("The address of a deleted Service", Ordered, Label("stale", "lo
 		Expect(requestsOfNodes(ctx, mark)).NotTo(BeEmpty())
 	},
 		// Tag, manifest, config and layers, one after the other; the last two together.
-		Entry("30 seconds for each of its requests, as the user's document says", "", containerdWaits, 4*containerdWaits+noise, SpecTimeout(4*time.Minute)),
-		Entry("0.2 seconds for each with the dial_timeout of our hosts.toml", "  dial_timeout = \"200ms\"\n", 200*time.Millisecond, 4*200*time.Millisecond+noise, SpecTimeout(2*time.Minute)),
+		Entry("30 seconds per request, as the usage document states", "", containerdWaits, 4*containerdWaits+noise, SpecTimeout(4*time.Minute)),
+		Entry("0.2 seconds per request with the dial_timeout of this extension", "  dial_timeout = \"200ms\"\n", 200*time.Millisecond, 4*200*time.Millisecond+noise, SpecTimeout(2*time.Minute)),
 	)
 })
 

@@ -61,7 +61,7 @@ var _ = Describe("System components start", Ordered, Label("system"), func() {
 		}
 	}
 
-	It("while the volumes of the caches of their registries are pending, so that no cache ever becomes ready", func(ctx context.Context) {
+	It("while the volumes of their caches are pending and no cache is ready", func(ctx context.Context) {
 		manifest := systemCaches("\n    storageClassName: e2e-none")
 		Expect(shoot.Delete(ctx, tb.Cluster, progress, manifest)).To(Succeed())
 		DeferCleanup(func(ctx context.Context) {
@@ -84,7 +84,7 @@ var _ = Describe("System components start", Ordered, Label("system"), func() {
 		// The time of BeforeAll counts.
 	}, SpecTimeout(8*time.Minute))
 
-	It("while the caches of their registries have gone away, and when they are back", func(ctx context.Context) {
+	It("while their caches are unavailable and after their caches are ready again", func(ctx context.Context) {
 		result := startShoot(ctx, systemCaches(""))
 		for _, host := range []string{systemRegistry, "ghcr.io"} {
 			scale(ctx, host, 0)

@@ -14,11 +14,11 @@ import (
 
 // What the other stories rely on: without this they would prove nothing.
 var _ = Describe("The kind-based Shoot", Label("testbed"), func() {
-	It("connects pods and nodes, and drops packets to service addresses that nobody owns inside of the node", func(ctx context.Context) {
+	It("connects pods and nodes, and drops packets to unassigned service addresses inside the node", func(ctx context.Context) {
 		Expect(tb.Cluster.Verify(ctx, progress)).To(Succeed())
 	}, SpecTimeout(3*time.Minute))
 
-	It("forgets images that are removed from a node, so that the next pull fetches all of it", func(ctx context.Context) {
+	It("pulls an image completely again after its removal from a node", func(ctx context.Context) {
 		image := newSample(ctx, "gcr.io", small).tag
 		first, err := pull.Measured(ctx, tb.Upstream, workers()[0], image)
 		Expect(err).NotTo(HaveOccurred())

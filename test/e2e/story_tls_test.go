@@ -21,7 +21,7 @@ func shootWithTLS(tls bool) []byte {
 	return shootOf("v1alpha3", fmt.Sprintf("- upstream: docker.io\n  http:\n    tls: %t", tls))
 }
 
-var _ = Describe("Nodes speak https to the caches", Ordered, Label("tls"), func() {
+var _ = Describe("A cache with TLS", Ordered, Label("tls"), func() {
 	var result *shoot.Result
 	apply := func(ctx context.Context, tls bool) {
 		GinkgoHelper()
@@ -50,7 +50,7 @@ var _ = Describe("Nodes speak https to the caches", Ordered, Label("tls"), func(
 		usedBy(ctx)
 	}, NodeTimeout(8*time.Minute))
 
-	It("are served by a cache that the CA of the Shoot verifies", func(ctx context.Context) {
+	It("serves only HTTPS, with a certificate of the Shoot's CA", func(ctx context.Context) {
 		Expect(endpoint(result, "docker.io")).To(HavePrefix("https://"))
 		Expect(probe(ctx, nodes[0], result, "https", "docker.io")).To(Succeed())
 		Expect(probe(ctx, nodes[0], result, "http", "docker.io")).NotTo(Succeed(), "http must not be served beside https")
@@ -72,7 +72,7 @@ var _ = Describe("Nodes speak https to the caches", Ordered, Label("tls"), func(
 		}
 	}, SpecTimeout(3*time.Minute))
 
-	It("go on pulling while https is switched off and on again, and the cache keeps what it has", func(ctx context.Context) {
+	It("keeps its content, and no pull fails, while TLS is disabled and enabled again", func(ctx context.Context) {
 		kept := newSample(ctx, "docker.io", small)
 		_, err := pull.Measured(ctx, tb.Upstream, workers()[1], kept.tag)
 		Expect(err).NotTo(HaveOccurred())
@@ -95,7 +95,7 @@ var _ = Describe("Nodes speak https to the caches", Ordered, Label("tls"), func(
 		expectNoneFailed("pulls while https was switched off and on", going.end())
 	}, SpecTimeout(6*time.Minute))
 
-	It("never lose the cache while the CA is rotated", func(ctx context.Context) {
+	It("stays usable on every node during a CA rotation", func(ctx context.Context) {
 		before := caBundle(ctx, result)
 		usedBy(ctx)
 		began := time.Now()

@@ -34,7 +34,7 @@ const previousVersion = "59d42bdda2f64674ae4fb6a75e137ec5b3ddad12"
 var _ = Describe("An upgrade from the previous version", Ordered, Label("upgrade", "long"), func() {
 	const upstreamHost = "docker.io"
 
-	It("lets no pull fail, and keeps what caches hold, their volumes and their addresses", func(ctx context.Context) {
+	It("causes no failed pull and preserves the content, volumes and endpoints of caches", func(ctx context.Context) {
 		checkout := checkOut(ctx, previousVersion)
 		roots, err := container.CACertificate()
 		Expect(err).NotTo(HaveOccurred())

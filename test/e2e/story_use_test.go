@@ -32,7 +32,7 @@ const usedCaches = `
 `
 
 // "How does it work?" and the gotchas of the user's document.
-var _ = Describe("A Shoot owner uses caches", Ordered, Label("use"), func() {
+var _ = Describe("A Shoot with caches", Ordered, Label("use"), func() {
 	var (
 		manifest = shootOf("v1alpha3", usedCaches)
 		result   *shoot.Result
@@ -40,7 +40,7 @@ var _ = Describe("A Shoot owner uses caches", Ordered, Label("use"), func() {
 
 	BeforeAll(func(ctx context.Context) { result = startShoot(ctx, manifest) }, NodeTimeout(8*time.Minute))
 
-	It("has a cache for the upstreams that are listed, and for no other: gcr.io is not eu.gcr.io", func(ctx context.Context) {
+	It("has a cache only for the listed upstreams: gcr.io does not include eu.gcr.io", func(ctx context.Context) {
 		node := workers()[0]
 		listed := newSample(ctx, "gcr.io", small)
 		outcome, err := pull.Measured(ctx, tb.Upstream, node, listed.tag)
@@ -64,7 +64,7 @@ var _ = Describe("A Shoot owner uses caches", Ordered, Label("use"), func() {
 		}
 	}, SpecTimeout(3*time.Minute))
 
-	DescribeTable("pulls once from the upstream, by crane and by containerd, by tag and by digest",
+	DescribeTable("fetches each blob once, by tag and by digest, for crane and containerd, from images",
 		func(ctx context.Context, shape images.Spec) {
 			image := newSample(ctx, "docker.io", shape)
 			mark := markUpstream(ctx)
@@ -98,15 +98,15 @@ var _ = Describe("A Shoot owner uses caches", Ordered, Label("use"), func() {
 				Expect(count).To(Equal(1), "transfers of %s", digest)
 			}
 		},
-		Entry("of Docker's media types, gzip", images.Spec{LayerSizes: small.LayerSizes}, SpecTimeout(2*time.Minute)),
-		Entry("of OCI's media types, gzip", images.Spec{LayerSizes: small.LayerSizes, Format: images.OCI}, SpecTimeout(2*time.Minute)),
-		Entry("of OCI's media types, zstd", images.Spec{LayerSizes: small.LayerSizes, Format: images.OCI, Compression: images.Zstd}, SpecTimeout(2*time.Minute)),
-		Entry("of several platforms in Docker's manifest list", images.Spec{LayerSizes: small.LayerSizes, Platforms: platforms}, SpecTimeout(2*time.Minute)),
-		Entry("of several platforms in an OCI index", images.Spec{LayerSizes: small.LayerSizes, Platforms: platforms, Format: images.OCI}, SpecTimeout(2*time.Minute)),
-		Entry("of 40 layers", images.Spec{LayerSizes: slices.Repeat([]int64{16 << 10}, 40)}, SpecTimeout(3*time.Minute)),
+		Entry("with Docker media types and gzip", images.Spec{LayerSizes: small.LayerSizes}, SpecTimeout(2*time.Minute)),
+		Entry("with OCI media types and gzip", images.Spec{LayerSizes: small.LayerSizes, Format: images.OCI}, SpecTimeout(2*time.Minute)),
+		Entry("with OCI media types and zstd", images.Spec{LayerSizes: small.LayerSizes, Format: images.OCI, Compression: images.Zstd}, SpecTimeout(2*time.Minute)),
+		Entry("with several platforms in a Docker manifest list", images.Spec{LayerSizes: small.LayerSizes, Platforms: platforms}, SpecTimeout(2*time.Minute)),
+		Entry("with several platforms in an OCI index", images.Spec{LayerSizes: small.LayerSizes, Platforms: platforms, Format: images.OCI}, SpecTimeout(2*time.Minute)),
+		Entry("with 40 layers", images.Spec{LayerSizes: slices.Repeat([]int64{16 << 10}, 40)}, SpecTimeout(3*time.Minute)),
 	)
 
-	It("pulls an image of 1 GiB once from the upstream", func(ctx context.Context) {
+	It("fetches an image of 1 GiB once from the upstream", func(ctx context.Context) {
 		// The same content in every run, or the upstream's folder would grow by a gigabyte with each.
 		image := newSample(ctx, "docker.io", images.Spec{Seed: 20, LayerSizes: []int64{700 << 20, 300 << 20, 24 << 20}})
 		mark := markUpstream(ctx)
@@ -125,7 +125,7 @@ var _ = Describe("A Shoot owner uses caches", Ordered, Label("use"), func() {
 		}
 	}, SpecTimeout(6*time.Minute))
 
-	It("pulls once from the upstream, also when all nodes ask at the same time", func(ctx context.Context) {
+	It("fetches each blob once if all nodes pull at the same time", func(ctx context.Context) {
 		DeferCleanup(func(ctx context.Context) {
 			Expect(tb.Upstream.Shape(ctx, upstream.Shaping{})).To(Succeed())
 		}, NodeTimeout(time.Minute))
@@ -148,7 +148,7 @@ var _ = Describe("A Shoot owner uses caches", Ordered, Label("use"), func() {
 		}
 	}, SpecTimeout(2*time.Minute))
 
-	It("and nodes leave alone what somebody else has configured for containerd", func(ctx context.Context) {
+	It("preserves foreign containerd configuration on its nodes", func(ctx context.Context) {
 		node, file, began := workers()[0], pull.HostsDir+"/quay.io/hosts.toml", time.Now()
 		const foreign = "server = \"https://quay.io\"\n"
 		DeferCleanup(func(ctx context.Context) {
@@ -171,7 +171,7 @@ var _ = Describe("A Shoot owner uses caches", Ordered, Label("use"), func() {
 		Expect(pull.WaitForMirror(ctx, node, "quay.io")).To(Succeed())
 	}, SpecTimeout(2*time.Minute))
 
-	It("adds an upstream and removes one, while the other caches go on", func(ctx context.Context) {
+	It("adds one upstream and removes another while the other caches keep serving", func(ctx context.Context) {
 		node, kept := workers()[0], newSample(ctx, "docker.io", small)
 		_, err := pull.Measured(ctx, tb.Upstream, node, kept.tag)
 		Expect(err).NotTo(HaveOccurred())
