@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command pause is the program of a pod's sandbox container. It keeps the pod's namespaces open, reaps orphaned processes
-// as process 1, and exits on SIGINT or SIGTERM.
+// Command pause is the program of a pod's sandbox container. It keeps the pod's namespaces open, reaps orphaned
+// processes as process 1, and exits on SIGINT or SIGTERM.
 package main
 
 import (

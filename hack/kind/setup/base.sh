@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Converts a Debian root file system into a kind node image. The files of kind's base image and the programs of a node must
-# have been copied before. The steps are those of the Dockerfile of kind's base image.
+# Converts a Debian root file system into a kind node image. The files of kind's base image and the programs of a node
+# must have been copied before. The steps are those of the Dockerfile of kind's base image.
 #
 # Runs in the container that becomes the node image.
 set -euo pipefail
@@ -17,8 +17,8 @@ echo ReadKMsg=no >>/etc/systemd/journald.conf
 ln -sf /lib/systemd/systemd /sbin/init
 systemctl enable kubelet.service containerd.service undo-mount-hacks.service
 
-# Omit the rlimits of the default OCI runtime specification. To apply them, limits would have to be raised in the node, and
-# a restricted host refuses that.
+# Omit the rlimits of the default OCI runtime specification. To apply them, limits would have to be raised in the node,
+# and a restricted host refuses that.
 ctr oci spec |
 	jq '.hooks.createContainer += [{"path": "/kind/bin/mount-product-files.sh"}] | del(.process.rlimits)' \
 		>/etc/containerd/cri-base.json

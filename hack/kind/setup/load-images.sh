@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Imports the image archive on standard input into the node's containerd and pins all images, so that the kubelet's garbage
-# collection does not delete them.
+# Imports the image archive on standard input into the node's containerd and pins all images, so that the kubelet's
+# garbage collection does not delete them.
 #
-# Runs in the container that becomes the node image, so that the images are unpacked once and not on every start of a node.
-# The root of this container may be an overlay, on which no other overlay can be mounted. Unpacking still works because each
-# image has only one layer.
+# Runs in the container that becomes the node image, so that the images are unpacked once and not on every start of a
+# node. The root of this container may be an overlay, on which no other overlay can be mounted. Unpacking still works
+# because each image has only one layer.
 set -euo pipefail
 
 containerd --log-level warn >/tmp/containerd.log 2>&1 &
