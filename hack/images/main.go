@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command images writes the product's OCI images as archives, from static binaries, without a container engine.
+// Command images builds the product's OCI images from static binaries, without a container engine, and writes them as
+// archives.
 //
 //	images --binaries bin --output bin/images [--tag v0.1.0] [IMAGE...]
 //
-// It prints one line per image: the reference and the archive. Without the names of images it writes all of them. Without
-// --tag the tag is derived from the content, so that another program is another reference.
+// IMAGE is the name of an image; by default, all images are built. For each image, the command prints one line with the
+// reference and the path of the archive. Without --tag, the tag is derived from the content, so that a changed program
+// gets a new reference.
 package main
 
 import (
@@ -25,26 +27,26 @@ import (
 	"github.com/registry-cache/extension/hack/ociimage"
 )
 
-// published is where the images are published.
-const published = "ghcr.io/registry-cache/"
+// repositoryPrefix is the registry and path under which the images are published.
+const repositoryPrefix = "ghcr.io/registry-cache/"
 
-// nonRoot is the user and group of both programs; the charts and the cache's StatefulSet name the same number.
+// nonRoot is the "uid:gid" of all programs. The charts and the StatefulSet of a cache set the same numbers.
 const nonRoot = "65532:65532"
 
-// images are the names of the images, and of the program that each of them holds.
+// images are the names of the images. Each image contains one program with the same name.
 var images = []string{"gardener-extension-registry-cache", "registry-cache", distribution}
 
-// distribution is the stock registry. In contrast to our own programs, which carry the public roots, it reads them from a
-// file.
+// distribution is the stock registry. The other programs contain the public root certificates; the stock registry reads
+// them from rootsFile.
 const distribution = "distribution"
 
-// rootsFile is the first file in which Go looks for roots on Linux.
+// rootsFile is the first path at which Go looks for root certificates on Linux.
 const rootsFile = "/etc/ssl/certs/ca-certificates.crt"
 
 func main() {
-	from := flag.String("binaries", "bin", "folder of the static binaries")
-	output := flag.String("output", filepath.Join("bin", "images"), "folder for the archives, made if missing")
-	tag := flag.String("tag", "", "tag of the images; default: derived from the content")
+	from := flag.String("binaries", "bin", "`directory` of the static binaries")
+	output := flag.String("output", filepath.Join("bin", "images"), "`directory` for the archives, created if missing")
+	tag := flag.String("tag", "", "`tag` of the images (default: derived from the content)")
 	flag.Parse()
 	if err := run(*from, *output, *tag, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "images:", err)
@@ -58,7 +60,7 @@ func run(from, output, tag string, names []string) error {
 	}
 	for _, name := range names {
 		if !slices.Contains(images, name) {
-			return fmt.Errorf("no image is called %q, want some of %s", name, strings.Join(images, ", "))
+			return fmt.Errorf("unknown image %q, must be one of %s", name, strings.Join(images, ", "))
 		}
 	}
 	if err := os.MkdirAll(output, 0o755); err != nil {
@@ -78,13 +80,13 @@ func run(from, output, tag string, names []string) error {
 			Labels:     map[string]string{"org.opencontainers.image.licenses": "Apache-2.0"},
 		})
 		if err != nil {
-			return fmt.Errorf("building the image of %s (make build makes the binaries): %w", binary, err)
+			return fmt.Errorf("building image %s (\"make build\" creates the binaries): %w", binary, err)
 		}
 		digest, err := img.Digest()
 		if err != nil {
 			return err
 		}
-		reference := published + binary + ":" + cmp.Or(tag, digest.Hex[:12])
+		reference := repositoryPrefix + binary + ":" + cmp.Or(tag, digest.Hex[:12])
 		archive := filepath.Join(output, binary+".tar")
 		if err := ociimage.WriteArchive(archive, map[string]v1.Image{reference: img}); err != nil {
 			return err
@@ -94,13 +96,13 @@ func run(from, output, tag string, names []string) error {
 	return nil
 }
 
-// publicRoots are the roots that our own programs carry, in PEM. Those which are trusted for some certificates only are
-// left out, because a file cannot tell that.
+// publicRoots returns the root certificates that the other programs contain, in PEM. Roots with a constraint, which are
+// trusted for certain certificates only, are omitted, because a PEM file cannot express the constraint.
 func publicRoots() []byte {
 	var pemFile bytes.Buffer
 	for root := range bundle.Roots() {
 		if root.Constraint == nil {
-			pem.Encode(&pemFile, &pem.Block{Type: "CERTIFICATE", Bytes: root.Certificate}) // a buffer takes everything
+			pem.Encode(&pemFile, &pem.Block{Type: "CERTIFICATE", Bytes: root.Certificate}) // a bytes.Buffer never returns an error
 		}
 	}
 	return pemFile.Bytes()

@@ -2,7 +2,7 @@
 
 // Package ociimage assembles OCI images from files and writes them as archives, without a container engine.
 //
-// The result depends on the input alone: time stamps are zero and owners are root, so equal inputs give equal digests.
+// Builds are reproducible: time stamps are zero and all files belong to root, so equal inputs have equal digests.
 package ociimage
 
 import (
@@ -28,25 +28,25 @@ import (
 
 // File is one regular file of an image.
 type File struct {
-	// Path is the absolute path in the image. Its parent directories are made with mode 0755.
+	// Path is the absolute path in the image. Missing parent directories are created with mode 0755.
 	Path string
 	// Mode are the permission bits; zero means 0644.
 	Mode fs.FileMode
-	// Source is the file on this machine to read. Content is used instead where Source is empty.
+	// Source is the path of a local file with the content.
 	Source string
-	// Content is the file's content where Source is empty.
+	// Content is the content of the file if Source is empty.
 	Content []byte
 }
 
 // Config describes an image.
 type Config struct {
-	// LayerTars are paths of uncompressed tar files; each becomes a layer, the first one lowest.
+	// LayerTars are paths of uncompressed tar files. Each becomes a layer, the first one is the lowest.
 	LayerTars []string
-	// Files become one layer above LayerTars, if there are any.
+	// Files become one layer above LayerTars. Without files there is no such layer.
 	Files []File
 	// Entrypoint and Cmd are the exec-form command.
 	Entrypoint, Cmd []string
-	// Env are additional NAME=value pairs.
+	// Env are NAME=value pairs in addition to PATH.
 	Env []string
 	// User is the numeric "uid" or "uid:gid"; empty means root.
 	User string
@@ -56,8 +56,8 @@ type Config struct {
 	Labels map[string]string
 }
 
-// Build returns the image that cfg describes, for linux on this machine's architecture. Source files and tars are
-// read when the image is written, so they must exist until then.
+// Build returns the image that cfg describes, for Linux and the architecture of this machine. Source files and tar
+// files are also read later, when the image is written. They must exist, unchanged, until then.
 func Build(cfg Config) (v1.Image, error) {
 	img := v1.Image(empty.Image)
 	var layers []v1.Layer
@@ -93,8 +93,8 @@ func Build(cfg Config) (v1.Image, error) {
 	return mutate.ConfigFile(img, file)
 }
 
-// WriteArchive writes the images, keyed by reference ("host/repository:tag"), as a docker archive that
-// "ctr images import", "podman load" and "docker load" read. The file appears under path only when it is complete.
+// WriteArchive writes the images, keyed by reference ("host/repository:tag"), as a docker archive for
+// "ctr images import", "podman load" and "docker load". The archive is renamed to path when it is complete.
 func WriteArchive(path string, images map[string]v1.Image) (err error) {
 	refs := make(map[name.Reference]v1.Image, len(images))
 	for s, img := range images {
@@ -123,29 +123,31 @@ func WriteArchive(path string, images map[string]v1.Image) (err error) {
 	return os.Rename(partial, path)
 }
 
+// streamTar returns a tar archive of the files. The caller closes it.
 func streamTar(files []File) io.ReadCloser {
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(writeTar(w, files)) }()
 	return r
 }
 
+// writeTar writes the files with all their parent directories. A directory is written before the files in it.
 func writeTar(out io.Writer, files []File) error {
 	tw := tar.NewWriter(out)
-	made := map[string]bool{"/": true}
+	written := map[string]bool{"/": true}
 	var mkdir func(dir string) error
 	mkdir = func(dir string) error {
-		if made[dir] {
+		if written[dir] {
 			return nil
 		}
 		if err := mkdir(path.Dir(dir)); err != nil {
 			return err
 		}
-		made[dir] = true
+		written[dir] = true
 		return tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir[1:] + "/", Mode: 0o755, ModTime: time.Unix(0, 0)})
 	}
 	for _, file := range files {
 		if !path.IsAbs(file.Path) {
-			return fmt.Errorf("file %q: the path must be absolute", file.Path)
+			return fmt.Errorf("file %q: path must be absolute", file.Path)
 		}
 		if err := mkdir(path.Dir(path.Clean(file.Path))); err != nil {
 			return err

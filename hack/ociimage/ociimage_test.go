@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
+// program writes a file with the content and returns its path.
 func program(t *testing.T, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "program")
@@ -43,7 +44,7 @@ func build(t *testing.T, source string) v1.Image {
 	return img
 }
 
-func TestBuildPutsFilesWithTheirParents(t *testing.T) {
+func TestBuildCreatesParentDirectories(t *testing.T) {
 	t.Parallel()
 	img := build(t, program(t, "#!"))
 	reader := mutate.Extract(img)
@@ -84,7 +85,7 @@ func TestBuildPutsFilesWithTheirParents(t *testing.T) {
 	}
 }
 
-func TestEqualInputsGiveEqualDigests(t *testing.T) {
+func TestDigestDependsOnContentOnly(t *testing.T) {
 	t.Parallel()
 	digest := func(content string) string {
 		d, err := build(t, program(t, content)).Digest()
@@ -94,14 +95,14 @@ func TestEqualInputsGiveEqualDigests(t *testing.T) {
 		return d.String()
 	}
 	if a, b := digest("same"), digest("same"); a != b {
-		t.Errorf("the same files in two folders give %s and %s", a, b)
+		t.Errorf("digests of the same content in two directories: %s and %s, want equal", a, b)
 	}
 	if a, b := digest("one"), digest("two"); a == b {
-		t.Error("other content gives the same digest")
+		t.Errorf("different contents have the same digest %s", a)
 	}
 }
 
-func TestBuildRefusesARelativePath(t *testing.T) {
+func TestBuildRejectsRelativePath(t *testing.T) {
 	t.Parallel()
 	if _, err := Build(Config{Files: []File{{Path: "bin/program"}}}); err == nil {
 		t.Error("no error for a relative path")
@@ -130,19 +131,19 @@ func TestWriteArchive(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := read.ConfigName(); err != nil || got != want {
-		t.Errorf("the archive has image %s (%v), want %s", got, err, want)
+		t.Errorf("image in the archive: %s (error %v), want %s", got, err, want)
 	}
 
 	if err := os.Remove(source); err != nil {
 		t.Fatal(err)
 	}
 	if err := WriteArchive(path+"2", map[string]v1.Image{reference: img}); err == nil {
-		t.Error("no error although a source is gone")
+		t.Error("no error for a deleted source file")
 	}
 	if left, err := filepath.Glob(path + "2*"); err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
+		t.Errorf("files left after a failed write: %v (error %v)", left, err)
 	}
 	if err := WriteArchive(path, map[string]v1.Image{"no tag": img}); err == nil {
-		t.Error("no error for a reference with a space")
+		t.Error("no error for an invalid reference")
 	}
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command promql parses PromQL expressions with Prometheus' own parser and tells which metrics they read, for the tests
-// of alerting rules. It is a module of its own because the parser comes with all of Prometheus.
+// Command promql parses PromQL expressions with the parser of Prometheus and lists the metrics that they read. Tests of
+// alerting rules run it. It is a separate Go module because the parser depends on all of Prometheus.
 //
-// It reads a JSON list of expressions from stdin and writes a JSON list of lists of names to stdout, sorted, in the same
-// order. The first expression that is no PromQL is the error.
+// Standard input is a JSON list of expressions. Standard output is a JSON list with one entry for each expression, in
+// the same order: the sorted list of metric names. The first invalid expression is an error.
 package main
 
 import (
@@ -30,7 +30,7 @@ func run(in io.Reader, out io.Writer) error {
 	if err := json.NewDecoder(in).Decode(&expressions); err != nil {
 		return fmt.Errorf("reading expressions: %w", err)
 	}
-	read := make([][]string, 0, len(expressions))
+	metrics := make([][]string, 0, len(expressions))
 	for _, expression := range expressions {
 		parsed, err := parser.ParseExpr(expression)
 		if err != nil {
@@ -43,7 +43,7 @@ func run(in io.Reader, out io.Writer) error {
 			}
 			return nil
 		})
-		read = append(read, slices.Sorted(maps.Keys(names)))
+		metrics = append(metrics, slices.Sorted(maps.Keys(names)))
 	}
-	return json.NewEncoder(out).Encode(read)
+	return json.NewEncoder(out).Encode(metrics)
 }

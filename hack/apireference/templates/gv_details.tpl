@@ -5,7 +5,7 @@
 
 {{ .Doc | trim }}
 
-{{- /* Nothing refers to the kinds; they come first. */ -}}
+{{- /* First the types without references to them, that is the kinds, then all other types. */ -}}
 {{- range .SortedTypes }}{{ if not .References }}{{ template "type" . }}{{ end }}{{ end }}
 {{- range .SortedTypes }}{{ if .References }}{{ template "type" . }}{{ end }}{{ end }}
 {{- end -}}

@@ -3,14 +3,15 @@
 
 # API reference
 
-What a Shoot owner writes into `spec.extensions[].providerConfig` is a `RegistryConfig` of any of these versions. What
-the controller reports in `status.providerStatus` of the Extension is a `RegistryStatus` of `v1alpha3`.
+A Shoot owner configures caches with a `RegistryConfig` in `spec.extensions[].providerConfig` of the Shoot. All versions
+below are accepted. The controller writes a `RegistryStatus` of version `v1alpha3` to `status.providerStatus` of the
+Extension.
 {{ range reverse . }}
 - [{{ .GroupVersionString }}](#{{ .Version }})
 {{- end }}
 
-Fields are required unless they are marked as optional. Decoding is strict: an unknown field is an error. A mistake is
-refused with the path of the field and what to write instead.
+Fields are required unless they are marked as optional. Decoding is strict: an unknown field is an error. An error message
+contains the path of the field and the accepted values.
 {{- range reverse . }}
 {{ template "gvDetails" . }}
 {{- end }}

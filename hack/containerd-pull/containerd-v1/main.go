@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command containerd-v1 pulls images with the code of containerd 1.7, as many nodes as wanted at once.
+// Command containerd-v1 pulls an image with the client code of containerd 1.7, as one or more simulated nodes
+// concurrently.
 //
 //	containerd-v1 --hosts /etc/containerd/certs.d [--clients 30] [--discard] docker.io/library/alpine:3.13.2
 //
-// It does what the CRI plugin does, without unpacking, and reports to stdout what herd.Report says.
-// Nothing of it is image_pull_progress_timeout: a pull that stands still ends with --timeout.
+// A pull has the same steps as in containerd's CRI plugin, without unpacking the layers. The result is a clients.Report
+// on standard output. containerd's image_pull_progress_timeout is not implemented: a pull without progress ends at
+// --timeout.
 package main
 
 import (
@@ -23,24 +25,24 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 
-	"github.com/registry-cache/extension/hack/containerd-pull/internal/herd"
+	"github.com/registry-cache/extension/hack/containerd-pull/internal/clients"
 )
 
-func main() { os.Exit(herd.Main("github.com/containerd/containerd", pull)) }
+func main() { os.Exit(clients.Main("github.com/containerd/containerd", pull)) }
 
-// contentStore is the part of containerd's store that a pull needs.
+// contentStore has the methods of containerd's content store that a pull calls.
 type contentStore interface {
 	content.Ingester
 	content.Provider
 }
 
-func pull(ctx context.Context, o herd.Options, image *herd.Image) error {
+func pull(ctx context.Context, o clients.Options, image *clients.Image) error {
 	platform, err := platforms.Parse(o.Platform)
 	if err != nil {
 		return err
 	}
 	matcher := platforms.Only(platform)
-	var store contentStore = new(discarding)
+	var store contentStore = new(discardStore)
 	if o.Store != "" {
 		if store, err = local.NewStore(o.Store); err != nil {
 			return fmt.Errorf("opening the content store: %w", err)
@@ -60,7 +62,7 @@ func pull(ctx context.Context, o herd.Options, image *herd.Image) error {
 		return fmt.Errorf("preparing to fetch %s: %w", name, err)
 	}
 
-	note := images.HandlerFunc(func(_ context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	record := images.HandlerFunc(func(_ context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		switch {
 		case images.IsManifestType(d.MediaType):
 			image.FetchedManifest(d)
@@ -70,8 +72,8 @@ func pull(ctx context.Context, o herd.Options, image *herd.Image) error {
 		return nil, nil
 	})
 	children := images.LimitManifests(images.FilterPlatforms(images.ChildrenHandler(store), matcher), matcher, 1)
-	handler := images.Handlers(remotes.FetchHandler(store, fetcher), note, children)
-	if err := images.Dispatch(ctx, handler, semaphore.NewWeighted(herd.MaxConcurrentDownloads), root); err != nil {
+	handler := images.Handlers(remotes.FetchHandler(store, fetcher), record, children)
+	if err := images.Dispatch(ctx, handler, semaphore.NewWeighted(clients.MaxConcurrentDownloads), root); err != nil {
 		return fmt.Errorf("fetching %s@%s: %w", o.Reference, root.Digest, err)
 	}
 	return nil

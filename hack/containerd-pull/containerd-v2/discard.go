@@ -13,25 +13,25 @@ import (
 	"github.com/registry-cache/extension/hack/containerd-pull/internal/discard"
 )
 
-// discarding is a discard.Store for this containerd.
-type discarding struct{ store discard.Store }
+// discardStore adapts discard.Store to the content interfaces of containerd 2.x.
+type discardStore struct{ store discard.Store }
 
-func (s *discarding) Writer(_ context.Context, opts ...content.WriterOpt) (content.Writer, error) {
+func (s *discardStore) Writer(_ context.Context, opts ...content.WriterOpt) (content.Writer, error) {
 	var o content.WriterOpts
 	for _, opt := range opts {
 		if err := opt(&o); err != nil {
 			return nil, err
 		}
 	}
-	keep := images.IsManifestType(o.Desc.MediaType) || images.IsIndexType(o.Desc.MediaType)
-	w, err := s.store.Writer(o.Ref, o.Desc, keep)
+	isManifest := images.IsManifestType(o.Desc.MediaType) || images.IsIndexType(o.Desc.MediaType)
+	w, err := s.store.Writer(o.Ref, o.Desc, isManifest)
 	if err != nil {
 		return nil, err
 	}
 	return writer{w}, nil
 }
 
-func (s *discarding) ReaderAt(_ context.Context, d ocispec.Descriptor) (content.ReaderAt, error) {
+func (s *discardStore) ReaderAt(_ context.Context, d ocispec.Descriptor) (content.ReaderAt, error) {
 	return s.store.Reader(d)
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package discard is a content store that verifies everything and keeps only what the pull has to read again, so that
-// a herd costs neither disk nor memory. Containerd's lines differ in the Go types of the interfaces around it.
+// Package discard is a content store that verifies all content and stores only manifests, which a pull has to read
+// again. Many simulated nodes can therefore run with little disk space and memory. The Go types of containerd's
+// interfaces differ between containerd 1.7 and 2.x, so each command has its own adapter.
 package discard
 
 import (
@@ -15,25 +16,26 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// maxManifest bounds what is kept of one manifest, in bytes: twice what registries must accept.
-const maxManifest = 8 << 20
+// maxManifestSize is the largest manifest that is stored, in bytes. It is twice the size that the OCI distribution
+// specification requires registries to accept (4 MiB).
+const maxManifestSize = 8 << 20
 
-// Store has the manifests of a pull in memory. The zero value is empty. It is safe for concurrent use.
+// Store stores the manifests of one pull in memory. The zero value is empty. It is safe for concurrent use.
 type Store struct {
 	mu        sync.Mutex               // guards the fields below
-	committed map[digest.Digest][]byte // nil for what is not a manifest
-	open      map[string]bool          // references with a writer
+	committed map[digest.Digest][]byte // by digest; the value is nil for a blob
+	open      map[string]bool          // references that have an open Writer
 }
 
-// Writer returns a writer for one object, of which the content is kept if keep is set. The caller closes it. As from
-// containerd's stores, the errors are errdefs.ErrAlreadyExists and, for a reference that has a writer,
-// errdefs.ErrUnavailable.
-func (s *Store) Writer(ref string, d ocispec.Descriptor, keep bool) (*Writer, error) {
+// Writer returns a writer for content with descriptor d. The content is stored if isManifest is set, otherwise it is
+// only verified. The caller closes the writer. As in containerd's stores, the errors are errdefs.ErrAlreadyExists, and
+// errdefs.ErrUnavailable if the reference has an open writer.
+func (s *Store) Writer(ref string, d ocispec.Descriptor, isManifest bool) (*Writer, error) {
 	if err := d.Digest.Validate(); err != nil {
 		return nil, fmt.Errorf("writing %s: %w", ref, err)
 	}
-	if keep && d.Size > maxManifest {
-		return nil, fmt.Errorf("writing %s: %d bytes are too many for a manifest", ref, d.Size)
+	if isManifest && d.Size > maxManifestSize {
+		return nil, fmt.Errorf("writing %s: manifest of %d bytes: must be no more than %d bytes", ref, d.Size, maxManifestSize)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -47,10 +49,10 @@ func (s *Store) Writer(ref string, d ocispec.Descriptor, keep bool) (*Writer, er
 		s.open, s.committed = map[string]bool{}, map[digest.Digest][]byte{}
 	}
 	s.open[ref] = true
-	return &Writer{Ref: ref, Total: d.Size, store: s, keep: keep, digester: d.Digest.Algorithm().Digester()}, nil
+	return &Writer{Ref: ref, Total: d.Size, store: s, isManifest: isManifest, digester: d.Digest.Algorithm().Digester()}, nil
 }
 
-// Reader returns a manifest that was committed, or errdefs.ErrNotFound.
+// Reader returns a reader of a committed manifest, or errdefs.ErrNotFound.
 func (s *Store) Reader(d ocispec.Descriptor) (*Reader, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,36 +69,37 @@ type Reader struct{ *bytes.Reader }
 // Close implements io.Closer.
 func (*Reader) Close() error { return nil }
 
-// Writer hashes what is written. It is not safe for concurrent use.
+// Writer computes the digest of the written bytes. It is not safe for concurrent use.
 type Writer struct {
-	// Ref is the reference of the ingestion; Total its size in bytes by the descriptor.
-	Ref   string
+	// Ref is containerd's reference of the write operation.
+	Ref string
+	// Total is the size in the descriptor, in bytes.
 	Total int64
-	// Offset counts the bytes that were written.
+	// Offset is the number of bytes written so far.
 	Offset int64
 
-	store    *Store
-	keep     bool
-	content  []byte
-	digester digest.Digester
+	store      *Store
+	isManifest bool
+	content    []byte
+	digester   digest.Digester
 }
 
-// Write implements io.Writer. It refuses more than Total.
+// Write implements io.Writer. Writing more than Total bytes is an error.
 func (w *Writer) Write(p []byte) (int, error) {
 	if int64(len(p)) > w.Total-w.Offset {
 		return 0, fmt.Errorf("writing %s: more than %d bytes", w.Ref, w.Total)
 	}
 	w.Offset += int64(len(p))
-	if w.keep {
+	if w.isManifest {
 		w.content = append(w.content, p...)
 	}
-	return w.digester.Hash().Write(p) // which never fails
+	return w.digester.Hash().Write(p) // a hash.Hash never returns an error
 }
 
-// Digest returns that of the bytes so far.
+// Digest returns the digest of the bytes written so far.
 func (w *Writer) Digest() digest.Digest { return w.digester.Digest() }
 
-// Truncate starts again from nothing; containerd asks for no other size than 0.
+// Truncate discards all written bytes. The size must be 0; containerd passes no other value.
 func (w *Writer) Truncate(size int64) error {
 	if size != 0 {
 		return errors.New("truncating discarded content: only possible to 0 bytes")
@@ -106,7 +109,8 @@ func (w *Writer) Truncate(size int64) error {
 	return nil
 }
 
-// Commit compares size and digest with what was written, as containerd's local store does.
+// Commit verifies size and digest of the written bytes and makes a manifest readable. As in containerd's local store, a
+// size of 0 and an empty digest are not compared. The error for a mismatch is errdefs.ErrFailedPrecondition.
 func (w *Writer) Commit(size int64, expected digest.Digest) error {
 	if size > 0 && size != w.Offset {
 		return fmt.Errorf("committing %s: %d bytes, want %d: %w", w.Ref, w.Offset, size, errdefs.ErrFailedPrecondition)
@@ -121,7 +125,7 @@ func (w *Writer) Commit(size int64, expected digest.Digest) error {
 	return nil
 }
 
-// Close ends the writer, committed or not. What was written without commit is lost.
+// Close releases the reference. Content that was not committed is discarded.
 func (w *Writer) Close() error {
 	w.store.mu.Lock()
 	defer w.store.mu.Unlock()

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package herd is what the commands of all containerd lines share: flags, many clients at once, and the report. The
-// lines also share one go.mod, so that containerd 1.7 runs with newer versions of what it depends on than its releases.
-package herd
+// Package clients contains the code that the commands for containerd 1.7 and 2.x share: flags, concurrent clients,
+// report. Both commands use the same go.mod, so containerd 1.7 runs with newer dependencies here than in its releases.
+package clients
 
 import (
 	"context"
@@ -21,31 +21,34 @@ import (
 	"time"
 )
 
-// MaxConcurrentDownloads is the default of containerd's CRI plugin, max_concurrent_downloads, in each client.
+// MaxConcurrentDownloads is the number of concurrent downloads of one client: the default of max_concurrent_downloads
+// in containerd's CRI plugin.
 const MaxConcurrentDownloads = 3
 
-// maxClients bounds the simulated nodes of one process: each has up to MaxConcurrentDownloads connections and files
-// open.
+// maxClients is the largest number of simulated nodes of one process. Each of them has up to MaxConcurrentDownloads
+// open connections and files.
 const maxClients = 1000
 
-// Options say what one client pulls.
+// Options describe the pull of one client.
 type Options struct {
-	// Reference is "host/repository:tag" or "host/repository@sha256:<hex>"; it is not completed as Docker's are.
+	// Reference is "host/repository:tag" or "host/repository@sha256:<hex>"; there are no default values for the host
+	// or the repository prefix as in Docker.
 	Reference string
-	// Hosts is the directory that containerd's config_path names, certs.d.
+	// Hosts is the directory with the hosts.toml files (config_path of containerd's CRI plugin), for example
+	// /etc/containerd/certs.d.
 	Hosts string
 	// Platform is "os/architecture[/variant]".
 	Platform string
-	// Store is the directory of the client's content store, which exists; empty means that content is verified and
-	// thrown away.
+	// Store is an existing directory for the client's content store. If it is empty, content is verified and discarded.
 	Store string
 }
 
-// Pull pulls as one node does and notes in the image what it has. It returns when nothing of it is running any more.
+// Pull pulls as one node and records the fetched content in image. It returns after all its goroutines have ended.
 type Pull func(ctx context.Context, o Options, image *Image) error
 
-// Main runs the command for containerd's Go module and returns its exit code: 0 if all clients have the image, 1 if
-// not, 2 if the command line is wrong. Containerd's log goes to stderr.
+// Main runs a command and returns its exit code: 0 if all clients have pulled the image, 1 if not, 2 if the command
+// line is invalid. module is the path of containerd's Go module; the report contains its version. containerd logs to
+// standard error.
 func Main(module string, pull Pull) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -92,12 +95,12 @@ func parse(args []string, output io.Writer) (command, error) {
 	var c command
 	flags := flag.NewFlagSet(filepath.Base(os.Args[0]), flag.ContinueOnError)
 	flags.SetOutput(output)
-	flags.StringVar(&c.pull.Hosts, "hosts", "", "`directory` with containerd's registry hosts, certs.d (required)")
-	flags.StringVar(&c.pull.Platform, "platform", "linux/amd64", "`os/architecture[/variant]` to pull of an index")
-	flags.IntVar(&c.clients, "clients", 1, "`number` of nodes that pull, each with connections and a store of its own")
-	flags.DurationVar(&c.stagger, "stagger", 0, "`time` over which the starts of the clients are spread evenly")
-	flags.BoolVar(&c.discard, "discard", false, "verify the content but store only manifests, in memory")
-	flags.DurationVar(&c.timeout, "timeout", 10*time.Minute, "`time` after which clients that still pull fail")
+	flags.StringVar(&c.pull.Hosts, "hosts", "", "`directory` with a hosts.toml per registry, as in /etc/containerd/certs.d (required)")
+	flags.StringVar(&c.pull.Platform, "platform", "linux/amd64", "`os/architecture[/variant]` to select from an index")
+	flags.IntVar(&c.clients, "clients", 1, "`number` of simulated nodes, each with its own connections and content store")
+	flags.DurationVar(&c.stagger, "stagger", 0, "`duration` over which the starts of the clients are evenly distributed")
+	flags.BoolVar(&c.discard, "discard", false, "verify all content, but store only manifests, in memory")
+	flags.DurationVar(&c.timeout, "timeout", 10*time.Minute, "`duration` after which pulls that are still in progress fail")
 	flags.Usage = func() {
 		fmt.Fprintf(output, "Usage: %s --hosts DIR [flags] HOST/REPOSITORY:TAG|HOST/REPOSITORY@DIGEST\n", flags.Name())
 		flags.PrintDefaults()
@@ -107,9 +110,9 @@ func parse(args []string, output io.Writer) (command, error) {
 	}
 	switch {
 	case flags.NArg() != 1:
-		return c, fmt.Errorf("%d references, want one", flags.NArg())
+		return c, fmt.Errorf("got %d references, must be exactly one", flags.NArg())
 	case c.pull.Hosts == "":
-		// Without it containerd would go to the registries of the internet.
+		// Without hosts.toml files, containerd would contact public registries.
 		return c, errors.New("--hosts is required")
 	case c.clients < 1 || c.clients > maxClients:
 		return c, fmt.Errorf("--clients is %d, must be 1 to %d", c.clients, maxClients)
@@ -148,17 +151,17 @@ func (c command) run(ctx context.Context, pull Pull) (_ Report, err error) {
 	begin := time.Now()
 	var clients sync.WaitGroup
 	for i, o := range options {
-		due := time.Duration(float64(c.stagger) * float64(i) / float64(c.clients))
-		clients.Go(func() { report.Clients[i] = run(ctx, begin, due, o, pull) })
+		delay := time.Duration(float64(c.stagger) * float64(i) / float64(c.clients))
+		clients.Go(func() { report.Clients[i] = run(ctx, begin, delay, o, pull) })
 	}
 	clients.Wait()
 	report.Seconds = time.Since(begin).Seconds()
 	return report, nil
 }
 
-// run pulls as one client when it is due.
-func run(ctx context.Context, begin time.Time, due time.Duration, o Options, pull Pull) Client {
-	timer := time.NewTimer(time.Until(begin.Add(due)))
+// run pulls as one client, at the time begin+delay.
+func run(ctx context.Context, begin time.Time, delay time.Duration, o Options, pull Pull) Client {
+	timer := time.NewTimer(time.Until(begin.Add(delay)))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -176,7 +179,7 @@ func run(ctx context.Context, begin time.Time, due time.Duration, o Options, pul
 	return client
 }
 
-// version returns the version of a module in this program.
+// version returns the version of a Go module in this binary, or "" if it is not found.
 func version(module string) string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
