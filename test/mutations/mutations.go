@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package mutations holds breakages of the product that somebody could make by mistake, and for each of them the spec and
-// the test that have to notice. "make mutations" makes them one by one in a copy of the checkout and runs those.
+// Package mutations lists deliberate defects of the product, and for each of them the spec and the test that must fail.
+// "make mutations" applies the mutations one after the other to a copy of the checkout and runs that spec and that test.
 //
-// A test that never fails proves nothing: this is the proof of the proofs.
+// The reason: a test that passes with a defective product proves nothing.
 package mutations
 
 import (
@@ -20,17 +20,17 @@ import (
 //go:embed mutations.yaml
 var list []byte
 
-// Mutation is one breakage. At least one of Spec and Test is there.
+// Mutation is one deliberate defect. At least one of Spec and Test is set.
 type Mutation struct {
-	// Name is unique, in words with hyphens between.
+	// Name is unique: lower-case words, joined by hyphens. It is the key in results.json and an anchor in docs/mutations.md.
 	Name string `json:"name"`
-	// Breaks says which promise is broken, as a user would notice.
+	// Breaks describes the effect of the defect for a user: one sentence with a full stop.
 	Breaks string `json:"breaks"`
-	// Edits are made together. What they leave compiles.
+	// Edits are applied together. The edited packages must compile.
 	Edits []Edit `json:"edits"`
-	// Spec is the user story that notices, on the kind-based Shoot.
+	// Spec must fail on the kind-based Shoot. Nil if no story covers the defect.
 	Spec *Spec `json:"spec,omitempty"`
-	// Test notices sooner, without a cluster.
+	// Test must fail without a cluster. Nil if no test covers the defect.
 	Test *Test `json:"test,omitempty"`
 }
 
@@ -38,31 +38,32 @@ type Mutation struct {
 type Edit struct {
 	// File is relative to the root of the checkout, with slashes.
 	File string `json:"file"`
-	// Find is there exactly once.
+	// Find occurs exactly once in the file.
 	Find string `json:"find"`
-	// Replace takes its place.
+	// Replace is the new text. It differs from Find and may be empty.
 	Replace string `json:"replace"`
 }
 
-// Spec is a spec of test/e2e that fails for the right reason.
+// Spec is a spec of test/e2e with the failure that the mutation must cause.
 type Spec struct {
-	// Text is the full text of it: those of its containers and its own, with spaces between.
+	// Text is the full text of the spec: the texts of its containers and its own text, joined by spaces.
 	Text string `json:"text"`
-	// Message is a part of the failure, or of what By has announced before it.
+	// Message is a substring of the last By text before the failure and of the failure message, joined by ": ". Runs of
+	// white space count as one space.
 	Message string `json:"message"`
 }
 
-// Test is a Go test that fails for the right reason.
+// Test is a Go test with the failure that the mutation must cause.
 type Test struct {
 	// Package is relative to the root of the checkout: ./pkg/...
 	Package string `json:"package"`
-	// Name is that of the function.
+	// Name is the name of the test function.
 	Name string `json:"name"`
-	// Message is a part of its output.
+	// Message is a substring of the test output. Runs of white space count as one space.
 	Message string `json:"message"`
 }
 
-// Load returns all mutations, in the order of the file.
+// Load returns all mutations in the order of mutations.yaml. It returns an error if the file is invalid.
 func Load() ([]Mutation, error) {
 	var file struct {
 		Mutations []Mutation `json:"mutations"`
@@ -76,7 +77,7 @@ func Load() ([]Mutation, error) {
 			return nil, fmt.Errorf("mutations[%d] %q: %w", i, mutation.Name, err)
 		}
 		if names[mutation.Name] {
-			return nil, fmt.Errorf("mutations[%d]: the name %q is there twice", i, mutation.Name)
+			return nil, fmt.Errorf("mutations[%d]: name: Duplicate value: %q", i, mutation.Name)
 		}
 		names[mutation.Name] = true
 	}
@@ -98,14 +99,15 @@ func (m Mutation) check() error {
 	}
 	for i, edit := range m.Edits {
 		if edit.File == "" || edit.Find == "" || edit.Find == edit.Replace {
-			return fmt.Errorf("edits[%d]: file, find and another replace are required", i)
+			return fmt.Errorf("edits[%d]: file, find and a different replace are required", i)
 		}
 	}
 	return nil
 }
 
-// Mutate returns the changed files of the checkout at root, by their path relative to it. Nothing is written. It is an
-// error if an edit does not apply any more.
+// Mutate returns the content of each edited file, keyed by its path relative to root, the root of a checkout. It writes
+// nothing. It returns an error if a file does not contain the text of an edit exactly once: the mutation must then be
+// adapted to the changed code.
 func (m Mutation) Mutate(root string) (map[string][]byte, error) {
 	changed := map[string][]byte{}
 	for _, edit := range m.Edits {
@@ -117,7 +119,7 @@ func (m Mutation) Mutate(root string) (map[string][]byte, error) {
 			}
 		}
 		if n := strings.Count(string(content), edit.Find); n != 1 {
-			return nil, fmt.Errorf("mutation %s: %s has the text to replace %d times instead of once, so the mutation has to follow the code: %q", m.Name, edit.File, n, edit.Find)
+			return nil, fmt.Errorf("mutation %s: %s contains the text to replace %d times instead of once; adapt the mutation to the changed code: %q", m.Name, edit.File, n, edit.Find)
 		}
 		changed[edit.File] = []byte(strings.Replace(string(content), edit.Find, edit.Replace, 1))
 	}

@@ -20,7 +20,7 @@ func TestMutationsApply(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(all) < 12 {
-		t.Errorf("there are only %d mutations", len(all))
+		t.Errorf("got %d mutations, want at least 12", len(all))
 	}
 	for _, mutation := range all {
 		changed, err := mutation.Mutate(root)
@@ -32,7 +32,7 @@ func TestMutationsApply(t *testing.T) {
 				continue
 			}
 			if _, err := parser.ParseFile(token.NewFileSet(), file, content, parser.SkipObjectResolution); err != nil {
-				t.Errorf("mutation %s leaves what does not compile: %v", mutation.Name, err)
+				t.Errorf("mutation %s: the edited file does not parse: %v", mutation.Name, err)
 			}
 		}
 		if mutation.Test != nil && !hasTest(t, mutation.Test.Package, mutation.Test.Name) {

@@ -21,18 +21,20 @@ import (
 	"github.com/registry-cache/extension/test/mutations"
 )
 
-// maxMessage is what is kept of a failure, in bytes.
+// maxMessage is the length of the recorded part of a failure, in bytes.
 const maxMessage = 400
 
-// trimpath lets Go's build cache serve the copy, whose folder is another one each time.
+// trimpath removes the folder of the checkout from the keys of Go's build cache. Each run uses a new folder, so without it
+// every run would compile everything.
 const trimpath = "-trimpath"
 
-// copied is a working tree of HEAD in which the product is broken.
+// copied is a Git worktree of HEAD to which mutations are applied. It is not safe for concurrent use.
 type copied struct {
-	dir, commit string
-	wrapper     []string
-	repairs     bool
-	used        bool // the cluster has a broken product
+	dir     string   // the root of the worktree
+	commit  string   // the checked-out commit, 12 hexadecimal digits
+	wrapper []string // the command of -exec, with its arguments
+	repairs bool     // whether repair installs the product of HEAD
+	used    bool     // whether the cluster runs a mutated product
 }
 
 func newCopy(ctx context.Context, wrapper []string, repairs bool) (*copied, error) {
@@ -51,32 +53,34 @@ func newCopy(ctx context.Context, wrapper []string, repairs bool) (*copied, erro
 	return c, nil
 }
 
-// remove also works after an interrupt, hence without its context.
+// remove deletes the worktree. It uses no context of the caller, because it must also work after an interrupt.
 func (c *copied) remove() error {
 	_, err := command(context.Background(), ".", nil, "git", "worktree", "remove", "--force", c.dir)
 	return errors.Join(err, os.RemoveAll(filepath.Dir(c.dir)))
 }
 
-// repair installs the product of HEAD again if a broken one was installed, unless it is wanted.
+// repair installs the product of HEAD on the cluster if the cluster runs a mutated product. With -repair=false it does
+// nothing.
 func (c *copied) repair() error {
 	if !c.used || !c.repairs {
 		return nil
 	}
 	_, err := command(context.Background(), c.dir, c.wrapper, "go", "run", "./test/testbed/cmd/testbed", "up")
 	if err != nil {
-		return fmt.Errorf("installing the product again; \"make kind-up\" does it, too: %w", err)
+		return fmt.Errorf("installing the product of HEAD again (\"make kind-up\" does the same): %w", err)
 	}
 	return nil
 }
 
-// try breaks the product, runs what has to notice, and undoes the breakage. An error says that nothing is known.
+// try applies a mutation, runs its test and its spec, and reverts the mutation. An error means that there is no result: the
+// product did not compile, or the test or the spec did not run.
 func (c *copied) try(ctx context.Context, m mutations.Mutation, tests, specs bool) (r result, err error) {
 	changed, err := m.Mutate(c.dir)
 	if err != nil {
 		return result{}, err
 	}
 	defer func() {
-		// Not with a context: the next mutation starts with what is there.
+		// Without the context, so that an interrupt cannot leave the worktree mutated.
 		_, undo := command(context.Background(), c.dir, nil, "git", "checkout", "--quiet", "--", ".")
 		err = errors.Join(err, undo)
 	}()
@@ -86,7 +90,7 @@ func (c *copied) try(ctx context.Context, m mutations.Mutation, tests, specs boo
 		}
 	}
 	if _, err := command(ctx, c.dir, nil, "go", "build", trimpath, "./cmd/...", "./pkg/..."); err != nil {
-		return result{}, fmt.Errorf("it must compile: %w", err)
+		return result{}, fmt.Errorf("compiling the mutated product: %w", err)
 	}
 	if m.Test != nil && tests {
 		if r.Test, err = c.test(ctx, *m.Test); err != nil {
@@ -101,7 +105,7 @@ func (c *copied) try(ctx context.Context, m mutations.Mutation, tests, specs boo
 	return r, nil
 }
 
-// test runs a Go test that has to fail.
+// test runs a Go test, which must fail.
 func (c *copied) test(ctx context.Context, want mutations.Test) (outcome, error) {
 	began := time.Now()
 	output, err := command(ctx, c.dir, nil, "go", "test", trimpath, "-count=1", "-timeout=5m", "-run", "^"+want.Name+"$", want.Package)
@@ -119,7 +123,7 @@ func (c *copied) test(ctx context.Context, want mutations.Test) (outcome, error)
 	return o, nil
 }
 
-// spec runs a spec that has to fail, on the cluster, which gets the broken product.
+// spec runs a spec, which must fail. The suite first installs the mutated product on the cluster.
 func (c *copied) spec(ctx context.Context, want mutations.Spec) (outcome, error) {
 	binary, report := filepath.Join(c.dir, "e2e.test"), filepath.Join(c.dir, "report.json")
 	if _, err := command(ctx, c.dir, nil, "go", "test", trimpath, "-c", "-o", binary, "./test/e2e"); err != nil {
@@ -130,7 +134,7 @@ func (c *copied) spec(ctx context.Context, want mutations.Spec) (outcome, error)
 	}
 	c.used = true
 	began := time.Now()
-	// The command fails when a spec does; the report tells.
+	// The exit code does not distinguish a failed spec from a failed set-up, but the JSON report does.
 	output, runErr := command(ctx, filepath.Join(c.dir, "test", "e2e"), c.wrapper, binary, "-test.timeout=30m", "-ginkgo.no-color",
 		"-ginkgo.focus="+regexp.QuoteMeta(want.Text)+"$", "-ginkgo.json-report="+report)
 	if ctx.Err() != nil {
@@ -138,11 +142,11 @@ func (c *copied) spec(ctx context.Context, want mutations.Spec) (outcome, error)
 	}
 	content, err := os.ReadFile(report)
 	if err != nil {
-		return outcome{}, fmt.Errorf("the suite has left no report: %w: %w", err, runErr)
+		return outcome{}, fmt.Errorf("reading the report of the suite: %w: %w", err, runErr)
 	}
 	var suites []types.Report
 	if err := json.Unmarshal(content, &suites); err != nil {
-		return outcome{}, fmt.Errorf("reading the report of the suite: %w", err)
+		return outcome{}, fmt.Errorf("decoding the report of the suite: %w", err)
 	}
 	o := outcome{Name: want.Text, Commit: c.commit, Seconds: seconds(began)}
 	found := false
@@ -150,7 +154,7 @@ func (c *copied) spec(ctx context.Context, want mutations.Spec) (outcome, error)
 		for _, spec := range suite.SpecReports {
 			switch {
 			case spec.LeafNodeType.Is(types.NodeTypesForSuiteLevelNodes) && spec.Failed():
-				return outcome{}, fmt.Errorf("the suite did not get to the spec: %s: %s\n%s", spec.LeafNodeType, spec.Failure.Message, tail(output))
+				return outcome{}, fmt.Errorf("the suite failed before the spec: %s: %s\n%s", spec.LeafNodeType, spec.Failure.Message, tail(output))
 			case spec.FullText() == want.Text:
 				found = true
 				if spec.Failed() {
@@ -165,7 +169,7 @@ func (c *copied) spec(ctx context.Context, want mutations.Spec) (outcome, error)
 	return o, nil
 }
 
-// failure is what a spec says about its failure: the latest of what By has announced, and the message.
+// failure returns the text of the last By before the failure of a spec, and the failure message.
 func failure(spec types.SpecReport) string {
 	text := spec.Failure.Message
 	steps := spec.SpecEvents.WithType(types.SpecEventByStart)
@@ -175,7 +179,8 @@ func failure(spec types.SpecReport) string {
 	return text
 }
 
-// judge notes a failure, and whether it is the expected one.
+// judge records a failure with the part of its text around want, and whether the text contains want. Runs of white space
+// count as one space.
 func (o *outcome) judge(want, text string) {
 	text = strings.Join(strings.Fields(text), " ")
 	want = strings.Join(strings.Fields(want), " ")
@@ -187,13 +192,13 @@ func (o *outcome) judge(want, text string) {
 
 func seconds(began time.Time) int { return int(time.Since(began).Round(time.Second).Seconds()) }
 
-// command runs a command in a folder and returns what it prints. The error has the end of that.
+// command runs a command in a folder and returns its standard output and standard error. The error contains the end of both.
 func command(ctx context.Context, dir string, wrapper []string, name string, args ...string) ([]byte, error) {
 	words := append(slices.Clone(wrapper), append([]string{name}, args...)...)
 	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	// The suite undoes what it has made when it is interrupted.
+	// An interrupted suite still runs its clean-up, which a killed one cannot.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 3 * time.Minute
 	output, err := cmd.CombinedOutput()
@@ -203,7 +208,7 @@ func command(ctx context.Context, dir string, wrapper []string, name string, arg
 	return output, nil
 }
 
-// tail returns the end of an output.
+// tail returns the last 40 lines of an output.
 func tail(output []byte) []byte {
 	lines := bytes.Split(bytes.TrimSpace(output), []byte("\n"))
 	return bytes.Join(lines[max(0, len(lines)-40):], []byte("\n"))

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command run breaks the product on purpose, one mutation after the other, and shows that the right spec and the right
-// test fail for the right reason. It works on a copy of HEAD; what is not committed is not in it.
+// Command run applies one mutation after the other to a copy of HEAD and checks that the spec and the test of the mutation
+// fail with the expected message. The copy does not contain uncommitted changes.
 //
-// The specs run on the cluster of "make kind-up", which gets each broken product, and at last the product of HEAD again.
-// What was found out is added to the file of results, from which the report is written.
+// The specs run on the cluster of "make kind-up". Each spec installs the mutated product; after the last one the command
+// installs the product of HEAD again. It stores the outcomes in test/mutations/results.json and generates docs/mutations.md
+// from that file after every mutation.
 package main
 
 import (
@@ -21,7 +22,7 @@ import (
 	"github.com/registry-cache/extension/test/mutations"
 )
 
-// Both are relative to the root of the checkout, where the command is run.
+// Paths relative to the root of the checkout, which must be the working directory.
 const (
 	resultsFile = "test/mutations/results.json"
 	reportFile  = "docs/mutations.md"
@@ -38,12 +39,12 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	pattern := flag.String("run", "", "a regular expression; mutations with another name are left out")
-	wrapper := flag.String("exec", "", "a command, with arguments, that runs each command which uses the cluster; one that takes a lock, for example")
-	tests := flag.Bool("tests", true, "run the tests, which need no cluster")
+	pattern := flag.String("run", "", "run only the mutations with a name that matches this `regular expression`")
+	wrapper := flag.String("exec", "", "prefix each command that uses the cluster with this `command` and its arguments, for example to hold a lock")
+	tests := flag.Bool("tests", true, "run the Go tests, which need no cluster")
 	specs := flag.Bool("specs", true, "run the specs on the cluster")
-	repair := flag.Bool("repair", true, "install the product of HEAD again at last, instead of leaving the broken one to look at")
-	report := flag.Bool("report", false, "only write the report of the results that are there")
+	repair := flag.Bool("repair", true, "install the product of HEAD on the cluster at the end; false keeps the last mutated product for inspection")
+	report := flag.Bool("report", false, "only generate docs/mutations.md from the stored results")
 	flag.Parse()
 	selected, err := regexp.Compile(*pattern)
 	if err != nil {
@@ -70,7 +71,7 @@ func run(ctx context.Context) error {
 			fmt.Fprintln(os.Stderr, "mutations:", err)
 		}
 	}()
-	var missed []string
+	var undetected []string
 	for _, mutation := range all {
 		if !selected.MatchString(mutation.Name) {
 			continue
@@ -81,10 +82,10 @@ func run(ctx context.Context) error {
 		}
 		fmt.Printf("%s (%s)\n  test: %s\n  spec: %s\n", mutation.Name, mutation.Breaks, result.Test, result.Spec)
 		if !result.Test.ran() && !result.Spec.ran() {
-			continue // what would notice was left out
+			continue // -tests or -specs excluded everything that this mutation has
 		}
-		if !result.noticed() {
-			missed = append(missed, mutation.Name)
+		if !result.detected() {
+			undetected = append(undetected, mutation.Name)
 		}
 		results.add(mutation.Name, result)
 		if err := errors.Join(results.write(resultsFile), results.writeReport(reportFile, all)); err != nil {
@@ -94,8 +95,8 @@ func run(ctx context.Context) error {
 	if err := copied.repair(); err != nil {
 		return err
 	}
-	if len(missed) > 0 {
-		return fmt.Errorf("not noticed, or not for the right reason: %s", strings.Join(missed, ", "))
+	if len(undetected) > 0 {
+		return fmt.Errorf("no failure, or a failure without the expected message: %s", strings.Join(undetected, ", "))
 	}
 	return nil
 }

@@ -14,17 +14,19 @@ import (
 	"github.com/registry-cache/extension/test/mutations"
 )
 
-// outcome is what a spec or a test made of a mutation. The zero value says that it was not run.
+// outcome is the result of one spec or test with a mutated product. In the zero value the spec or test was not run.
 type outcome struct {
+	// Name is the full text of the spec, or the package and the name of the test.
 	Name string `json:"name,omitempty"`
-	// Commit is what was broken.
+	// Commit is the commit to which the mutation was applied, 12 hexadecimal digits.
 	Commit string `json:"commit,omitempty"`
-	// Failed, and with the expected message.
+	// Failed reports whether the spec or test failed.
 	Failed bool `json:"failed,omitempty"`
-	Right  bool `json:"right,omitempty"`
-	// Message is a part of the failure.
+	// Right reports whether it failed with the expected message.
+	Right bool `json:"right,omitempty"`
+	// Message is the part of the failure around the expected message, at most maxMessage bytes.
 	Message string `json:"message,omitempty"`
-	// Seconds are what it took, the installation of the product included.
+	// Seconds is the duration in seconds. For a spec it includes the installation of the product.
 	Seconds int `json:"seconds,omitempty"`
 }
 
@@ -37,27 +39,28 @@ func (o outcome) String() string {
 	case !o.Failed:
 		return fmt.Sprintf("%s: PASSED after %d s", o.Name, o.Seconds)
 	case !o.Right:
-		return fmt.Sprintf("%s: failed FOR ANOTHER REASON after %d s: %s", o.Name, o.Seconds, o.Message)
+		return fmt.Sprintf("%s: failed WITH ANOTHER MESSAGE after %d s: %s", o.Name, o.Seconds, o.Message)
 	}
 	return fmt.Sprintf("%s: failed after %d s: %s", o.Name, o.Seconds, o.Message)
 }
 
-// result is what became of a mutation.
+// result contains the outcomes of one mutation.
 type result struct {
 	Test outcome `json:"test,omitzero"`
 	Spec outcome `json:"spec,omitzero"`
 }
 
-// noticed says that something was run, and all of it failed for the right reason.
-func (r result) noticed() bool {
+// detected reports whether the test or the spec was run, and each one that was run failed with the expected message.
+func (r result) detected() bool {
 	outcomes := []outcome{r.Test, r.Spec}
 	ran := slices.ContainsFunc(outcomes, outcome.ran)
 	return ran && !slices.ContainsFunc(outcomes, func(o outcome) bool { return o.ran() && !o.Right })
 }
 
-// results are the latest ones, by the name of the mutation.
+// results contains the latest result of each mutation, by the name of the mutation.
 type results map[string]result
 
+// readResults returns the stored results. A missing file contains none.
 func readResults(file string) (results, error) {
 	content, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
@@ -72,14 +75,14 @@ func readResults(file string) (results, error) {
 	return read, nil
 }
 
-// add replaces what is known about a mutation. What was not run this time keeps its outcome.
+// add replaces the stored outcomes of a mutation. A spec or test that was not run keeps its previous outcome.
 func (r results) add(name string, latest result) {
-	before := r[name]
+	previous := r[name]
 	if !latest.Spec.ran() {
-		latest.Spec = before.Spec
+		latest.Spec = previous.Spec
 	}
 	if !latest.Test.ran() {
-		latest.Test = before.Test
+		latest.Test = previous.Test
 	}
 	r[name] = latest
 }
@@ -99,25 +102,31 @@ func (r results) writeReport(file string, all []mutations.Mutation) error {
 	return os.WriteFile(file, r.report(all), 0o644)
 }
 
-const introduction = `# Does a test notice?
+const introduction = `# Mutations
 
-Written by ` + "`make mutations`" + `, which breaks the product on purpose, in a copy of the checkout, and runs what has to fail then: the user
-story on the kind-based Shoot, which gets the broken product, and, where there is one, the test that notices sooner. Each has to fail for the
-right reason: with the text that [mutations.yaml](../test/mutations/mutations.yaml) expects.
+A mutation is a deliberate defect in the product. It proves that the specs and tests which cover the product can fail: a test that passes with a
+defective product proves nothing.
+
+` + "`make mutations`" + ` applies each mutation of [mutations.yaml](../test/mutations/mutations.yaml) to a copy of the checkout. It then runs a spec of a
+story on the kind-based Shoot, with the mutated product, and a Go test, which needs no cluster. Some mutations have only a spec or only a test.
+Each of them must fail with the expected message of mutations.yaml. A failure with another message does not count.
+
+The command generates this page from the stored outcomes in [results.json](../test/mutations/results.json). A duration includes the installation
+of the product for a spec, and compilation for a test. Specs have their current names, also where the outcome is of an older commit.
 
 `
 
-// report is a table of the mutations, and below it what failed, with its message.
+// report returns docs/mutations.md: a table of all mutations, then the failure messages of each one.
 func (r results) report(all []mutations.Mutation) []byte {
 	var text bytes.Buffer
 	text.WriteString(introduction)
-	var stories, tests tally
+	var specs, tests tally
 	for _, m := range all {
-		stories.count(m.Spec != nil, r[m.Name].Spec)
+		specs.count(m.Spec != nil, r[m.Name].Spec)
 		tests.count(m.Test != nil, r[m.Name].Test)
 	}
-	fmt.Fprintf(&text, "%d mutations. Stories: %s. Tests: %s.\n\n", len(all), stories, tests)
-	text.WriteString("| mutation | what is broken | story | test |\n| --- | --- | --- | --- |\n")
+	fmt.Fprintf(&text, "There are %d mutations.\n\n- Specs: %s.\n- Tests: %s.\n\n", len(all), specs, tests)
+	text.WriteString("| mutation | effect of the defect | spec | test |\n| --- | --- | --- | --- |\n")
 	for _, m := range all {
 		found := r[m.Name]
 		fmt.Fprintf(&text, "| [%s](#%s) | %s | %s | %s |\n", m.Name, m.Name, m.Breaks, verdict(found.Spec, m.Spec != nil), verdict(found.Test, m.Test != nil))
@@ -130,21 +139,21 @@ func (r results) report(all []mutations.Mutation) []byte {
 		fmt.Fprintf(&text, "\n## %s\n\n", m.Name)
 		for _, o := range []outcome{found.Spec, found.Test} {
 			if o.ran() {
-				fmt.Fprintf(&text, "- %s (at %s)\n\n  ```\n  %s\n  ```\n", o.Name, o.Commit, strings.ReplaceAll(o.Message, "```", "'''"))
+				fmt.Fprintf(&text, "- %s (commit %s)\n\n  ```\n  %s\n  ```\n", o.Name, o.Commit, strings.ReplaceAll(o.Message, "```", "'''"))
 			}
 		}
 	}
 	return text.Bytes()
 }
 
-// tally counts what has to notice, what was run, and what has failed for the right reason.
-type tally struct{ wanted, run, right int }
+// tally counts the specs or tests that must fail, that were run, and that failed with the expected message.
+type tally struct{ required, run, right int }
 
-func (t *tally) count(wanted bool, o outcome) {
-	if !wanted {
+func (t *tally) count(required bool, o outcome) {
+	if !required {
 		return
 	}
-	t.wanted++
+	t.required++
 	if o.ran() {
 		t.run++
 	}
@@ -154,19 +163,20 @@ func (t *tally) count(wanted bool, o outcome) {
 }
 
 func (t tally) String() string {
-	return fmt.Sprintf("%d have to notice, %d were run, %d failed for the right reason", t.wanted, t.run, t.right)
+	return fmt.Sprintf("%d must fail, %d were run, %d failed with the expected message", t.required, t.run, t.right)
 }
 
-func verdict(o outcome, wanted bool) string {
+// verdict returns the cell of the table for one outcome: empty if the mutation has no such spec or test.
+func verdict(o outcome, required bool) string {
 	switch {
-	case !wanted:
+	case !required:
 		return ""
 	case !o.ran():
 		return "not run"
 	case o.Right:
-		return fmt.Sprintf("fails, %d s", o.Seconds)
+		return fmt.Sprintf("fails after %d s", o.Seconds)
 	case o.Failed:
-		return "**fails for another reason**"
+		return "**fails with another message**"
 	}
 	return "**passes**"
 }

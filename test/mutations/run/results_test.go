@@ -22,31 +22,31 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%.40q: failed %t, right %t", text, o.Failed, o.Right)
 		}
 		if right && !strings.Contains(o.Message, "want 1, got 2") || len(o.Message) > maxMessage {
-			t.Errorf("%.40q: kept is %q", text, o.Message)
+			t.Errorf("%.40q: recorded message: %q", text, o.Message)
 		}
 	}
 }
 
-func TestNoticed(t *testing.T) {
+func TestDetected(t *testing.T) {
 	t.Parallel()
 	right, passed := outcome{Name: "n", Failed: true, Right: true}, outcome{Name: "n"}
 	for _, tc := range []struct {
 		result result
 		want   bool
 	}{
-		{result{}, false}, // nothing is known
+		{result{}, false}, // nothing was run
 		{result{Test: right}, true},
 		{result{Test: right, Spec: right}, true},
 		{result{Test: right, Spec: passed}, false},
 		{result{Spec: outcome{Name: "n", Failed: true}}, false},
 	} {
-		if got := tc.result.noticed(); got != tc.want {
+		if got := tc.result.detected(); got != tc.want {
 			t.Errorf("%+v: %t, want %t", tc.result, got, tc.want)
 		}
 	}
 }
 
-func TestReportCountsOnlyWhatWasRun(t *testing.T) {
+func TestReportCountsOutcomes(t *testing.T) {
 	t.Parallel()
 	all := []mutations.Mutation{
 		{Name: "one", Spec: &mutations.Spec{}, Test: &mutations.Test{}},
@@ -54,14 +54,14 @@ func TestReportCountsOnlyWhatWasRun(t *testing.T) {
 	}
 	r := results{}
 	r.add("one", result{Test: outcome{Name: "n", Failed: true, Right: true}})
-	r.add("one", result{Spec: outcome{Name: "n"}}) // keeps what is known about the test
+	r.add("one", result{Spec: outcome{Name: "n"}}) // keeps the outcome of the test
 	report := string(r.report(all))
 	for _, want := range []string{
-		"Stories: 2 have to notice, 1 were run, 0 failed for the right reason. Tests: 1 have to notice, 1 were run, 1 failed for the right reason.",
+		"- Specs: 2 must fail, 1 were run, 0 failed with the expected message.\n- Tests: 1 must fail, 1 were run, 1 failed with the expected message.\n",
 		"**passes**", "| not run |",
 	} {
 		if !strings.Contains(report, want) {
-			t.Errorf("the report lacks %q:\n%s", want, report)
+			t.Errorf("the report does not contain %q:\n%s", want, report)
 		}
 	}
 }
