@@ -44,6 +44,9 @@ func seconds(v float64) string {
 // times writes a factor.
 func times(v float64) string { return fmt.Sprintf("%s ×", thousands(v)) }
 
+// mebibytes writes a number of bytes in MiB.
+func mebibytes(v float64) string { return thousands(v/(1<<20)) + " MiB" }
+
 // percent writes a share of 1.
 func percent(v float64) string { return fmt.Sprintf("%.3g %%", v*100) }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/registry-cache/extension/test/bench/result"
 )
 
-// The README, the pictures and the tables are those of the stored run, and so are the ranges.
+// The published files and the range file belong to the stored run.
 func TestPublishedIsUpToDate(t *testing.T) {
 	t.Parallel()
 	root := filepath.Join("..", "..", "..")
@@ -28,6 +28,11 @@ func TestPublishedIsUpToDate(t *testing.T) {
 		if string(got) != want {
 			t.Errorf("%s is out of date: run \"make generate\"", name)
 		}
+	}
+	// The README has three headline numbers and one picture.
+	part := strings.Split(strings.Split(files["README.md"], begin)[1], end)[0]
+	if rows, pictures := strings.Count(part, "\n| ")-2, strings.Count(part, "!["); rows != 3 || pictures != 1 {
+		t.Errorf("the README has %d headline rows and %d pictures, want 3 and 1", rows, pictures)
 	}
 	folder, err := stored(root)
 	if err != nil {
@@ -64,8 +69,8 @@ func newRun(t *testing.T, quick bool) (dir string) {
 	t.Helper()
 	r := &result.Run{Rounds: 3, Quick: quick}
 	for _, v := range []float64{1, 1.1, .9} {
-		r.Add("herd/clients=10", result.Stock, "upstream-B/blob-B", 10*v)
-		r.Add("herd/clients=10", result.Ours, "upstream-B/blob-B", 1)
+		r.Add("herd/clients=50", result.Stock, "upstream-B/blob-B", 10*v)
+		r.Add("herd/clients=50", result.Ours, "upstream-B/blob-B", 1)
 		r.Add("cold/rtt=80ms", result.Direct, "s", v)
 		r.Add("cold/rtt=80ms", result.Stock, "s", 3*v)
 		r.Add("cold/rtt=80ms", result.Ours, "s", 1.2*v)
@@ -93,17 +98,21 @@ func TestStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"before\n" + begin, end + "after\n", "docs/benchmarks/new/herd-amplification.svg", "(direct: 1 s) | 3 s | 1.2 s |"} {
+	for _, want := range []string{"before\n" + begin, end + "after\n", "docs/benchmarks/new/herd-amplification.svg", "| – | 10 × | 1 × |"} {
 		if !strings.Contains(string(readme), want) {
 			t.Errorf("the README has no %q:\n%s", want, readme)
 		}
 	}
-	// Beside the heading of the table, and its line.
+	// The head of the table has two lines.
 	if rows := strings.Count(string(readme), "\n| "); strings.Contains(string(readme), "old") || rows != 3 {
-		t.Errorf("the README has what was not measured:\n%s", readme)
+		t.Errorf("the README contains rows that were not measured, or the old part:\n%s", readme)
 	}
-	if entries, err := os.ReadDir(filepath.Join(root, storedRuns)); err != nil || len(entries) != 1 {
-		t.Errorf("stored are %v, %v, want the new run alone", entries, err)
+	index, err := os.ReadFile(filepath.Join(root, storedRuns, indexPage))
+	if want := "| 1 s | 3 s | 1.2 s |\n"; err != nil || !strings.Contains(string(index), want) {
+		t.Errorf("%s: %v, want a line that ends with %q in\n%s", indexPage, err, want, index)
+	}
+	if entries, err := os.ReadDir(filepath.Join(root, storedRuns)); err != nil || len(entries) != 2 {
+		t.Errorf("stored: %v, %v, want only the new run and its page", entries, err)
 	}
 	for _, file := range []string{"results.json", "bench.txt", "summary.md", "report.html", "herd-amplification.svg"} {
 		if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
