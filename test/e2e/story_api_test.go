@@ -107,7 +107,7 @@ func (e *edits) end() int {
 	return e.made
 }
 
-// What an owner does without anything of ours: Gardener's API and kubectl.
+// The Shoot owner uses only Gardener's API and kubectl.
 var _ = Describe("A Shoot owner with kubectl", Ordered, Label("api"), func() {
 	const (
 		namespace = "garden-dev"
@@ -173,7 +173,8 @@ var _ = Describe("A Shoot owner with kubectl", Ordered, Label("api"), func() {
 		}).WithContext(ctx).Should(Succeed())
 	}, SpecTimeout(8*time.Minute))
 
-	// Who rolls the admission out must not keep owners from editing their Shoots: its failure refuses the edit.
+	// The webhook fails closed, so an unavailable admission webhook rejects each edit of a Shoot. A rollout must not cause
+	// that.
 	It("edits Shoots while the admission webhook is restarted", func(ctx context.Context) {
 		edits := startEdits(ctx, key)
 		admission := client.ObjectKey{Namespace: product.Namespace, Name: product.Admission}

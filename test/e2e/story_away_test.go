@@ -31,7 +31,7 @@ const (
 	noise = 5 * time.Second
 )
 
-// "High-availability" of the user's document, and its limitations: "containerd's image pull operations are not
+// Section "High-availability" and the limitations of the usage document: "containerd's image pull operations are not
 // affected".
 var _ = Describe("Pulls succeed", Ordered, Label("away", "long"), func() {
 	var (
@@ -180,7 +180,8 @@ var _ = Describe("Pulls succeed", Ordered, Label("away", "long"), func() {
 			expectPulled("upstream broken", direct+limit+noise, records)
 			Expect(requestsOfNodes(ctx, mark)).To(BeEmpty(), "the cache must serve what it has")
 		},
-		// The cache waits for 5 s for a header of the upstream, for the tag alone.
+		// The cache waits up to 5 s for a response header of the upstream. Only the tag needs one; manifests and blobs are
+		// stored.
 		Entry("hangs", 5*time.Second, upstream.Fault{Action: upstream.Hang}, SpecTimeout(4*time.Minute)),
 		Entry("answers 429", time.Duration(0), upstream.Fault{Action: upstream.Answer, Status: http.StatusTooManyRequests, RetryAfter: 60}, SpecTimeout(3*time.Minute)),
 		Entry("answers 503", time.Duration(0), upstream.Fault{Action: upstream.Answer, Status: http.StatusServiceUnavailable}, SpecTimeout(3*time.Minute)),

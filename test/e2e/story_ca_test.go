@@ -17,7 +17,7 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream/container"
 )
 
-// The upstream has a certificate of a CA that neither the public nor the operator knows; the nodes trust it.
+// The CA of the upstream is in no public CA bundle and not in the one of the operator. The nodes trust it.
 var _ = Describe("A cache of an upstream with a private CA", Ordered, Label("ca"), func() {
 	const secret = "e2e-roots"
 	var result *shoot.Result

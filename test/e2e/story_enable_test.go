@@ -21,8 +21,8 @@ import (
 	"github.com/registry-cache/extension/test/testbed/shoot"
 )
 
-// The first story of the user's document: enable the caches, pull, see where the bytes came from, lose the cache, get it
-// back, make a mistake, disable.
+// The main story of the usage document: enable the caches, pull and check the origin of the bytes, stop and restart a
+// cache, apply an invalid configuration, disable the extension.
 var _ = Describe("The example Shoot", Ordered, Label("enable"), func() {
 	var (
 		manifest []byte

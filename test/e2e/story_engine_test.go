@@ -19,8 +19,8 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream/container"
 )
 
-// An operator starts with the stock registry, tries the project's own cache server, and goes back. What the volumes of
-// the Shoots hold is never fetched again.
+// An operator starts with the stock registry, changes to the cache server, and changes back. Content on the volumes is
+// not fetched again.
 var _ = Describe("A cache with a selectable engine", Ordered, Label("engine", "long"), func() {
 	const upstreamHost = "docker.io"
 	var (

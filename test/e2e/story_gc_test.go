@@ -44,7 +44,8 @@ const documentCaches = `
 - upstream: quay.io
 `
 
-// "Garbage Collection" of the user's document. Its time to live begins with the last use, not with the first.
+// Section "Garbage Collection" of the usage document. In this project the TTL starts with the last use of an image; in
+// the document it starts when the image is stored.
 var _ = Describe("Garbage collection", Ordered, Label("gc", "long"), func() {
 	var (
 		result *shoot.Result
@@ -125,7 +126,8 @@ const smallCache = `
     size: 128Mi
 `
 
-// What the document misses: "there is no functionality for garbage collection based on disk size".
+// This project adds what the usage document excludes: "there is no functionality for garbage collection based on disk
+// size".
 var _ = Describe("A cache above its high watermark", Ordered, Label("gc", "long"), func() {
 	BeforeAll(func(ctx context.Context) { startShoot(ctx, shootOf("v1alpha3", smallCache)) }, NodeTimeout(8*time.Minute))
 

@@ -35,7 +35,7 @@ const simulatedNodes = 30
 // herdProgram is where the pull code of containerd is on a node.
 const herdProgram = "/usr/local/bin/e2e-containerd-pull"
 
-// A pool is scaled up: all new nodes pull the same image in the same moment.
+// A worker pool is scaled up: all new nodes pull the same image concurrently.
 var _ = Describe("Concurrent pulls of one image", Ordered, Label("herd"), func() {
 	BeforeAll(func(ctx context.Context) {
 		built, err := containerdpull.Build(ctx, "containerd-v2", GinkgoT().TempDir())

@@ -31,8 +31,8 @@ func addWorker(ctx context.Context) kindcluster.Node {
 	return node
 }
 
-// "The containerd registry configuration on that Node is applied after the registry cache Service is reachable from the
-// Node": the user's document.
+// Usage document: "The containerd registry configuration on that Node is applied after the registry cache Service is
+// reachable from the Node".
 var _ = Describe("A node that joins a Shoot with caches", Ordered, Label("join"), func() {
 	var warm sample
 

@@ -29,7 +29,7 @@ import (
 // backAfter is the most that a Service may be missing that somebody has deleted.
 const backAfter = 15 * time.Second
 
-// What may happen to a Shoot and its caches while nodes pull. The cache has two pods.
+// Operations on a Shoot and on the objects of a cache with two replicas, while nodes pull.
 var _ = Describe("A cache with two replicas", Ordered, Label("lifecycle"), func() {
 	const upstreamHost = "docker.io"
 	var (
@@ -150,7 +150,7 @@ var _ = Describe("A cache with two replicas", Ordered, Label("lifecycle"), func(
 		Expect(after.Status.ContainerStatuses[0].RestartCount).To(BeZero(), "the cache must not be touched")
 	}, SpecTimeout(6*time.Minute))
 
-	// The last one: what is left is for the deletion of the Shoot.
+	// This spec must be the last one: it leaves objects behind, which the deletion of the Shoot removes.
 	It("does not block a forced deletion of a Shoot with an unreachable API server", func(ctx context.Context) {
 		loseShootAPI(ctx, result.Namespace)
 		cluster := &extensionsv1alpha1.Cluster{ObjectMeta: metav1.ObjectMeta{Name: result.Namespace}}

@@ -22,7 +22,7 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// Nodes have no credentials: what they pull can only come through the cache.
+// Nodes have no credentials, so a successful pull proves that the cache served it.
 var _ = Describe("A cache of a private upstream", Ordered, Label("private"), func() {
 	const username = "robot"
 	var result *shoot.Result

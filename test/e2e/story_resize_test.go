@@ -29,7 +29,7 @@ func shootWithVolume(size string) []byte {
 	return shootOf("v1alpha3", "- upstream: docker.io\n  volume:\n    size: "+size)
 }
 
-// What the user's document needs two alternatives for: the size in the Shoot is enough.
+// The usage document describes two manual alternatives. Here a larger size in the Shoot is sufficient.
 var _ = Describe("A larger volume size in the Shoot", Ordered, Label("resize"), func() {
 	name := registryv1alpha3.ObjectName("docker.io")
 	apply := func(ctx context.Context, size string) *shoot.Result {
@@ -92,7 +92,7 @@ var _ = Describe("A larger volume size in the Shoot", Ordered, Label("resize"), 
 	}, SpecTimeout(8*time.Minute))
 })
 
-// The first alternative of the user's document, with its commands to the letter.
+// The first alternative of the usage document, with its exact commands.
 var _ = Describe("A larger size in the PersistentVolumeClaim", Ordered, Label("resize", "long"), func() {
 	BeforeAll(func(ctx context.Context) { startShoot(ctx, shootWithVolume("1Gi")) }, NodeTimeout(8*time.Minute))
 
@@ -127,7 +127,8 @@ var _ = Describe("A larger size in the PersistentVolumeClaim", Ordered, Label("r
 	}, SpecTimeout(7*time.Minute))
 })
 
-// The second alternative of the document. Its drawback is stated there: the cache starts with an empty volume.
+// The second alternative of the usage document, with the drawback that it states: the cache starts with an empty
+// volume.
 var _ = Describe("A cache that is removed and added again with another size", Ordered, Label("resize", "long"), func() {
 	// One cache has to be there all the time.
 	caches := func(size string) []byte {

@@ -25,9 +25,9 @@ import (
 // containerdWaits is how long containerd waits for an address that does not answer, for each request.
 const containerdWaits = 30 * time.Second
 
-// "If the Service of a registry cache is deleted [...] containerd registry config will still contain the old Service's
-// cluster IP", and "requests against the registry cache time out in 30 seconds": the user's document. Without what this
-// extension does about it, it is still so.
+// Usage document: "If the Service of a registry cache is deleted [...] containerd registry config will still contain
+// the old Service's cluster IP", and "requests against the registry cache time out in 30 seconds". The unit and
+// dial_timeout prevent the delay; without both it still occurs.
 var _ = Describe("The stale address of a deleted Service", Ordered, Label("stale", "long"), func() {
 	const upstreamHost = "docker.io"
 	var (
@@ -70,7 +70,7 @@ var _ = Describe("The stale address of a deleted Service", Ordered, Label("stale
 		Expect(took).To(And(BeNumerically(">=", least), BeNumerically("<=", most)))
 		Expect(requestsOfNodes(ctx, mark)).NotTo(BeEmpty())
 	},
-		// Tag, manifest, config and layers, one after the other; the last two together.
+		// At most four timeouts: tag and manifest one after the other, then config and layers concurrently.
 		Entry("30 seconds per request, as the usage document states", "", containerdWaits, 4*containerdWaits+noise, SpecTimeout(4*time.Minute)),
 		Entry("0.2 seconds per request with the dial_timeout of this extension", "  dial_timeout = \"200ms\"\n", 200*time.Millisecond, 4*200*time.Millisecond+noise, SpecTimeout(2*time.Minute)),
 	)

@@ -34,8 +34,8 @@ func systemCaches(class string) []byte {
 `, class))
 }
 
-// "Usually, until the registry cache Pod is running containerd falls back to the upstream for pulling the images from the
-// Shoot system components": the user's document. A cache must never be what the cluster needs in order to start.
+// Usage document: "Usually, until the registry cache Pod is running containerd falls back to the upstream for pulling
+// the images from the Shoot system components". The start of a cluster must never depend on a cache.
 var _ = Describe("System components start", Ordered, Label("system"), func() {
 	var direct time.Duration
 

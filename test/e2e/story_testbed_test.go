@@ -12,7 +12,7 @@ import (
 	"github.com/registry-cache/extension/test/testbed/pull"
 )
 
-// What the other stories rely on: without this they would prove nothing.
+// Properties of the testbed on which the other stories depend: without them, those stories would prove nothing.
 var _ = Describe("The kind-based Shoot", Label("testbed"), func() {
 	It("connects pods and nodes, and drops packets to unassigned service addresses inside the node", func(ctx context.Context) {
 		Expect(tb.Cluster.Verify(ctx, progress)).To(Succeed())

@@ -31,7 +31,7 @@ const usedCaches = `
 - upstream: quay.io
 `
 
-// "How does it work?" and the gotchas of the user's document.
+// Sections "How does it work?" and "Gotchas" of the usage document.
 var _ = Describe("A Shoot with caches", Ordered, Label("use"), func() {
 	var (
 		manifest = shootOf("v1alpha3", usedCaches)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package mutations lists deliberate defects of the product, and for each of them the spec and the test that must fail.
-// "make mutations" applies the mutations one after the other to a copy of the checkout and runs that spec and that test.
+// "make mutations" applies the mutations one after the other to a copy of the checkout and runs that spec and that
+// test.
 //
 // The reason: a test that passes with a defective product proves nothing.
 package mutations
@@ -22,7 +23,8 @@ var list []byte
 
 // Mutation is one deliberate defect. At least one of Spec and Test is set.
 type Mutation struct {
-	// Name is unique: lower-case words, joined by hyphens. It is the key in results.json and an anchor in docs/mutations.md.
+	// Name is unique: lower-case words, joined by hyphens. It is the key in results.json and an anchor in
+	// docs/mutations.md.
 	Name string `json:"name"`
 	// Breaks describes the effect of the defect for a user: one sentence with a full stop.
 	Breaks string `json:"breaks"`

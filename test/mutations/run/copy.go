@@ -24,8 +24,8 @@ import (
 // maxMessage is the length of the recorded part of a failure, in bytes.
 const maxMessage = 400
 
-// trimpath removes the folder of the checkout from the keys of Go's build cache. Each run uses a new folder, so without it
-// every run would compile everything.
+// trimpath removes the folder of the checkout from the keys of Go's build cache. Each run uses a new folder, so without
+// it every run would compile everything.
 const trimpath = "-trimpath"
 
 // copied is a Git worktree of HEAD to which mutations are applied. It is not safe for concurrent use.
@@ -72,8 +72,8 @@ func (c *copied) repair() error {
 	return nil
 }
 
-// try applies a mutation, runs its test and its spec, and reverts the mutation. An error means that there is no result: the
-// product did not compile, or the test or the spec did not run.
+// try applies a mutation, runs its test and its spec, and reverts the mutation. An error means that there is no result:
+// the product did not compile, or the test or the spec did not run.
 func (c *copied) try(ctx context.Context, m mutations.Mutation, tests, specs bool) (r result, err error) {
 	changed, err := m.Mutate(c.dir)
 	if err != nil {
@@ -179,8 +179,8 @@ func failure(spec types.SpecReport) string {
 	return text
 }
 
-// judge records a failure with the part of its text around want, and whether the text contains want. Runs of white space
-// count as one space.
+// judge records a failure with the part of its text around want, and whether the text contains want. Runs of white
+// space count as one space.
 func (o *outcome) judge(want, text string) {
 	text = strings.Join(strings.Fields(text), " ")
 	want = strings.Join(strings.Fields(want), " ")
@@ -192,7 +192,8 @@ func (o *outcome) judge(want, text string) {
 
 func seconds(began time.Time) int { return int(time.Since(began).Round(time.Second).Seconds()) }
 
-// command runs a command in a folder and returns its standard output and standard error. The error contains the end of both.
+// command runs a command in a folder and returns its standard output and standard error. The error contains the end of
+// both.
 func command(ctx context.Context, dir string, wrapper []string, name string, args ...string) ([]byte, error) {
 	words := append(slices.Clone(wrapper), append([]string{name}, args...)...)
 	cmd := exec.CommandContext(ctx, words[0], words[1:]...)

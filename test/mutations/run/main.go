@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command run applies one mutation after the other to a copy of HEAD and checks that the spec and the test of the mutation
-// fail with the expected message. The copy does not contain uncommitted changes.
+// Command run applies one mutation after the other to a copy of HEAD and checks that the spec and the test of the
+// mutation fail with the expected message. The copy does not contain uncommitted changes.
 //
-// The specs run on the cluster of "make kind-up". Each spec installs the mutated product; after the last one the command
-// installs the product of HEAD again. It stores the outcomes in test/mutations/results.json and generates docs/mutations.md
-// from that file after every mutation.
+// The specs run on the cluster of "make kind-up". Each spec installs the mutated product; after the last one the
+// command installs the product of HEAD again. It stores the outcomes in test/mutations/results.json and generates
+// docs/mutations.md from that file after every mutation.
 package main
 
 import (
