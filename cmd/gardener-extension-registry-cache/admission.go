@@ -29,11 +29,12 @@ import (
 	"github.com/registry-cache/extension/pkg/admission"
 )
 
-// admissionName is what Gardener's library makes the names of the Service, the webhook configuration, the certificates and
-// the lease of the admission from.
+// admissionName is the name from which Gardener's library derives the names of the Service, the webhook configuration,
+// the certificates and the lease of the admission.
 const admissionName = "registry-cache-admission"
 
-// uncached are the types that the admission reads without a cache, all of them: it would need the permission to list them.
+// uncached are all types that the admission reads. It reads them directly from the API server, because a cache would
+// need the permission to list them.
 var uncached = []client.Object{
 	&corev1.Secret{},
 	&corev1.Namespace{},
@@ -41,14 +42,14 @@ var uncached = []client.Object{
 	&admissionregistrationv1.ValidatingWebhookConfiguration{},
 }
 
-// admissionOptions are the flags of the subcommand admission: those of Gardener's extension library.
+// admissionOptions are the flags of the subcommand admission. All of them come from Gardener's extension library.
 type admissionOptions struct {
 	rest     controllercmd.RESTOptions
 	manager  controllercmd.ManagerOptions
 	webhooks *webhookcmd.AddToManagerOptions
 
-	// severalInProcess is for tests: controllers that have the same names are then accepted.
-	severalInProcess bool
+	// skipNameValidation allows controllers with equal names in one process. Only tests set it.
+	skipNameValidation bool
 }
 
 func newAdmissionOptions() *admissionOptions {
@@ -64,23 +65,23 @@ func newAdmissionOptions() *admissionOptions {
 	}
 }
 
-func (o *admissionOptions) all() controllercmd.OptionAggregator {
+func (o *admissionOptions) aggregate() controllercmd.OptionAggregator {
 	return controllercmd.NewOptionAggregator(&o.rest, &o.manager, o.webhooks)
 }
 
 func (o *admissionOptions) addFlags(flags *pflag.FlagSet) {
-	aggregator := o.all()
+	aggregator := o.aggregate()
 	aggregator.AddFlags(flags)
-	flags.Lookup(controllercmd.KubeconfigFlag).Usage = "Kubeconfig of the garden cluster, where the Shoots are. " +
-		"By default that of the environment variable " + v1beta1constants.EnvGenericGardenKubeconfig + ", and without it the cluster in which this runs."
+	flags.Lookup(controllercmd.KubeconfigFlag).Usage = "Path of the kubeconfig of the garden cluster, which contains the Shoot objects. " +
+		"Default: the value of the environment variable " + v1beta1constants.EnvGenericGardenKubeconfig + "; if it is unset, the in-cluster configuration."
 }
 
 func (o *admissionOptions) complete() error {
 	if o.rest.Kubeconfig == "" {
-		// gardener-operator sets it where the garden is a virtual cluster.
+		// gardener-operator sets the variable if the garden is a virtual cluster.
 		o.rest.Kubeconfig = os.Getenv(v1beta1constants.EnvGenericGardenKubeconfig)
 	}
-	aggregator := o.all()
+	aggregator := o.aggregate()
 	if err := aggregator.Complete(); err != nil {
 		return fmt.Errorf("reading flags: %w", err)
 	}
@@ -91,7 +92,7 @@ func newAdmissionCommand() *cobra.Command {
 	o := newAdmissionOptions()
 	cmd := &cobra.Command{
 		Use:   "admission",
-		Short: "Refuse Shoots with caches that cannot be deployed; runs beside the garden",
+		Short: "Run the admission webhook, which rejects Shoots with invalid caches; for the runtime cluster of the Garden",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.complete(); err != nil {
@@ -110,8 +111,9 @@ func newAdmissionCommand() *cobra.Command {
 	return cmd
 }
 
-// runtimeConfig is how the runtime cluster is reached, in which the admission runs, with the Secrets of its certificates and
-// its lease. It is nil where that is the garden itself.
+// runtimeConfig returns the client configuration of the runtime cluster. The admission runs in this cluster, and its
+// lease and the Secrets with its certificates are there. The result is nil if the garden is its own runtime cluster,
+// or if the program runs outside a cluster.
 func (o *admissionOptions) runtimeConfig() (*rest.Config, error) {
 	if o.rest.Kubeconfig == "" {
 		return nil, nil
@@ -121,7 +123,7 @@ func (o *admissionOptions) runtimeConfig() (*rest.Config, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("connecting to the runtime cluster: %w", err)
+		return nil, fmt.Errorf("reading the in-cluster configuration: %w", err)
 	}
 	return config, nil
 }
@@ -136,19 +138,19 @@ func (o *admissionOptions) run(ctx context.Context, runtimeConfig *rest.Config) 
 	}
 	options.Client.Cache = &client.CacheOptions{DisableFor: uncached}
 	options.LeaderElectionConfig = runtimeConfig
-	options.Controller.SkipNameValidation = &o.severalInProcess
+	options.Controller.SkipNameValidation = &o.skipNameValidation
 	mgr, err := manager.New(o.rest.Completed().Config, options)
 	if err != nil {
 		return fmt.Errorf("creating the manager: %w", err)
 	}
-	if err := addChecks(mgr); err != nil {
+	if err := addHealthChecks(mgr); err != nil {
 		return err
 	}
-	source, err := addRuntime(mgr, runtimeConfig)
+	sourceCluster, err := addRuntimeCluster(mgr, runtimeConfig)
 	if err != nil {
 		return err
 	}
-	if err := addWebhooks(ctx, mgr, o.webhooks.Completed(), source); err != nil {
+	if err := addWebhooks(ctx, mgr, o.webhooks.Completed(), sourceCluster); err != nil {
 		return err
 	}
 
@@ -159,21 +161,21 @@ func (o *admissionOptions) run(ctx context.Context, runtimeConfig *rest.Config) 
 	return nil
 }
 
-// addRuntime adds the runtime cluster to mgr. It returns nil, by which the library knows that there is none beside the
-// garden, if config is nil.
-func addRuntime(mgr manager.Manager, config *rest.Config) (cluster.Cluster, error) {
+// addRuntimeCluster adds the runtime cluster to mgr. It returns nil if config is nil. Gardener's library then stores
+// the certificates in the cluster of mgr, which is the garden.
+func addRuntimeCluster(mgr manager.Manager, config *rest.Config) (cluster.Cluster, error) {
 	if config == nil {
 		return nil, nil
 	}
-	source, err := cluster.New(config, func(options *cluster.Options) {
+	runtimeCluster, err := cluster.New(config, func(options *cluster.Options) {
 		options.Logger = mgr.GetLogger()
 		options.Client.Cache = &client.CacheOptions{DisableFor: uncached}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the runtime cluster: %w", err)
 	}
-	if err := mgr.Add(source); err != nil {
+	if err := mgr.Add(runtimeCluster); err != nil {
 		return nil, fmt.Errorf("adding the runtime cluster: %w", err)
 	}
-	return source, nil
+	return runtimeCluster, nil
 }

@@ -41,18 +41,20 @@ const (
 	admissionConfig = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/" + admissionChart
 )
 
-// unexercised are the permissions that a test run may end without having needed, and what they are for.
+// unexercised are permissions that a test run may end without using, each with the reason.
 var unexercised = map[string]string{
-	"update coordination.k8s.io/leases": "the lease is renewed after two seconds",
-	"create /events":                    "events are sent in the background",
-	"patch /events":                     "counts an event that is there already",
-	"create events.k8s.io/events":       "the newer API for events",
-	"patch events.k8s.io/events":        "the same",
+	"update coordination.k8s.io/leases": "the lease is renewed only after two seconds",
+	"create /events":                    "events are sent asynchronously",
+	"patch /events":                     "repetitions of an event, sent asynchronously",
+	"create events.k8s.io/events":       "the newer API of events",
+	"patch events.k8s.io/events":        "the newer API of events",
 }
 
-// The program runs with the arguments and permissions of the charts, on both sides of a virtual garden, and is then called
-// as the garden would: with the address, path and certificate authority of the configuration that the program has published.
-func TestAdmissionOfAVirtualGarden(t *testing.T) {
+// The admission runs with the arguments and permissions of the charts: those of the chart runtime in the runtime
+// cluster, those of the chart application in the virtual garden. The test then calls the webhook as the API server of
+// the garden does: with URL, path and certificate authority of the ValidatingWebhookConfiguration that the admission
+// has created.
+func TestAdmissionForVirtualGarden(t *testing.T) {
 	t.Parallel()
 	runtimeObjects := renderAdmission(t, "runtime", "garden", map[string]any{"gardener": map[string]any{
 		"runtimeCluster": map[string]any{"priorityClassName": "gardener-garden-system-400"},
@@ -62,78 +64,79 @@ func TestAdmissionOfAVirtualGarden(t *testing.T) {
 		"virtualCluster": map[string]any{"enabled": true, "serviceAccount": map[string]any{"name": "extension-admission-registry-cache", "namespace": "kube-system"}},
 	}})
 	runtimeRules, gardenRules := rules(t, runtimeObjects), rules(t, gardenObjects)
-	host, garden := newAPIServer(t, runtimeRules), newAPIServer(t, gardenRules)
+	runtimeCluster, garden := newFakeAPIServer(t, runtimeRules), newFakeAPIServer(t, gardenRules)
 	garden.put("/api/v1/namespaces/extension-registry-cache", map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": "extension-registry-cache"}})
-	// One that is not needed any more, to be cleaned up.
-	host.put("/api/v1/namespaces/garden/secrets/obsolete", map[string]any{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{
+	// An obsolete certificate, which the admission must delete.
+	runtimeCluster.put("/api/v1/namespaces/garden/secrets/obsolete", map[string]any{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{
 		"name": "obsolete", "namespace": "garden", "labels": map[string]any{
 			"name": "obsolete", "managed-by": "secrets-manager", "manager-identity": admissionChart + "-webhook",
 		},
 	}})
 
-	p := startAdmission(t, runtimeObjects, garden, host.config())
-	config := p.published(t, garden)
+	p := startAdmission(t, runtimeObjects, garden, runtimeCluster.config())
+	config := p.waitForWebhook(t, garden)
 	webhook := config.Webhooks[0]
 	wantURL := "https://" + admissionChart + ".garden:443/webhooks/shoots"
 	if webhook.ClientConfig.URL == nil || *webhook.ClientConfig.URL != wantURL || webhook.ClientConfig.Service != nil {
-		t.Fatalf("got %v, want the URL %s", webhook.ClientConfig, wantURL)
+		t.Fatalf("got client config %v, want URL %s", webhook.ClientConfig, wantURL)
 	}
 	if len(config.OwnerReferences) != 1 || config.OwnerReferences[0].Name != "extension-registry-cache" {
-		t.Errorf("the configuration does not go with the namespace of the extension: %v", config.OwnerReferences)
+		t.Errorf("owner references %v, want only the namespace of the extension", config.OwnerReferences)
 	}
 	address, err := url.Parse(*webhook.ClientConfig.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.checkAnswers(t, garden, webhook, address.Hostname(), address.Path)
-	if names := slices.Concat(garden.names("leases"), host.names(admissionChart), garden.names("/secrets/ca-"), garden.names("-webhook-server")); len(names) > 0 {
-		t.Errorf("in the wrong cluster: %v", names)
+	p.checkResponses(t, garden, webhook, address.Hostname(), address.Path)
+	if paths := slices.Concat(garden.paths("leases"), runtimeCluster.paths(admissionChart), garden.paths("/secrets/ca-"), garden.paths("-webhook-server")); len(paths) > 0 {
+		t.Errorf("objects in the wrong cluster: %v", paths)
 	}
-	waitFor(t, "an obsolete certificate to go", func() bool { return len(host.names("/secrets/obsolete")) == 0 })
+	waitFor(t, "the deletion of the obsolete certificate", func() bool { return len(runtimeCluster.paths("/secrets/obsolete")) == 0 })
 	p.stop(t)
 
-	checkPermissions(t, "runtime", host, runtimeRules)
+	checkPermissions(t, "runtime", runtimeCluster, runtimeRules)
 	checkPermissions(t, "application", garden, gardenRules)
 }
 
-// Without a virtual garden, one release of both charts is enough.
-func TestAdmissionOfAGardenThatIsItsOwnRuntime(t *testing.T) {
+// If the garden is its own runtime cluster, one release of the parent chart installs both subcharts.
+func TestAdmissionForGardenWithoutVirtualCluster(t *testing.T) {
 	t.Parallel()
 	objects := renderAdmission(t, "", "registry-cache", nil)
-	garden := newAPIServer(t, rules(t, objects))
+	garden := newFakeAPIServer(t, rules(t, objects))
 	garden.put("/api/v1/namespaces/registry-cache", map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": "registry-cache"}})
 	p := startAdmission(t, objects, garden, nil)
-	webhook := p.published(t, garden).Webhooks[0]
+	webhook := p.waitForWebhook(t, garden).Webhooks[0]
 	want := &admissionregistrationv1.ServiceReference{Namespace: "registry-cache", Name: admissionChart, Path: new("/webhooks/shoots"), Port: new(int32(443))}
 	if diff := cmp.Diff(want, webhook.ClientConfig.Service); diff != "" {
 		t.Fatalf("-want +got:\n%s", diff)
 	}
-	p.checkAnswers(t, garden, webhook, want.Name+"."+want.Namespace+".svc", *want.Path)
+	p.checkResponses(t, garden, webhook, want.Name+"."+want.Namespace+".svc", *want.Path)
 	p.stop(t)
-	if _, refused := garden.permissions(); len(refused) > 0 {
-		t.Errorf("not allowed: %v", refused)
+	if _, denied := garden.permissions(); len(denied) > 0 {
+		t.Errorf("denied requests: %v", denied)
 	}
 }
 
-func TestAdmissionFailsWithoutTheGarden(t *testing.T) {
+func TestAdmissionFailsWithoutPermissions(t *testing.T) {
 	t.Parallel()
-	garden := newAPIServer(t, nil)
+	garden := newFakeAPIServer(t, nil)
 	o := admissionFlags(t, "--kubeconfig="+garden.kubeconfig(t), "--webhook-config-namespace=garden", "--metrics-bind-address=0", "--health-bind-address=127.0.0.1:0",
 		"--webhook-config-cert-dir="+t.TempDir(), "--leader-election-namespace=garden", "--log-level=error", "--log-format=json")
 	if err := o.run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "forbidden: list /api/v1/namespaces/garden/secrets") {
-		t.Errorf("got error %v, want that Secrets cannot be listed", err)
+		t.Errorf("got error %v, want one about forbidden Secrets", err)
 	}
 }
 
-// program is a running admission.
-type program struct {
-	port int
-	done chan error
-	quit context.CancelFunc
+// admissionProcess is a running admission, in the process of the test.
+type admissionProcess struct {
+	port   int        // of the webhook server, on 127.0.0.1
+	done   chan error // the result of run
+	cancel context.CancelFunc
 }
 
-// startAdmission runs the admission with the arguments of the Deployment in objects, but for the addresses.
-func startAdmission(t *testing.T, objects []runtime.Object, garden *apiServer, runtimeConfig *rest.Config) *program {
+// startAdmission runs the admission with the arguments of the Deployment in objects. Kubeconfig, addresses, ports and
+// log level are replaced.
+func startAdmission(t *testing.T, objects []runtime.Object, garden *fakeAPIServer, runtimeConfig *rest.Config) *admissionProcess {
 	t.Helper()
 	var args []string
 	for _, obj := range objects {
@@ -142,23 +145,24 @@ func startAdmission(t *testing.T, objects []runtime.Object, garden *apiServer, r
 		}
 	}
 	if len(args) < 10 || args[0] != "admission" {
-		t.Fatalf("the chart starts %v", args)
+		t.Fatalf("arguments of the Deployment: %v, want admission and its flags", args)
 	}
 	port := freePort(t)
-	// Of a flag that is given twice, the last one counts.
+	// The last value of a repeated flag overrides the earlier ones.
 	o := admissionFlags(t, append(args[1:], "--kubeconfig="+garden.kubeconfig(t), fmt.Sprintf("--webhook-config-server-port=%d", port), "--webhook-config-server-host=127.0.0.1",
 		"--webhook-config-cert-dir="+t.TempDir(), "--metrics-bind-address=0", "--health-bind-address=127.0.0.1:0", "--log-level=error")...)
 	ctx, cancel := context.WithCancel(t.Context())
-	p := &program{port: port, done: make(chan error, 1), quit: cancel}
+	p := &admissionProcess{port: port, done: make(chan error, 1), cancel: cancel}
 	go func() { p.done <- o.run(ctx, runtimeConfig) }()
 	t.Cleanup(cancel)
 	return p
 }
 
+// admissionFlags returns the options for the command-line flags.
 func admissionFlags(t *testing.T, args ...string) *admissionOptions {
 	t.Helper()
 	o := newAdmissionOptions()
-	o.severalInProcess = true
+	o.skipNameValidation = true
 	flags := pflag.NewFlagSet("admission", pflag.ContinueOnError)
 	o.addFlags(flags)
 	if err := flags.Parse(args); err != nil {
@@ -170,22 +174,23 @@ func admissionFlags(t *testing.T, args ...string) *admissionOptions {
 	return o
 }
 
-func (p *program) stop(t *testing.T) {
+func (p *admissionProcess) stop(t *testing.T) {
 	t.Helper()
-	p.quit()
+	p.cancel()
 	if err := <-p.done; err != nil {
-		t.Errorf("the program ended with %v", err)
+		t.Errorf("the admission ended with error %v", err)
 	}
 }
 
-// published waits for the configuration of the webhook with a certificate authority in it.
-func (p *program) published(t *testing.T, garden *apiServer) *admissionregistrationv1.ValidatingWebhookConfiguration {
+// waitForWebhook waits until the ValidatingWebhookConfiguration contains a certificate authority, checks the webhook in
+// it, and returns the configuration.
+func (p *admissionProcess) waitForWebhook(t *testing.T, garden *fakeAPIServer) *admissionregistrationv1.ValidatingWebhookConfiguration {
 	t.Helper()
 	config := &admissionregistrationv1.ValidatingWebhookConfiguration{}
-	waitFor(t, "the webhook to be published", func() bool {
+	waitFor(t, "the ValidatingWebhookConfiguration", func() bool {
 		select {
 		case err := <-p.done:
-			t.Fatalf("the program ended with %v", err)
+			t.Fatalf("the admission ended with error %v", err)
 		default:
 		}
 		return garden.read(t, admissionConfig, config) && len(config.Webhooks) == 1 && len(config.Webhooks[0].ClientConfig.CABundle) > 0
@@ -211,16 +216,17 @@ func (p *program) published(t *testing.T, garden *apiServer) *admissionregistrat
 	return config
 }
 
-// checkAnswers asks the webhook about Shoots as the API server of the garden would, under the host name of its configuration.
-func (p *program) checkAnswers(t *testing.T, garden *apiServer, webhook admissionregistrationv1.ValidatingWebhook, host, path string) {
+// checkResponses sends reviews of Shoots to the webhook, as the API server of the garden does, with the host name of
+// the webhook configuration.
+func (p *admissionProcess) checkResponses(t *testing.T, garden *fakeAPIServer, webhook admissionregistrationv1.ValidatingWebhook, host, path string) {
 	t.Helper()
-	garden.put("/api/v1/namespaces/garden-dev/secrets/there", map[string]any{
-		"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "there", "namespace": "garden-dev"}, "immutable": true,
+	garden.put("/api/v1/namespaces/garden-dev/secrets/present", map[string]any{
+		"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "present", "namespace": "garden-dev"}, "immutable": true,
 		"data": map[string]any{"username": "cm9ib3Q=", "password": "aHVudGVyMg=="},
 	})
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(webhook.ClientConfig.CABundle) {
-		t.Fatal("no certificate authority")
+		t.Fatal("the CA bundle of the webhook contains no certificate")
 	}
 	client := &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: host},
@@ -230,17 +236,18 @@ func (p *program) checkAnswers(t *testing.T, garden *apiServer, webhook admissio
 	}}
 	defer client.CloseIdleConnections()
 	for secret, want := range map[string]string{
-		"there":   "",
+		"present": "",
 		"missing": `Secret "missing", to which the entry of spec.resources refers, must exist in the namespace of the Shoot`,
 	} {
-		answer := ask(t, client, "https://"+host+path, secret)
-		if answer.Allowed != (want == "") || answer.Result == nil || !strings.Contains(answer.Result.Message, want) {
-			t.Errorf("Secret %s: got %+v, want %q", secret, answer, want)
+		response := review(t, client, "https://"+host+path, secret)
+		if response.Allowed != (want == "") || response.Result == nil || !strings.Contains(response.Result.Message, want) {
+			t.Errorf("Secret %s: got response %+v, want message %q", secret, response, want)
 		}
 	}
 }
 
-func ask(t *testing.T, client *http.Client, address, secret string) *admissionv1.AdmissionResponse {
+// review sends the review of a Shoot that refers to the Secret, and returns the response of the webhook.
+func review(t *testing.T, client *http.Client, address, secret string) *admissionv1.AdmissionResponse {
 	t.Helper()
 	shoot, err := yaml.YAMLToJSON([]byte(`
 apiVersion: core.gardener.cloud/v1beta1
@@ -274,28 +281,28 @@ spec:
 	if err != nil {
 		t.Fatal(err)
 	}
-	review := admissionv1.AdmissionReview{}
-	if err := json.Unmarshal(text, &review); err != nil || review.Response == nil {
+	answer := admissionv1.AdmissionReview{}
+	if err := json.Unmarshal(text, &answer); err != nil || answer.Response == nil {
 		t.Fatalf("%s: %s, %v", response.Status, text, err)
 	}
-	return review.Response
+	return answer.Response
 }
 
-// checkPermissions wants that the program had all permissions that it needed and, unless it cannot be seen in a test, no
-// others.
-func checkPermissions(t *testing.T, chart string, server *apiServer, rules map[string][]rbacv1.PolicyRule) {
+// checkPermissions checks that the chart grants all permissions that the admission needs and no others. Permissions in
+// unexercised may be unused.
+func checkPermissions(t *testing.T, chart string, server *fakeAPIServer, rules map[string][]rbacv1.PolicyRule) {
 	t.Helper()
-	used, refused := server.permissions()
-	for _, permission := range refused {
-		t.Errorf("%s: not allowed: %s", chart, permission)
+	used, denied := server.permissions()
+	for _, request := range denied {
+		t.Errorf("chart %s: denied request: %s", chart, request)
 	}
 	for _, rule := range slices.Concat(rules[""], rules["garden"]) {
 		for _, verb := range rule.Verbs {
 			for _, group := range rule.APIGroups {
 				for _, resource := range rule.Resources {
-					given := permission(verb, group, resource)
-					if _, excused := unexercised[given]; !excused && !slices.Contains(used, given) {
-						t.Errorf("%s: nobody needs %s", chart, given)
+					granted := permission(verb, group, resource)
+					if _, excused := unexercised[granted]; !excused && !slices.Contains(used, granted) {
+						t.Errorf("chart %s: unused permission: %s", chart, granted)
 					}
 				}
 			}
@@ -303,7 +310,8 @@ func checkPermissions(t *testing.T, chart string, server *apiServer, rules map[s
 	}
 }
 
-// renderAdmission renders the chart, or the subchart of that name, and decodes Deployments, Roles and ClusterRoles.
+// renderAdmission renders the parent chart, or the given subchart if it is not empty. It returns the Deployments, Roles
+// and ClusterRoles.
 func renderAdmission(t *testing.T, subchart, namespace string, values map[string]any) []runtime.Object {
 	t.Helper()
 	dir := "../../charts/" + admissionChart
@@ -345,7 +353,7 @@ func renderAdmission(t *testing.T, subchart, namespace string, values map[string
 	return objects
 }
 
-// rules are those of the Roles by their namespace, and those of ClusterRoles under "".
+// rules returns the rules of Roles by namespace, and those of ClusterRoles under "".
 func rules(t *testing.T, objects []runtime.Object) map[string][]rbacv1.PolicyRule {
 	t.Helper()
 	all := map[string][]rbacv1.PolicyRule{}
@@ -363,14 +371,16 @@ func rules(t *testing.T, objects []runtime.Object) map[string][]rbacv1.PolicyRul
 	return all
 }
 
-func waitFor(t *testing.T, what string, done func() bool) {
+// waitFor polls until done returns true. The test fails after 30 s; event names the expected event in the message.
+func waitFor(t *testing.T, event string, done func() bool) {
 	t.Helper()
 	err := wait.PollUntilContextTimeout(t.Context(), 10*time.Millisecond, 30*time.Second, true, func(context.Context) (bool, error) { return done(), nil })
 	if err != nil {
-		t.Fatalf("waiting for %s: %v", what, err)
+		t.Fatalf("waiting for %s: %v", event, err)
 	}
 }
 
+// freePort returns a TCP port on 127.0.0.1 that was free during the call.
 func freePort(t *testing.T) int {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

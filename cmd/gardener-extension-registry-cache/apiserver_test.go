@@ -23,24 +23,26 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// apiServer keeps objects, and lets the program do what rules allow and nothing else. It knows no watches, lists nothing
-// but Secrets, and by labels only.
-type apiServer struct {
+// fakeAPIServer is an API server that stores objects in memory and authorizes each request by RBAC rules. It supports
+// get, create, update, patch and delete of all objects, and list of Secrets by labels. It does not support watch.
+type fakeAPIServer struct {
 	*httptest.Server
-	// rules hold for all objects, and those of a namespace for the objects in it.
+	// rules are the permissions by namespace. Those under "" apply to all objects.
 	rules map[string][]rbacv1.PolicyRule
 
-	mu sync.Mutex
-	// objects are by their path; used are the permissions that were needed, "verb group/resource name"; refused those
-	// that were missing. All are guarded by mu.
+	mu sync.Mutex // guards the fields below
+	// objects are the stored objects by URL path.
 	objects map[string]map[string]any
-	used    map[string]bool
-	refused []string
+	// used are the permissions of all authorized requests, as returned by permission.
+	used map[string]bool
+	// denied are the requests that no rule permits, "verb group/resource namespace/name".
+	denied []string
+	// version is the last resourceVersion that was assigned.
 	version int
 }
 
-// resources is what the API server tells about the types that the program asks for.
-var resources = map[string]string{
+// admissionDiscovery has the discovery documents that the admission requests, by URL path.
+var admissionDiscovery = map[string]string{
 	"/api":    `{"kind":"APIVersions","versions":["v1"]}`,
 	"/api/v1": `{"kind":"APIResourceList","groupVersion":"v1","resources":[{"name":"secrets","kind":"Secret","namespaced":true},{"name":"namespaces","kind":"Namespace"}]}`,
 	"/apis": `{"kind":"APIGroupList","apiVersion":"v1","groups":[
@@ -52,18 +54,18 @@ var resources = map[string]string{
 		{"name":"shoots","kind":"Shoot","namespaced":true}]}`,
 }
 
-func newAPIServer(t *testing.T, rules map[string][]rbacv1.PolicyRule) *apiServer {
+func newFakeAPIServer(t *testing.T, rules map[string][]rbacv1.PolicyRule) *fakeAPIServer {
 	t.Helper()
-	s := &apiServer{rules: rules, objects: map[string]map[string]any{}, used: map[string]bool{}}
+	s := &fakeAPIServer{rules: rules, objects: map[string]map[string]any{}, used: map[string]bool{}}
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(s.Close)
 	return s
 }
 
-func (s *apiServer) config() *rest.Config { return &rest.Config{Host: s.URL, QPS: -1} }
+func (s *fakeAPIServer) config() *rest.Config { return &rest.Config{Host: s.URL, QPS: -1} }
 
-// kubeconfig writes the kubeconfig of the server, and returns its path.
-func (s *apiServer) kubeconfig(t *testing.T) string {
+// kubeconfig writes a kubeconfig for the server to a file and returns its path.
+func (s *fakeAPIServer) kubeconfig(t *testing.T) string {
 	t.Helper()
 	kubeconfig := clientcmdapi.NewConfig()
 	kubeconfig.Clusters["c"] = &clientcmdapi.Cluster{Server: s.URL}
@@ -76,15 +78,15 @@ func (s *apiServer) kubeconfig(t *testing.T) string {
 	return path
 }
 
-// put stores an object as somebody else would.
-func (s *apiServer) put(path string, obj map[string]any) {
+// put stores an object without authorization.
+func (s *fakeAPIServer) put(path string, obj map[string]any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.store(path, obj)
 }
 
-// read decodes the object at path into obj, and tells whether there is one.
-func (s *apiServer) read(t *testing.T, path string, obj any) bool {
+// read decodes the object at path into obj. It returns false if there is no such object.
+func (s *fakeAPIServer) read(t *testing.T, path string, obj any) bool {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,8 +104,8 @@ func (s *apiServer) read(t *testing.T, path string, obj any) bool {
 	return true
 }
 
-// names are the paths of all objects that contain part.
-func (s *apiServer) names(part string) []string {
+// paths returns the paths of all objects whose path contains part.
+func (s *fakeAPIServer) paths(part string) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []string
@@ -115,18 +117,19 @@ func (s *apiServer) names(part string) []string {
 	return all
 }
 
-// permissions are those that were needed, and those that were missing, sorted.
-func (s *apiServer) permissions() (used, refused []string) {
+// permissions returns the used permissions, sorted, and the denied requests.
+func (s *fakeAPIServer) permissions() (used, denied []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for permission := range s.used {
 		used = append(used, permission)
 	}
 	slices.Sort(used)
-	return used, slices.Clone(s.refused)
+	return used, slices.Clone(s.denied)
 }
 
-func (s *apiServer) store(path string, obj map[string]any) {
+// store stores an object and sets the metadata that an API server sets. The caller holds mu.
+func (s *fakeAPIServer) store(path string, obj map[string]any) {
 	s.version++
 	metadata, _ := obj["metadata"].(map[string]any)
 	metadata["resourceVersion"] = fmt.Sprint(s.version)
@@ -139,9 +142,9 @@ func (s *apiServer) store(path string, obj map[string]any) {
 	s.objects[path] = obj
 }
 
-func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *fakeAPIServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	if document, ok := resources[r.URL.Path]; ok {
+	if document, ok := admissionDiscovery[r.URL.Path]; ok {
 		io.WriteString(w, document)
 		return
 	}
@@ -155,12 +158,12 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	code, answer := s.answer(r, body)
+	code, response := s.handle(r, body)
 	w.WriteHeader(code)
-	json.NewEncoder(w).Encode(answer)
+	json.NewEncoder(w).Encode(response)
 }
 
-// asJSON translates what clients of Kubernetes' own types send.
+// asJSON converts a body to JSON. Clients send objects of Kubernetes' own types in protobuf.
 func asJSON(body []byte) ([]byte, error) {
 	if !bytes.HasPrefix(body, []byte("k8s\x00")) {
 		return body, nil
@@ -173,8 +176,9 @@ func asJSON(body []byte) ([]byte, error) {
 	return json.Marshal(obj)
 }
 
-func (s *apiServer) answer(r *http.Request, body []byte) (int, map[string]any) {
-	group, namespace, resource, name := target(r.URL.Path)
+// handle processes a request for an object and returns the status code and body of the response. The caller holds mu.
+func (s *fakeAPIServer) handle(r *http.Request, body []byte) (int, map[string]any) {
+	group, namespace, resource, name := parsePath(r.URL.Path)
 	verb := map[string]string{http.MethodGet: "get", http.MethodPost: "create", http.MethodPut: "update", http.MethodPatch: "patch", http.MethodDelete: "delete"}[r.Method]
 	if verb == "get" && name == "" {
 		verb = "list"
@@ -182,19 +186,19 @@ func (s *apiServer) answer(r *http.Request, body []byte) (int, map[string]any) {
 	obj := map[string]any{}
 	if verb == "create" || verb == "update" {
 		if err := json.Unmarshal(body, &obj); err != nil {
-			return failure(http.StatusBadRequest, "BadRequest", err.Error())
+			return statusFailure(http.StatusBadRequest, "BadRequest", err.Error())
 		}
 	}
 	if !s.allowed(verb, group, namespace, resource, name) {
-		s.refused = append(s.refused, verb+" "+group+"/"+resource+" "+namespace+"/"+name)
-		return failure(http.StatusForbidden, "Forbidden", "forbidden: "+verb+" "+r.URL.Path)
+		s.denied = append(s.denied, verb+" "+group+"/"+resource+" "+namespace+"/"+name)
+		return statusFailure(http.StatusForbidden, "Forbidden", "forbidden: "+verb+" "+r.URL.Path)
 	}
 	stored, exists := s.objects[r.URL.Path]
 	switch {
 	case verb == "list":
 		items := []any{}
 		for path, candidate := range s.objects {
-			if filepath.Dir(path) == r.URL.Path && matches(candidate, r.URL.Query().Get("labelSelector")) {
+			if filepath.Dir(path) == r.URL.Path && matchesSelector(candidate, r.URL.Query().Get("labelSelector")) {
 				items = append(items, candidate)
 			}
 		}
@@ -203,17 +207,18 @@ func (s *apiServer) answer(r *http.Request, body []byte) (int, map[string]any) {
 		metadata, _ := obj["metadata"].(map[string]any)
 		path := r.URL.Path + "/" + fmt.Sprint(metadata["name"])
 		if _, exists := s.objects[path]; exists {
-			return failure(http.StatusConflict, "AlreadyExists", path)
+			return statusFailure(http.StatusConflict, "AlreadyExists", path)
 		}
 		s.store(path, obj)
 		return http.StatusCreated, obj
 	case !exists:
-		return failure(http.StatusNotFound, "NotFound", r.URL.Path)
+		return statusFailure(http.StatusNotFound, "NotFound", r.URL.Path)
 	case verb == "update":
 		s.store(r.URL.Path, obj)
 		return http.StatusOK, obj
 	case verb == "patch":
-		// Both patches that the program sends replace lists whole here; the lists in question have one element.
+		// All patches are applied as JSON merge patches, which replace whole lists. This is sufficient, because the lists
+		// that the admission patches have only one element.
 		raw, err := json.Marshal(stored)
 		if err == nil {
 			raw, err = jsonpatch.MergePatch(raw, body)
@@ -222,7 +227,7 @@ func (s *apiServer) answer(r *http.Request, body []byte) (int, map[string]any) {
 			err = json.Unmarshal(raw, &obj)
 		}
 		if err != nil {
-			return failure(http.StatusBadRequest, "BadRequest", err.Error())
+			return statusFailure(http.StatusBadRequest, "BadRequest", err.Error())
 		}
 		s.store(r.URL.Path, obj)
 		return http.StatusOK, obj
@@ -233,8 +238,8 @@ func (s *apiServer) answer(r *http.Request, body []byte) (int, map[string]any) {
 	return http.StatusOK, stored
 }
 
-// allowed tells whether the rules allow it, and notes which permission that took.
-func (s *apiServer) allowed(verb, group, namespace, resource, name string) bool {
+// allowed reports whether a rule permits the request, and records the permission as used. The caller holds mu.
+func (s *fakeAPIServer) allowed(verb, group, namespace, resource, name string) bool {
 	for _, rule := range slices.Concat(s.rules[""], s.rules[namespace]) {
 		if slices.Contains(rule.Verbs, verb) && slices.Contains(rule.APIGroups, group) && slices.Contains(rule.Resources, resource) &&
 			(len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, name)) {
@@ -245,10 +250,11 @@ func (s *apiServer) allowed(verb, group, namespace, resource, name string) bool 
 	return false
 }
 
+// permission returns "verb group/resource".
 func permission(verb, group, resource string) string { return verb + " " + group + "/" + resource }
 
-// target takes /api/v1/... and /apis/group/version/... apart.
-func target(path string) (group, namespace, resource, name string) {
+// parsePath splits a path of the form /api/v1/... or /apis/group/version/... into its parts.
+func parsePath(path string) (group, namespace, resource, name string) {
 	parts := strings.Split(strings.Trim(path, "/"), "/")
 	if parts[0] == "apis" {
 		group, parts = parts[1], parts[3:]
@@ -264,8 +270,8 @@ func target(path string) (group, namespace, resource, name string) {
 	return group, namespace, parts[0], name
 }
 
-// matches knows selectors of the form a=b,c=d.
-func matches(obj map[string]any, selector string) bool {
+// matchesSelector supports label selectors of the form a=b,c=d.
+func matchesSelector(obj map[string]any, selector string) bool {
 	metadata, _ := obj["metadata"].(map[string]any)
 	labels, _ := metadata["labels"].(map[string]any)
 	for requirement := range strings.SplitSeq(selector, ",") {
@@ -276,6 +282,7 @@ func matches(obj map[string]any, selector string) bool {
 	return true
 }
 
-func failure(code int, reason, message string) (int, map[string]any) {
+// statusFailure returns the status code and a Status object.
+func statusFailure(code int, reason, message string) (int, map[string]any) {
 	return code, map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message}
 }

@@ -37,11 +37,11 @@ import (
 	"github.com/registry-cache/extension/pkg/nodeconfig"
 )
 
-// name is what Gardener's library makes the names of the Service, the webhook configuration, the certificates and the
-// leases from.
+// name is the name from which Gardener's library derives the names of the Service, the webhook configuration, the
+// certificates and the leases.
 const name = "registry-cache"
 
-// controllerOptions are the flags of the subcommand controller: those of Gardener's extension library, and --config.
+// controllerOptions are the flags of the subcommand controller: --config, and those of Gardener's extension library.
 type controllerOptions struct {
 	configFile string
 
@@ -65,25 +65,25 @@ func newControllerOptions() *controllerOptions {
 		controller: controllercmd.ControllerOptions{MaxConcurrentReconciles: 5},
 		heartbeat:  heartbeatcmd.Options{ExtensionName: name},
 	}
-	// No webhook acts on Shoots, so there is no ManagedResource with webhook configurations and no selector for one.
+	// "" and nil are the ManagedResource and the namespace selector of webhooks in Shoots; there are no such webhooks.
 	o.webhooks = webhookcmd.NewAddToManagerOptions(name, "", nil, &o.general, &webhookcmd.ServerOptions{},
 		webhookcmd.NewSwitchOptions(webhookcmd.Switch("node-configuration", nodeconfig.NewWebhook)))
 	return o
 }
 
-func (o *controllerOptions) all() controllercmd.OptionAggregator {
+func (o *controllerOptions) aggregate() controllercmd.OptionAggregator {
 	return controllercmd.NewOptionAggregator(&o.rest, &o.manager, &o.general, &o.controller, &o.reconciler,
 		controllercmd.PrefixOption("heartbeat-", &o.heartbeat), o.webhooks)
 }
 
 func (o *controllerOptions) addFlags(flags *pflag.FlagSet) {
-	flags.StringVar(&o.configFile, "config", "", "File with the ControllerConfiguration; without it, all defaults hold.")
-	aggregator := o.all()
+	flags.StringVar(&o.configFile, "config", "", "Path of a file with a ControllerConfiguration. Default: no file, all fields have their default values.")
+	aggregator := o.aggregate()
 	aggregator.AddFlags(flags)
 }
 
 func (o *controllerOptions) complete() error {
-	aggregator := o.all()
+	aggregator := o.aggregate()
 	if err := aggregator.Complete(); err != nil {
 		return fmt.Errorf("reading flags: %w", err)
 	}
@@ -94,7 +94,7 @@ func newControllerCommand() *cobra.Command {
 	o := newControllerOptions()
 	cmd := &cobra.Command{
 		Use:   "controller",
-		Short: "Deploy caches into Shoots and configure their nodes; runs in a Seed",
+		Short: "Run the controller, which deploys caches to Shoots and configures their nodes; for a Seed",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.complete(); err != nil {
@@ -130,7 +130,7 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("creating the manager: %w", err)
 	}
-	if err := addChecks(mgr); err != nil {
+	if err := addHealthChecks(mgr); err != nil {
 		return err
 	}
 	if err := addWebhooks(ctx, mgr, o.webhooks.Completed(), nil); err != nil {
@@ -165,8 +165,9 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	return nil
 }
 
-// seedClientConfig returns the configuration with the rates that Gardener's own extensions have. A Shoot needs about 25
-// requests, and all of a Seed are reconciled at once after an update; client-go's default is 5 per second for all of them.
+// seedClientConfig returns a copy of config with the rate limit of Gardener's own extensions: 100 requests per second,
+// with bursts of 130. The reconciliation of one Shoot sends about 25 requests, and an update of the extension starts
+// the reconciliation of all Shoots of the Seed. client-go's default limit is 5 requests per second.
 func seedClientConfig(config *rest.Config) *rest.Config {
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = 100, 130
@@ -175,19 +176,19 @@ func seedClientConfig(config *rest.Config) *rest.Config {
 
 func (o *controllerOptions) managerOptions() (manager.Options, error) {
 	options := o.manager.Completed().Options()
-	// The client is made with the manager and looks up the types that are not cached at once.
+	// manager.New creates the client, which looks up the uncached types immediately. The scheme must be complete before.
 	options.Scheme = runtime.NewScheme()
 	if err := extensionscontroller.AddToScheme(options.Scheme); err != nil {
 		return options, fmt.Errorf("adding types to the scheme: %w", err)
 	}
-	// A Seed has dozens of ManagedResources for each Shoot.
+	// Cache only the ManagedResources of this extension: a Seed has dozens of others for each Shoot.
 	options.Cache.ByObject = map[client.Object]cache.ByObject{
 		&resourcesv1alpha1.ManagedResource{}: {Label: labels.SelectorFromSet(extension.ManagedResourceLabels())},
 	}
 	options.Client.Cache = &client.CacheOptions{DisableFor: []client.Object{
-		// The actuator waits for the effects of what it has just written.
+		// The actuator waits until its own writes have taken effect. A cache could return an older state.
 		&resourcesv1alpha1.ManagedResource{},
-		// A cache would hold all of them in the Seed.
+		// A cache would store all objects of these types in the Seed.
 		&corev1.Secret{},
 		&corev1.Namespace{},
 		&coordinationv1.Lease{},
@@ -196,7 +197,8 @@ func (o *controllerOptions) managerOptions() (manager.Options, error) {
 	return options, nil
 }
 
-func addChecks(mgr manager.Manager) error {
+// addHealthChecks adds the checks of the liveness probe (/healthz) and of the readiness probe (/readyz).
+func addHealthChecks(mgr manager.Manager) error {
 	for _, check := range []struct {
 		name  string
 		add   func(name string, check ctrlhealthz.Checker) error
@@ -208,7 +210,7 @@ func addChecks(mgr manager.Manager) error {
 		{"webhook-server", mgr.AddReadyzCheck, mgr.GetWebhookServer().StartedChecker()},
 	} {
 		if err := check.add(check.name, check.check); err != nil {
-			return fmt.Errorf("adding the check %s: %w", check.name, err)
+			return fmt.Errorf("adding the health check %s: %w", check.name, err)
 		}
 	}
 	return nil

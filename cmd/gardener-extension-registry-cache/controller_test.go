@@ -23,8 +23,8 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// discovery is what an API server tells about itself, as far as the program asks for it before it reads an object.
-var discovery = map[string]string{
+// controllerDiscovery has the discovery documents that the controller requests before its first object, by URL path.
+var controllerDiscovery = map[string]string{
 	"/api":    `{"kind":"APIVersions","versions":["v1"]}`,
 	"/api/v1": `{"kind":"APIResourceList","groupVersion":"v1","resources":[{"name":"secrets","kind":"Secret","namespaced":true}]}`,
 	"/apis": `{"kind":"APIGroupList","apiVersion":"v1","groups":[
@@ -36,10 +36,10 @@ var discovery = map[string]string{
 		{"name":"managedresources","kind":"ManagedResource","namespaced":true}]}`,
 }
 
-func TestBadInvocations(t *testing.T) {
+func TestInvalidFlags(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ name, flag, want string }{
-		{"no such configuration", "--config=/nowhere/config.yaml", "opening the controller configuration: open /nowhere/config.yaml: no such file or directory"},
+		{"missing configuration file", "--config=/nowhere/config.yaml", "opening the controller configuration: open /nowhere/config.yaml: no such file or directory"},
 		{"log level", "--log-level=loud", "reading flags: invalid --log-level: loud"},
 		{"heartbeat", "--heartbeat-renew-interval-seconds=0", "--heartbeat-renew-interval-seconds must be greater than 0"},
 		{"webhook", "--disable-webhooks=typo", `reading flags: cannot disable unknown webhook "typo"`},
@@ -53,21 +53,21 @@ func TestBadInvocations(t *testing.T) {
 	}
 }
 
-// With the flags that the chart gives, the program starts up to the point where it reads the certificate of its webhook
-// server, which is the first object that it needs.
-func TestStart(t *testing.T) {
+// The API server of this test forbids all objects. With the flags of the chart, the controller must start up to its
+// first request for an object, the certificate of the webhook server.
+func TestStartWithFlagsOfChart(t *testing.T) {
 	t.Parallel()
 	err := execute(t, "--leader-election-namespace=n", "--heartbeat-namespace=n", "--max-concurrent-reconciles=5",
 		"--ignore-operation-annotation=false", "--webhook-config-mode=service", "--webhook-config-namespace=n",
 		"--webhook-config-server-port=10250", "--webhook-config-service-port=443", "--webhook-config-cert-dir="+t.TempDir(),
 		"--metrics-bind-address=0", "--health-bind-address=127.0.0.1:0", "--gardener-version=v1.147.1", "--log-level=error", "--log-format=json")
 	if !apierrors.IsForbidden(err) || !strings.HasPrefix(err.Error(), "adding webhooks: ") || !strings.HasSuffix(err.Error(), "forbidden: /api/v1/namespaces/n/secrets") {
-		t.Errorf("got error %v, want that Secrets cannot be listed", err)
+		t.Errorf("got error %v, want one about forbidden Secrets", err)
 	}
 }
 
-// Many Shoots at once need more requests than client-go lets through by default, which would be 5 per second.
-func TestSeedClientIsFastEnough(t *testing.T) {
+// With client-go's default rate limit of 5 requests per second, 125 requests would take more than 20 seconds.
+func TestSeedClientRateLimit(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -80,7 +80,7 @@ func TestSeedClientIsFastEnough(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A request that would have to wait beyond the deadline is refused at once.
+	// The rate limiter immediately fails a request that would have to wait until after the deadline.
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
 	for n := range 125 {
@@ -90,31 +90,31 @@ func TestSeedClientIsFastEnough(t *testing.T) {
 	}
 }
 
-// A flag that the program does not know would only show when the pod does not start.
-func TestChartGivesKnownFlags(t *testing.T) {
+// Without this test, an unknown flag in the chart would be found only when the pod fails to start.
+func TestChartSetsKnownFlags(t *testing.T) {
 	t.Parallel()
 	template, err := os.ReadFile("../../charts/gardener-extension-registry-cache/templates/deployment.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	flags := newControllerCommand().Flags()
-	given := regexp.MustCompile(`(?m)^\s*- --([a-z-]+)`).FindAllSubmatch(template, -1)
-	if len(given) < 10 {
-		t.Errorf("found %d flags in the chart, this test does not test what it should", len(given))
+	chartFlags := regexp.MustCompile(`(?m)^\s*- --([a-z-]+)`).FindAllSubmatch(template, -1)
+	if len(chartFlags) < 10 {
+		t.Errorf("found only %d flags in the chart: the regular expression of this test does not match its template", len(chartFlags))
 	}
-	for _, match := range given {
+	for _, match := range chartFlags {
 		if flags.Lookup(string(match[1])) == nil {
-			t.Errorf("the chart gives --%s, which the program does not know", match[1])
+			t.Errorf("the chart sets the unknown flag --%s", match[1])
 		}
 	}
 }
 
-// execute runs the subcommand controller against an API server that knows the types and forbids everything.
+// execute runs the subcommand controller against an API server that serves discovery documents and forbids all objects.
 func execute(t *testing.T, args ...string) error {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		if document, ok := discovery[r.URL.Path]; ok {
+		if document, ok := controllerDiscovery[r.URL.Path]; ok {
 			io.WriteString(w, document)
 			return
 		}

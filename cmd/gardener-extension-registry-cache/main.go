@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command gardener-extension-registry-cache is the Gardener extension for registry caches.
+// Command gardener-extension-registry-cache is the Gardener extension that deploys pull-through registry caches to
+// Shoots. The subcommand controller runs in a Seed, the subcommand admission in the runtime cluster of the Garden.
 package main
 
 import (
@@ -11,7 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager/signals"
 )
 
-// version is set by the linker. It is also the tag of the cache server's image.
+// version is set by the linker (-X main.version=<version>). It is also the default tag of the cache server's image.
 var version = "dev"
 
 func main() {

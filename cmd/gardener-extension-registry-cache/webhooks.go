@@ -12,38 +12,44 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
-// addWebhooks adds webhooks to mgr, their registration, and the controller of their certificates, whose Secrets are in
-// source, or in the cluster of mgr if source is nil.
-func addWebhooks(ctx context.Context, mgr manager.Manager, webhooks *webhookcmd.AddToManagerConfig, source cluster.Cluster) error {
-	if _, err := webhooks.AddToManager(ctx, &registrationFirst{Manager: mgr}, source); err != nil {
+// addWebhooks adds three things to mgr: the webhooks, a runnable that registers them once, and the controller that
+// renews their certificates. The Secrets with the certificates are in sourceCluster, or in the cluster of mgr if it is
+// nil.
+func addWebhooks(ctx context.Context, mgr manager.Manager, webhooks *webhookcmd.AddToManagerConfig, sourceCluster cluster.Cluster) error {
+	if _, err := webhooks.AddToManager(ctx, &sequencedManager{Manager: mgr}, sourceCluster); err != nil {
 		return fmt.Errorf("adding webhooks: %w", err)
 	}
 	return nil
 }
 
-// registrationFirst is a manager whose controllers start when everything else has ended that was added before them and
-// that is, as they are, for the leader alone. Gardener's library adds two such parts, which would start together: the
-// registration of the webhooks, done once, writes to the same object that the controller of the certificates reads.
-type registrationFirst struct {
+// sequencedManager delays leader-elected controllers until earlier leader-elected one-shot runnables have finished.
+//
+// Gardener's library adds one runnable of each kind, which the manager would start concurrently. The registration of
+// the webhooks runs once and writes the webhook configuration. The controller of the certificates reads the same
+// object.
+type sequencedManager struct {
 	manager.Manager
-	registered []<-chan struct{}
+	// finished has one channel for each one-shot runnable that was added. It is closed when the runnable has finished.
+	finished []<-chan struct{}
 }
 
-func (m *registrationFirst) Add(r manager.Runnable) error {
+// Add implements manager.Manager. It treats each leader-elected runnable that is not a controller as a one-shot
+// runnable. Runnables without leader election are added unchanged.
+func (m *sequencedManager) Add(r manager.Runnable) error {
 	if leading, ok := r.(manager.LeaderElectionRunnable); !ok || !leading.NeedLeaderElection() {
 		return m.Manager.Add(r)
 	}
 	if _, ok := r.(controller.Controller); !ok {
 		done := make(chan struct{})
-		m.registered = append(m.registered, done)
+		m.finished = append(m.finished, done)
 		return m.Manager.Add(leaderRunnable(func(ctx context.Context) error {
 			defer close(done)
 			return r.Start(ctx)
 		}))
 	}
-	registered := m.registered
+	earlier := m.finished
 	return m.Manager.Add(leaderRunnable(func(ctx context.Context) error {
-		for _, done := range registered {
+		for _, done := range earlier {
 			select {
 			case <-done:
 			case <-ctx.Done():
@@ -54,7 +60,7 @@ func (m *registrationFirst) Add(r manager.Runnable) error {
 	}))
 }
 
-// leaderRunnable is what the leader alone runs.
+// leaderRunnable is a function that the manager runs only while it is the leader.
 type leaderRunnable func(context.Context) error
 
 func (r leaderRunnable) Start(ctx context.Context) error { return r(ctx) }

@@ -12,14 +12,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
-func TestControllersStartAfterTheRegistration(t *testing.T) {
+func TestControllersStartAfterWebhookRegistration(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		parts := &runnables{}
-		m := &registrationFirst{Manager: parts}
+		recorder := &recordingManager{}
+		m := &sequencedManager{Manager: recorder}
 		register, started := make(chan struct{}), make(chan string, 3)
-		failed := errors.New("the API server is gone")
-		for _, part := range []manager.Runnable{
+		failed := errors.New("the API server is unavailable")
+		for _, runnable := range []manager.Runnable{
 			leaderRunnable(func(context.Context) error {
 				<-register
 				return failed
@@ -27,68 +27,68 @@ func TestControllersStartAfterTheRegistration(t *testing.T) {
 			fakeController{name: "certificates", leader: true, started: started},
 			fakeController{name: "reloader", started: started},
 		} {
-			if err := m.Add(part); err != nil {
+			if err := m.Add(runnable); err != nil {
 				t.Fatal(err)
 			}
 		}
-		errs := make(chan error, len(parts.added))
-		for _, part := range parts.added {
-			go func() { errs <- part.Start(t.Context()) }()
+		errs := make(chan error, len(recorder.added))
+		for _, runnable := range recorder.added {
+			go func() { errs <- runnable.Start(t.Context()) }()
 		}
 		synctest.Wait()
 		if got := <-started; got != "reloader" || len(started) > 0 {
-			t.Errorf("%s was started before the registration had ended, want the reloader alone", got)
+			t.Errorf("before the end of the registration: started %s, want only reloader", got)
 		}
 		close(register)
 		if got := <-started; got != "certificates" {
-			t.Errorf("%s was started after the registration, want certificates", got)
+			t.Errorf("after the registration: started %s, want certificates", got)
 		}
 		var got []error
-		for range parts.added {
+		for range recorder.added {
 			if err := <-errs; err != nil {
 				got = append(got, err)
 			}
 		}
 		if len(got) != 1 || got[0] != failed {
-			t.Errorf("got %v, want the error of the registration", got)
+			t.Errorf("got errors %v, want only the error of the registration", got)
 		}
 	})
 }
 
-func TestControllersThatWaitForTheRegistrationEnd(t *testing.T) {
+func TestWaitingControllersStopOnCancellation(t *testing.T) {
 	t.Parallel()
-	parts := &runnables{}
-	m := &registrationFirst{Manager: parts}
-	for _, part := range []manager.Runnable{leaderRunnable(func(context.Context) error { return nil }), fakeController{name: "certificates", leader: true, started: make(chan string)}} {
-		if err := m.Add(part); err != nil {
+	recorder := &recordingManager{}
+	m := &sequencedManager{Manager: recorder}
+	for _, runnable := range []manager.Runnable{leaderRunnable(func(context.Context) error { return nil }), fakeController{name: "certificates", leader: true, started: make(chan string)}} {
+		if err := m.Add(runnable); err != nil {
 			t.Fatal(err)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	// Stopped before the registration could start.
-	if err := parts.added[1].Start(ctx); err != nil {
-		t.Errorf("got %v", err)
+	// The registration is never started, so the controller must return because of the cancelled context.
+	if err := recorder.added[1].Start(ctx); err != nil {
+		t.Errorf("got error %v, want none", err)
 	}
-	for _, part := range parts.added {
-		if leading, ok := part.(manager.LeaderElectionRunnable); !ok || !leading.NeedLeaderElection() {
-			t.Errorf("%T would run without leadership", part)
+	for _, runnable := range recorder.added {
+		if leading, ok := runnable.(manager.LeaderElectionRunnable); !ok || !leading.NeedLeaderElection() {
+			t.Errorf("%T does not need leader election", runnable)
 		}
 	}
 }
 
-// runnables is a manager that only keeps what is added to it.
-type runnables struct {
+// recordingManager is a manager that records all added runnables and starts none.
+type recordingManager struct {
 	manager.Manager
 	added []manager.Runnable
 }
 
-func (r *runnables) Add(part manager.Runnable) error {
-	r.added = append(r.added, part)
+func (m *recordingManager) Add(runnable manager.Runnable) error {
+	m.added = append(m.added, runnable)
 	return nil
 }
 
-// fakeController is a controller that sends its name when it is started, and ends.
+// fakeController is a controller that sends its name when it is started, and then returns.
 type fakeController struct {
 	controller.Controller
 	name    string

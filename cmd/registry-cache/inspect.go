@@ -14,11 +14,12 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/inspect"
 )
 
-// inspectOptions are the flags of inspect.
+// inspectOptions are the flags of the subcommand inspect.
 type inspectOptions struct {
-	configFile, output string
-	// override has what was given beside the configuration file.
-	override []func(*config.Config)
+	configFile string // empty: the default configuration
+	output     string // "table" or "json"
+	// overrides apply the flags that are set on the command line to the configuration.
+	overrides []func(*config.Config)
 }
 
 func inspectCommand() *cobra.Command {
@@ -28,11 +29,13 @@ func inspectCommand() *cobra.Command {
 	var high, low int
 	cmd := &cobra.Command{
 		Use:   "inspect",
-		Short: "Print what a volume holds, and what will be deleted from it, when and why",
-		Long: `Print what a volume holds: images, what belongs to no image, and how full it is. For each object it tells when it was
-last used and when it will be deleted, why, and after how many others.
+		Short: "Report the content of a volume and its next evictions",
+		Long: `Report the content of a volume: its images, the objects that belong to no image, and the used space. For each object,
+the report contains the last use, the time and the reason of its eviction, and the number of objects that are evicted
+before it.
 
-The volume is only read. A server may use it meanwhile, and a stock registry may have filled it.`,
+The command only reads the volume. A cache server may use the volume at the same time. The volume may also be one that a
+stock registry has filled.`,
 		Example: `  registry-cache inspect --config /etc/registry-cache/config.yaml
   registry-cache inspect --root /mnt/volume --ttl 168h -o json`,
 		Args: cobra.NoArgs,
@@ -44,7 +47,7 @@ The volume is only read. A server may use it meanwhile, and a stock registry may
 				"low-watermark":  func(c *config.Config) { c.Storage.LowWatermark = low },
 			} {
 				if cmd.Flags().Changed(name) {
-					o.override = append(o.override, set)
+					o.overrides = append(o.overrides, set)
 				}
 			}
 			cfg, write, err := o.complete()
@@ -64,16 +67,17 @@ The volume is only read. A server may use it meanwhile, and a stock registry may
 	}
 	defaults := config.Default()
 	flags := cmd.Flags()
-	flags.StringVar(&o.configFile, "config", "", "configuration file of the server (YAML), for the flags that are not given")
-	flags.StringVar(&root, "root", defaults.Storage.Root, "folder of the volume")
-	flags.DurationVar(&ttl, "ttl", time.Duration(defaults.GarbageCollection.TTL), "time since its last use after which an object is deleted; 0s: never delete anything")
-	flags.IntVar(&high, "high-watermark", defaults.Storage.HighWatermark, "used share of the volume, in percent, at which eviction starts")
-	flags.IntVar(&low, "low-watermark", defaults.Storage.LowWatermark, "used share of the volume, in percent, at which eviction ends")
-	flags.StringVarP(&o.output, "output", "o", "table", "table or json")
+	flags.StringVar(&o.configFile, "config", "", "configuration file of the cache server (YAML); the other flags override its values")
+	flags.StringVar(&root, "root", defaults.Storage.Root, "directory of the volume")
+	flags.DurationVar(&ttl, "ttl", time.Duration(defaults.GarbageCollection.TTL), "duration after the last use of an object at which it expires; 0s disables garbage collection")
+	flags.IntVar(&high, "high-watermark", defaults.Storage.HighWatermark, "percentage of used space on the volume at which eviction starts")
+	flags.IntVar(&low, "low-watermark", defaults.Storage.LowWatermark, "percentage of used space on the volume at which eviction stops")
+	flags.StringVarP(&o.output, "output", "o", "table", "output format: table or json")
 	return cmd
 }
 
-// complete returns the configuration that counts, and how the report is written.
+// complete validates the flags. It returns the configuration with the overrides applied, and the function that writes
+// the report.
 func (o inspectOptions) complete() (cfg config.Config, write func(*inspect.Report, io.Writer) error, err error) {
 	switch o.output {
 	case "table":
@@ -81,7 +85,7 @@ func (o inspectOptions) complete() (cfg config.Config, write func(*inspect.Repor
 	case "json":
 		write = (*inspect.Report).WriteJSON
 	default:
-		return cfg, nil, fmt.Errorf("--output %q: write table or json", o.output)
+		return cfg, nil, fmt.Errorf(`--output: unsupported value %q: supported values: "table", "json"`, o.output)
 	}
 	cfg = config.Default()
 	if o.configFile != "" {
@@ -89,14 +93,14 @@ func (o inspectOptions) complete() (cfg config.Config, write func(*inspect.Repor
 			return cfg, nil, err
 		}
 	}
-	for _, set := range o.override {
+	for _, set := range o.overrides {
 		set(&cfg)
 	}
 	if cfg.Storage.Root == "" {
-		return cfg, nil, fmt.Errorf("--root must name the folder of the volume, such as %s", config.Default().Storage.Root)
+		return cfg, nil, fmt.Errorf("--root: must be the directory of the volume, for example %s", config.Default().Storage.Root)
 	}
 	if err := cfg.ValidatePolicy(); err != nil {
-		return cfg, nil, fmt.Errorf("--high-watermark, --low-watermark or --ttl: %w", err)
+		return cfg, nil, fmt.Errorf("invalid --high-watermark, --low-watermark or --ttl: %w", err)
 	}
 	return cfg, write, nil
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 )
 
-// runInspect returns what the command prints.
+// runInspect runs the subcommand inspect and returns its output.
 func runInspect(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
@@ -67,16 +67,16 @@ func TestInspect(t *testing.T) {
 			t.Errorf("%v: %v", test.args, err)
 		}
 		if r.Policy != test.want || r.Root != root || len(r.Images) != 1 || time.Since(r.Time) > time.Minute {
-			t.Errorf("%v: %+v", test.args, r)
+			t.Errorf("%v: unexpected report %+v", test.args, r)
 		}
 	}
 	out, err := runInspect(t, "--root", root)
 	if err != nil || !strings.Contains(out, "\nlibrary/alpine  v1 ") {
-		t.Errorf("table: %v\n%s", err, out)
+		t.Errorf("table: error %v, output:\n%s", err, out)
 	}
-	// The root of the flag counts, not that of the file.
+	// --root overrides storage.root of the configuration file.
 	missing := filepath.Join(root, "missing")
 	if _, err := runInspect(t, "--config", file, "--root", missing); err == nil || err.Error() != "surveying the volume: there is no folder "+missing {
-		t.Errorf("missing root: %v", err)
+		t.Errorf("missing directory: got error %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command registry-cache is the pull-through cache server of one upstream registry.
+// Command registry-cache is the cache server: a pull-through cache of one upstream. The subcommand serve runs the
+// server, the subcommand inspect reports the content of a volume.
 package main
 
 import (
@@ -13,7 +14,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	// The image has no certificate authorities of its own.
+	// The container image contains no root certificates.
 	_ "golang.org/x/crypto/x509roots/fallback"
 
 	"github.com/registry-cache/extension/pkg/cacheserver"
@@ -36,7 +37,7 @@ func main() {
 func command() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "registry-cache",
-		Short:         "Pull-through cache of one OCI registry",
+		Short:         "Pull-through cache of one upstream registry",
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -49,19 +50,19 @@ func serveCommand() *cobra.Command {
 	var configFile string
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Serve the registry API until SIGTERM",
+		Short: "Serve the registry API until SIGTERM or SIGINT",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return serve(cmd.Context(), configFile)
 		},
 	}
-	cmd.Flags().StringVar(&configFile, "config", "", "configuration file (YAML)")
+	cmd.Flags().StringVar(&configFile, "config", "", "configuration file (YAML, required)")
 	return cmd
 }
 
 func serve(ctx context.Context, configFile string) error {
 	if configFile == "" {
-		return errors.New("--config must name the configuration file")
+		return errors.New("--config: required, must be the path of the configuration file")
 	}
 	cfg, err := config.Load(configFile)
 	if err != nil {

@@ -19,24 +19,24 @@ func TestCommandErrors(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"serve"}, "--config must name the configuration file"},
+		{[]string{"serve"}, "--config: required, must be the path of the configuration file"},
 		{[]string{"serve", "--config", "/nonexistent"}, "reading configuration: stat /nonexistent: no such file or directory"},
 		{[]string{"serve", "--config", invalid}, invalid + ": validating configuration: upstream.remoteURL: must be set"},
 		{[]string{"serve", "more"}, `unknown command "more"`},
 		{[]string{"inspect", "--root", "/nonexistent"}, "surveying the volume: there is no folder /nonexistent"},
-		{[]string{"inspect", "--root", ""}, "--root must name the folder of the volume, such as /var/lib/registry"},
+		{[]string{"inspect", "--root", ""}, "--root: must be the directory of the volume, for example /var/lib/registry"},
 		{[]string{"inspect", "--config", "/nonexistent"}, "reading configuration: stat /nonexistent: no such file or directory"},
-		{[]string{"inspect", "-o", "yaml"}, `--output "yaml": write table or json`},
-		{[]string{"inspect", "--high-watermark", "101"}, "--high-watermark, --low-watermark or --ttl: storage.highWatermark: 101 must be a percentage from 1 to 100"},
-		{[]string{"inspect", "--low-watermark", "90"}, "--high-watermark, --low-watermark or --ttl: storage.lowWatermark: 90 must be a percentage below highWatermark, which is 90"},
-		{[]string{"inspect", "--ttl", "-1s"}, "--high-watermark, --low-watermark or --ttl: garbageCollection.ttl: must not be negative"},
+		{[]string{"inspect", "-o", "yaml"}, `--output: unsupported value "yaml": supported values: "table", "json"`},
+		{[]string{"inspect", "--high-watermark", "101"}, "invalid --high-watermark, --low-watermark or --ttl: storage.highWatermark: 101 must be a percentage from 1 to 100"},
+		{[]string{"inspect", "--low-watermark", "90"}, "invalid --high-watermark, --low-watermark or --ttl: storage.lowWatermark: 90 must be a percentage below highWatermark, which is 90"},
+		{[]string{"inspect", "--ttl", "-1s"}, "invalid --high-watermark, --low-watermark or --ttl: garbageCollection.ttl: must not be negative"},
 		{[]string{"inspect", "more"}, `unknown command "more"`},
 		{[]string{"other"}, `unknown command "other"`},
 	} {
 		cmd := command()
 		cmd.SetArgs(test.args)
 		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.HasPrefix(err.Error(), test.want) {
-			t.Errorf("%v: %v, want %s", test.args, err, test.want)
+			t.Errorf("%v: got error %v, want %s", test.args, err, test.want)
 		}
 	}
 }
