@@ -101,12 +101,15 @@ e2e-testbed: ## What the testbed itself promises, on the cluster of kind-up: cla
 mutations: ## Break the product on purpose, and show which story and which test fail then (RUN=..., EXEC=a command that runs others).
 	go run ./test/mutations/run $(if $(RUN),-run '$(RUN)') $(if $(EXEC),-exec '$(EXEC)')
 
-.PHONY: bench bench-check bench-store
+.PHONY: bench bench-check bench-page bench-store
 bench: ## The cache server beside the stock registry and no cache, and nodes of the kind-based Shoot (RUN=..., ROUNDS=3, QUICK=1).
 	go run ./test/bench $(if $(RUN),-run '$(RUN)') $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(QUICK),-quick)
 
 bench-check: ## Hold the ratios of a recorded run against their ranges (RUN=bin/bench/<run>, by default the last one).
-	@go run ./test/bench/runs check -run '$(or $(RUN),$(lastword $(sort $(wildcard bin/bench/2*))))'
+	@go run ./test/bench/runs check -run '$(or $(RUN),$(patsubst %/results.json,%,$(lastword $(sort $(wildcard bin/bench/2*/results.json)))))'
+
+bench-page: ## Render the page with all charts and the input of benchstat into bin/bench/<run> (RUN=docs/benchmarks/<run>).
+	@go run ./test/bench/runs page -run '$(or $(RUN),$(lastword $(sort $(wildcard docs/benchmarks/2*))))'
 
 bench-store: ## Make a recorded run the one that the README shows and bench-check compares with (RUN=bin/bench/<run>).
 	go run ./test/bench/runs store -run '$(RUN)'

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command bench measures the cache server beside the stock registry of the distribution project and beside no cache at
-// all: on one machine, in one run, with the engines in turn.
+// Command bench measures the cache server, the stock registry and direct pulls in one run on one machine. Each round
+// measures the engines one after the other.
 //
-//	generate  builds the programs and makes the content
-//	record    runs the scenarios and writes results.json and bench.txt (for benchstat) into the folder of the run
-//	report    draws them: summary.md, which holds them against the targets, and report.html
+//	generate  builds the programs and creates the content of the upstream
+//	record    runs the scenarios and writes results.json and summary.md into the folder of the run
 //
-// All files are written after each scenario. One that fails is named in them and in the exit status; those after it run
-// all the same. The command in the folder runs works with what was recorded.
+// record writes both files after each scenario. If a scenario fails, both files contain its error, the next scenarios run,
+// and the exit code is 1. The command in folder runs checks, publishes and renders recorded runs.
 //
-// Each engine is a process of its own on one processor; the upstream registry and the clients share the others. The
-// scenarios stale, nodestart and unit are about nodes: they run on the kind-based Shoot, which is made where there is none
-// and stays.
+// Each engine is a process on its own processor. The upstream and the clients share the other processors. The scenarios
+// stale, nodestart and unit use nodes of the kind-based Shoot. The command creates the Shoot if it does not exist, and does
+// not delete it.
 package main
 
 import (
@@ -32,7 +31,7 @@ import (
 )
 
 func main() {
-	// What libraries log is in the files of the programs that they start.
+	// The programs that libraries start have their own log files.
 	ctrllog.SetLogger(logr.Discard())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:])
@@ -45,10 +44,10 @@ func main() {
 
 func run(ctx context.Context, args []string) (err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	output := flags.String("output", filepath.Join("bin", "bench"), "`folder` of the runs; each gets one of its own in it")
-	only := flags.String("run", "", "`pattern` of the scenarios to run; empty means all")
-	rounds := flags.Int("rounds", 3, "how `often` each measurement is made, the engines in turn; what takes minutes is made less often")
-	quick := flags.Bool("quick", false, "smaller loads and one round: shows that everything runs, proves no figure")
+	output := flags.String("output", filepath.Join("bin", "bench"), "`folder` that contains one folder for each run")
+	only := flags.String("run", "", "regular `expression` that selects scenarios; empty selects all")
+	rounds := flags.Int("rounds", 3, "`number` of repetitions of each measurement; measurements that take minutes are repeated less often")
+	quick := flags.Bool("quick", false, "run one round with reduced loads, as a test of the scenarios; the values must not be compared")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -57,7 +56,7 @@ func run(ctx context.Context, args []string) (err error) {
 		return fmt.Errorf("-run: %w", err)
 	}
 	if *rounds < 1 {
-		return fmt.Errorf("-rounds is %d: give 1 or more", *rounds)
+		return fmt.Errorf("-rounds is %d, must be at least 1", *rounds)
 	}
 	if *quick {
 		*rounds = 1
@@ -74,27 +73,27 @@ func run(ctx context.Context, args []string) (err error) {
 	return b.record(ctx, selected, os.Stdout)
 }
 
-// scenario is one question. Its name selects it and begins the names of its results.
+// scenario is a group of measurements. Its name selects it and is the first part of the names of its series.
 type scenario struct {
 	name, asks string
-	// most is how long it may take.
+	// most is the timeout.
 	most time.Duration
 	run  func(context.Context, *bench) error
 }
 
 var scenarios = []scenario{
-	{"herd", "many clients pull one cold blob", 8 * time.Minute, herd},
-	{"readers", "memory for slow readers", 5 * time.Minute, slowReaders},
-	{"manifest", "cost of a stored manifest", 5 * time.Minute, warmManifest},
-	{"blob", "cost of a stored blob", 10 * time.Minute, warmBlob},
-	{"cold", "first pull beside no cache", 12 * time.Minute, coldPull},
-	{"tag", "cost of a tag that does not change", 5 * time.Minute, warmTag},
+	{"herd", "many clients pull one uncached blob concurrently", 8 * time.Minute, herd},
+	{"readers", "memory with slow readers", 5 * time.Minute, slowReaders},
+	{"manifest", "CPU time for a stored manifest", 5 * time.Minute, warmManifest},
+	{"blob", "CPU time for a stored blob", 10 * time.Minute, warmBlob},
+	{"cold", "first pull, compared with a direct pull", 12 * time.Minute, coldPull},
+	{"tag", "requests and writes for an unchanged tag", 5 * time.Minute, warmTag},
 	{"start", "start on a full volume", 8 * time.Minute, startOnFullVolume},
-	{"kill", "kill -9 in the middle of a herd, on a full volume", 8 * time.Minute, killedInHerd},
-	{"disk", "hits on a volume that is too small", 8 * time.Minute, diskPressure},
-	{"evict", "latency while much is deleted", 2 * evictTimeout, evictWhileServing},
-	{"controller", "what the controller takes for many Shoots", 12 * time.Minute, controllerCost},
-	{"stale", "pulls on a node in each state of the world", 30 * time.Minute, stalePulls},
-	{"nodestart", "images of what runs on every node, on nodes that start", 15 * time.Minute, nodeStart},
-	{"unit", "what the node's unit notices, and costs", 15 * time.Minute, nodeUnit},
+	{"kill", "SIGKILL during a herd, on a full volume", 8 * time.Minute, killedInHerd},
+	{"disk", "cache hits on a volume that is too small", 8 * time.Minute, diskPressure},
+	{"evict", "latency during the eviction of many blobs", 2 * evictTimeout, evictWhileServing},
+	{"controller", "API requests, CPU time and memory of the controller for many Shoots", 12 * time.Minute, controllerCost},
+	{"stale", "pulls on a node in each state of the cache", 30 * time.Minute, stalePulls},
+	{"nodestart", "pulls of the images of system components on starting nodes", 15 * time.Minute, nodeStart},
+	{"unit", "reaction times and CPU time of the unit on a node", 15 * time.Minute, nodeUnit},
 }

@@ -33,8 +33,9 @@ func names(all []scenario) string {
 	return strings.Join(names, ", ")
 }
 
-// record runs the scenarios and writes what is known after each of them. A scenario that fails keeps what it measured, and
-// does not keep others from running; the end of ctx does. The error names all that failed or were not reached.
+// record runs the scenarios and writes the results after each of them. After a failure, it keeps the values that the
+// scenario measured and continues with the next scenario. It stops when ctx ends. The error lists all scenarios that failed
+// or did not start.
 func (b *bench) record(ctx context.Context, selected []scenario, progress io.Writer) error {
 	for _, s := range selected {
 		b.results.Scenarios = append(b.results.Scenarios, result.Scenario{Name: s.name, Asks: s.asks})
@@ -53,7 +54,7 @@ func (b *bench) record(ctx context.Context, selected []scenario, progress io.Wri
 			outcome = "FAILED: " + record.Error
 		}
 		fmt.Fprintf(progress, "%-10s %4.0f s  %s\n", s.name, record.Seconds, outcome)
-		if err := errors.Join(b.results.Write(b.dir), report.Write(&b.results, b.dir)); err != nil {
+		if err := errors.Join(b.results.Write(b.dir), report.WriteSummary(&b.results, b.dir)); err != nil {
 			return fmt.Errorf("writing the results after %s: %w", s.name, err)
 		}
 	}

@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package report shows what a run measured: as a table that holds it against the targets, as a page with pictures, and as
-// the part of the README that is about it. All are made from results.json alone, and are the same bytes for the same run.
+// Package report renders the results of a run: a summary with all targets and measurements, a page with charts, and the
+// published pages. The output depends only on results.json, and is the same for the same run.
 package report
 
 import (
 	"bytes"
 	_ "embed"
-	"errors"
 	"fmt"
 	"html/template"
-	"path/filepath"
 	"strings"
 
 	"github.com/registry-cache/extension/test/bench/result"
@@ -20,17 +18,6 @@ import (
 var pageSource string
 
 var page = template.Must(template.New("page").Parse(pageSource))
-
-// Write makes summary.md and report.html in the folder of the run.
-func Write(r *result.Run, dir string) error {
-	html, err := HTML(r)
-	if err != nil {
-		return err
-	}
-	return errors.Join(
-		result.WriteFile(filepath.Join(dir, "summary.md"), []byte(Summary(r))),
-		result.WriteFile(filepath.Join(dir, "report.html"), html))
-}
 
 type pageTarget struct {
 	What, Wanted, Measured string
@@ -52,7 +39,7 @@ type pageSeries struct {
 	Rounds                               int
 }
 
-// HTML is one file that needs no other, no script and no network.
+// HTML returns a page with all charts and measurements. It refers to no other file and contains no script.
 func HTML(r *result.Run) ([]byte, error) {
 	data := struct {
 		Run       *result.Run
@@ -81,7 +68,7 @@ func HTML(r *result.Run) ([]byte, error) {
 	for i, s := range sections(r) {
 		of := pageSection{ID: fmt.Sprintf("s%d", i+1), Title: s.title}
 		for _, f := range s.figures {
-			// Made by package chart, which escapes what it writes.
+			// Package chart escapes all text.
 			of.Figures = append(of.Figures, pageFigure{template.HTML(f.svg), f.caption})
 		}
 		data.Sections = append(data.Sections, of)

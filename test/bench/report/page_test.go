@@ -147,7 +147,7 @@ func TestIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"registry 3.1.2 with", "(x/stale-containerd-2.svg)", "(x/results.json)",
+		"registry, distribution 3.1.2, with", "(x/stale-containerd-2.svg)", "(x/results.json)",
 		"| Cached manifest by digest: requests per second of CPU time (more is better) | – | 5 000 | 44 000 |\n",
 		"| 1000 slow clients read a cached blob over http: peak memory | – | – | 53 MiB |\n",
 		"| Manifest of a new image while 100 000 blobs expire | – | 60 s | 50 ms |\n",

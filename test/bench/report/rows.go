@@ -5,6 +5,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"strings"
 
 	"github.com/registry-cache/extension/test/bench/result"
 )
@@ -51,6 +52,18 @@ var rows = []row{
 	{text: "Two weeks of pulls (simulated) of images that are three times larger than the volume: bytes served from the volume (more is better)",
 		name: "disk/images=192", unit: "hit-B/B", format: percent},
 	{text: "Manifest of a new image while 100 000 blobs expire", name: "evict/blobs=100000", unit: "cold-evicting-s", format: seconds},
+}
+
+// table returns the selected rows that were measured as a Markdown table.
+func table(r *result.Run, selected func(row) bool) string {
+	var s strings.Builder
+	s.WriteString("| measurement | direct | stock | this server |\n| --- | --- | --- | --- |\n")
+	for _, row := range rows {
+		if line, ok := row.line(r); ok && selected(row) {
+			s.WriteString(line)
+		}
+	}
+	return s.String()
 }
 
 // line returns the row as a line of a Markdown table. ok is false if this server was not measured.

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -87,7 +88,12 @@ func staleTargets() []target {
 	return all
 }
 
-// Summary returns a table of the targets, and one of everything, in Markdown.
+// WriteSummary writes summary.md into the folder of the run.
+func WriteSummary(r *result.Run, dir string) error {
+	return result.WriteFile(filepath.Join(dir, "summary.md"), []byte(Summary(r)))
+}
+
+// Summary returns the content of summary.md: a table of the targets and a table of all measurements.
 func Summary(r *result.Run) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%s, %d processors, %.1f GiB, Linux %s, %s, commit %s, rounds: %d\n\n",

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package result is what a run of the benchmarks found out, and its files: results.json, and bench.txt in the format of
-// Go's benchmarks.
+// Package result defines the results of one benchmark run, and reads and writes their file, results.json.
 package result
 
 import (
@@ -16,53 +15,53 @@ import (
 	"strings"
 )
 
-// Engines: no cache at all, the stock registry, and this project's server. Scenarios about nodes have states of the world
-// as engines beside them.
+// Engines: a direct pull without a cache, the stock registry, and the cache server of this project. Scenarios with nodes
+// also use the states in state.go as engines.
 const (
 	Direct = "direct"
 	Stock  = "stock"
 	Ours   = "ours"
 )
 
-// File is the name of the file in the folder of a run that has everything.
+// File is the name of the file with all results, in the folder of a run.
 const File = "results.json"
 
 // Run is one run. It is not safe for concurrent use.
 type Run struct {
 	Host   Host `json:"host"`
 	Rounds int  `json:"rounds"`
-	// Quick runs prove no figure.
+	// Quick marks a run with reduced loads. Its values must not be compared.
 	Quick bool `json:"quick"`
-	// Scenarios are those that were selected, in their order. Runs of old have none.
+	// Scenarios are the selected scenarios, in order of execution. Files of older versions have none.
 	Scenarios []Scenario `json:"scenarios,omitempty"`
 	Measured  []Series   `json:"measured"`
 }
 
-// Scenario is one question, and how answering it ended.
+// Scenario describes one scenario and its outcome.
 type Scenario struct {
-	// Name begins the names of its series.
+	// Name is the first part of the names of its series.
 	Name string `json:"name"`
-	// Asks is the question, in a few words.
+	// Asks is a short description.
 	Asks string `json:"asks"`
-	// Seconds are what it took; 0 if it was not reached.
+	// Seconds is the duration; 0 if the scenario did not start.
 	Seconds float64 `json:"seconds"`
-	// Done says that it came to its end, with an error or without.
+	// Done is true if the scenario ended, with or without an error.
 	Done bool `json:"done"`
-	// Error is why it failed; empty if it did not. What it measured before stays.
+	// Error is the reason of a failure; empty without a failure. Values that were measured before it are in the run.
 	Error string `json:"error,omitempty"`
 }
 
-// Series are the values of one measurement, one of each round.
+// Series contains the values of one measurement, one for each round.
 type Series struct {
 	// Name is "scenario/parameters".
 	Name   string `json:"name"`
 	Engine string `json:"engine"`
-	// Unit is what benchstat takes: "s", "B", "req/cpu-s".
+	// Unit is a unit in the format of benchstat, for example "s", "B", "req/cpu-s".
 	Unit   string    `json:"unit"`
 	Values []float64 `json:"values"`
 }
 
-// Host is where the run was, and of what versions.
+// Host describes the machine and the versions of a run.
 type Host struct {
 	Commit    string `json:"commit"`
 	GoVersion string `json:"goVersion"`
@@ -70,15 +69,15 @@ type Host struct {
 	CPU       string `json:"cpu"`
 	CPUs      int    `json:"cpus"`
 	MemoryKiB int64  `json:"memoryKiB"`
-	// System is the distribution of Linux.
+	// System is the name and version of the Linux distribution.
 	System string `json:"system,omitempty"`
 	// Distribution is the version of the stock registry.
 	Distribution string `json:"distribution,omitempty"`
-	// Containerd are the versions of containerd that pull in scenarios about nodes.
+	// Containerd contains the versions of containerd in scenarios with nodes.
 	Containerd []string `json:"containerd,omitempty"`
 }
 
-// Add records a value.
+// Add appends a value to a series, and creates the series if necessary.
 func (r *Run) Add(name, engine, unit string, value float64) {
 	for i, s := range r.Measured {
 		if s.Name == name && s.Engine == engine && s.Unit == unit {
@@ -89,7 +88,7 @@ func (r *Run) Add(name, engine, unit string, value float64) {
 	r.Measured = append(r.Measured, Series{name, engine, unit, []float64{value}})
 }
 
-// Get returns a series, or none of the values if it was not measured.
+// Get returns a series. It has no values if it was not measured.
 func (r *Run) Get(name, engine, unit string) Series {
 	for _, s := range r.Measured {
 		if s.Name == name && s.Engine == engine && s.Unit == unit {
@@ -99,7 +98,7 @@ func (r *Run) Get(name, engine, unit string) Series {
 	return Series{Name: name, Engine: engine, Unit: unit}
 }
 
-// Selected says whether the scenario that a series belongs to was to run.
+// Selected reports whether the run included the scenario of a series.
 func (r *Run) Selected(series string) bool {
 	scenario, _, _ := strings.Cut(series, "/")
 	if len(r.Scenarios) == 0 {
@@ -108,7 +107,7 @@ func (r *Run) Selected(series string) bool {
 	return slices.ContainsFunc(r.Scenarios, func(s Scenario) bool { return s.Name == scenario })
 }
 
-// Failed returns an error that names the scenarios that failed or were not reached, or nil.
+// Failed returns an error that lists the scenarios that failed or did not start, or nil.
 func (r *Run) Failed() error {
 	var errs []error
 	for _, s := range r.Scenarios {
@@ -122,10 +121,11 @@ func (r *Run) Failed() error {
 	return errors.Join(errs...)
 }
 
-// Median returns NaN where nothing was measured.
+// Median returns NaN for a series without values.
 func (s Series) Median() float64 { return Percentile(s.Values, 50) }
 
-// Percentile returns the value below which p percent of the values are, the nearest of them; NaN of none.
+// Percentile returns the p-th percentile of the values, p in 0 – 100: the value whose rank is nearest to p/100·(n-1),
+// without interpolation. It returns NaN without values.
 func Percentile(values []float64, p float64) float64 {
 	if len(values) == 0 {
 		return math.NaN()
@@ -147,19 +147,18 @@ func Read(dir string) (*Run, error) {
 	return r, nil
 }
 
-// Write makes the files in the folder. A reader sees each of them as it was before or is afterwards.
+// Write writes results.json into the folder. It replaces an existing file atomically.
 func (r *Run) Write(dir string) error {
 	content, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	return errors.Join(
-		WriteFile(filepath.Join(dir, File), append(content, '\n')),
-		WriteFile(filepath.Join(dir, "bench.txt"), r.benchmarks()))
+	return WriteFile(filepath.Join(dir, File), append(content, '\n'))
 }
 
-// benchmarks is the format of Go's benchmarks, for benchstat.
-func (r *Run) benchmarks() []byte {
+// Benchmarks returns the results in the format of Go benchmarks, which benchstat reads
+// (https://golang.org/design/14313-benchmark-format).
+func (r *Run) Benchmarks() []byte {
 	var text strings.Builder
 	fmt.Fprintf(&text, "goos: %s\ngoarch: %s\ncpu: %s\ncommit: %s\n", runtime.GOOS, runtime.GOARCH, r.Host.CPU, r.Host.Commit)
 	for _, s := range r.Measured {
@@ -170,7 +169,7 @@ func (r *Run) benchmarks() []byte {
 	return []byte(text.String())
 }
 
-// WriteFile replaces a file at once, so that an interrupt leaves no half of it.
+// WriteFile replaces a file atomically, so that an interrupt leaves no partial file.
 func WriteFile(path string, content []byte) error {
 	temporary := path + ".new"
 	if err := os.WriteFile(temporary, content, 0o644); err != nil {

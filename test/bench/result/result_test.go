@@ -4,9 +4,8 @@ package result
 
 import (
 	"math"
-	"os"
-	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -32,15 +31,25 @@ func TestWriteAndRead(t *testing.T) {
 	if err := want.Write(dir); err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join(dir, "bench.txt"))
-	if want := "BenchmarkManifest/warm/engine=ours 1 2 req/cpu-s\n"; err != nil || !strings.HasSuffix(string(text), want) {
-		t.Errorf("%q, %v, want %q at its end", text, err, want)
-	}
 	if got, err := Read(dir); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("read %+v, %v, want %+v", got, err, want)
 	}
 	if _, err := Read(t.TempDir()); err == nil {
 		t.Error("no error for a folder without a run")
+	}
+}
+
+func TestBenchmarks(t *testing.T) {
+	t.Parallel()
+	r := &Run{Host: Host{CPU: "A processor", Commit: "0123456789ab"}}
+	for _, v := range []float64{2, .5} {
+		r.Add("manifest/warm", Ours, "req/cpu-s", v)
+	}
+	want := "goos: linux\ngoarch: amd64\ncpu: A processor\ncommit: 0123456789ab\n" +
+		"BenchmarkManifest/warm/engine=ours 1 2 req/cpu-s\nBenchmarkManifest/warm/engine=ours 1 0.5 req/cpu-s\n"
+	got := string(r.Benchmarks())
+	if got = strings.Replace(got, "goarch: "+runtime.GOARCH, "goarch: amd64", 1); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 

@@ -2,20 +2,21 @@
 
 package result
 
-// The states of the world that a node pulls in; they are the engines of the scenario stale, beside Direct.
+// States of the cache and the node during a pull. They are the engines of the scenario stale, in addition to Direct.
 const (
-	// Cold and Warm: the cache is healthy, and has nothing or all of the image.
+	// Cold and Warm: the cache is healthy and contains none, or all, of the content of the image.
 	Cold = "cold"
 	Warm = "warm"
-	// StaleDocument is what the user's document describes: containerd knows an address that nobody has, in a hosts.toml as
-	// gardener-node-agent writes it, and nothing on the node notices.
+	// StaleDocument is the problem that the usage document describes: hosts.toml, as written by gardener-node-agent,
+	// contains an unassigned address, and no component of the node removes it.
 	StaleDocument = "stale-document"
-	// StaleDialTimeout is the same with the dial_timeout of our hosts.toml.
+	// StaleDialTimeout is StaleDocument with the dial_timeout of the hosts.toml of this project.
 	StaleDialTimeout = "stale-dial-timeout"
-	// StaleUnitFirst is a pull that begins in the moment in which the address goes, with our unit on the node;
-	// StaleUnitLater one after the unit has noticed.
+	// StaleUnitFirst is a pull that starts when the address becomes unassigned, on a node with the unit of this project.
+	// StaleUnitLater is a pull after the unit has withdrawn the address.
 	StaleUnitFirst = "stale-unit-first"
 	StaleUnitLater = "stale-unit-later"
-	// DeletedPinned is a pull that begins in the moment in which the Service is deleted by hand, and comes back.
+	// DeletedPinned is a pull that starts when a user deletes the Service; the controller recreates it with its pinned
+	// ClusterIP.
 	DeletedPinned = "deleted-pinned"
 )

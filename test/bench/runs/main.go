@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command runs works with runs of the benchmarks that are recorded.
+// Command runs processes recorded benchmark runs. Its working directory must be the root of the repository.
 //
-//	check    holds the ratios of a run against the range file
-//	store    makes a run the one that the repository shows and compares with: the folder below docs/benchmarks, the range
-//	         file, and the README's part
-//	publish  makes what is generated from the stored run anew
-//
-// It runs in the root of the repository.
+//	check    compares the ratios of a run with the range file
+//	page     renders report.html, a page with all charts, and bench.txt, the input of benchstat, into bin/bench/<run>
+//	store    replaces the stored run in docs/benchmarks and the range file, and runs publish
+//	publish  generates the published pages from the stored run
 package main
 
 import (
@@ -30,26 +28,28 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("give a command: check, store or publish")
+		return errors.New("missing command: must be check, page, store or publish")
 	}
 	flags := flag.NewFlagSet("runs "+args[0], flag.ContinueOnError)
-	dir := flags.String("run", "", "`folder` of the run, with its results.json")
+	dir := flags.String("run", "", "`folder` of the run, which contains results.json")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
 	if args[0] != "publish" && *dir == "" {
-		return fmt.Errorf("%s: -run is missing: give the folder of a run, such as bin/bench/20261125T095839Z", args[0])
+		return fmt.Errorf("%s: -run is missing: must be the folder of a run, for example bin/bench/20261125T095839Z", args[0])
 	}
 	const root = "."
 	switch args[0] {
 	case "check":
 		return check(root, *dir)
+	case "page":
+		return page(root, *dir)
 	case "store":
 		return store(root, *dir)
 	case "publish":
 		return publish(root)
 	}
-	return fmt.Errorf("%s is no command: give check, store or publish", args[0])
+	return fmt.Errorf("unknown command %q: must be check, page, store or publish", args[0])
 }
 
 // rangeFile is relative to the root of the repository.

@@ -52,10 +52,6 @@ func generated(root string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	page, err := report.HTML(r)
-	if err != nil {
-		return nil, err
-	}
 	part, picture, err := report.Readme(r, folder)
 	if err != nil {
 		return nil, err
@@ -74,7 +70,6 @@ func generated(root string) (map[string]string, error) {
 	}
 	return map[string]string{
 		path.Join(folder, "summary.md"):  report.Summary(r),
-		path.Join(folder, "report.html"): string(page),
 		path.Join(folder, picture.Name):  picture.SVG,
 		path.Join(storedRuns, indexPage): index,
 		"README.md":                      text,
@@ -89,6 +84,31 @@ func replacePart(text, part string) (string, error) {
 		return "", fmt.Errorf("must contain the lines %q and %q, in this order", strings.TrimSpace(begin), strings.TrimSpace(end))
 	}
 	return before + begin + "\n" + part + "\n" + end + after, nil
+}
+
+// page writes the files that are rendered on demand from the run in dir into bin/bench/<run>. The stored run therefore
+// contains only files that cannot be generated, and its published pages.
+func page(root, dir string) error {
+	r, err := result.Read(dir)
+	if err != nil {
+		return err
+	}
+	html, err := report.HTML(r)
+	if err != nil {
+		return err
+	}
+	output := filepath.Join(root, "bin", "bench", filepath.Base(filepath.Clean(dir)))
+	if err := os.MkdirAll(output, 0o755); err != nil {
+		return err
+	}
+	for name, content := range map[string][]byte{"report.html": html, "bench.txt": r.Benchmarks()} {
+		file := filepath.Join(output, name)
+		if err := result.WriteFile(file, content); err != nil {
+			return err
+		}
+		fmt.Println(file)
+	}
+	return nil
 }
 
 // publish writes the files that are generated from the stored run.

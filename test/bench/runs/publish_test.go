@@ -3,8 +3,11 @@
 package main
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -50,7 +53,7 @@ func TestPublishedIsUpToDate(t *testing.T) {
 	}
 }
 
-// newRepository has what store needs, and the run of the first measurement in a folder beside it.
+// newRepository returns a folder with the files that store reads and replaces.
 func newRepository(t *testing.T) (root string) {
 	t.Helper()
 	root = t.TempDir()
@@ -88,7 +91,7 @@ func newRun(t *testing.T, quick bool) (dir string) {
 func TestStore(t *testing.T) {
 	t.Parallel()
 	root, dir := newRepository(t), newRun(t, false)
-	for range 2 { // a second time from where it is stored
+	for range 2 { // the second time, the run is already the stored run
 		if err := store(root, dir); err != nil {
 			t.Fatal(err)
 		}
@@ -114,17 +117,49 @@ func TestStore(t *testing.T) {
 	if entries, err := os.ReadDir(filepath.Join(root, storedRuns)); err != nil || len(entries) != 2 {
 		t.Errorf("stored: %v, %v, want only the new run and its page", entries, err)
 	}
-	for _, file := range []string{"results.json", "bench.txt", "summary.md", "report.html", "herd-amplification.svg"} {
-		if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
-			t.Error(err)
-		}
+	if got, want := names(t, dir), []string{"herd-amplification.svg", "results.json", "summary.md"}; !slices.Equal(got, want) {
+		t.Errorf("the stored run contains %v, want %v", got, want)
 	}
 	if err := check(root, dir); err != nil {
 		t.Error(err)
 	}
 }
 
-// What cannot be stored leaves what is stored alone.
+// names returns the names of the files in a folder, sorted.
+func names(t *testing.T, dir string) (all []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		all = append(all, entry.Name())
+	}
+	return all
+}
+
+// The page and the input of benchstat are not written into the folder of the run.
+func TestPage(t *testing.T) {
+	t.Parallel()
+	root, dir := t.TempDir(), newRun(t, false)
+	if err := page(root, dir); err != nil {
+		t.Fatal(err)
+	}
+	if got := names(t, dir); !slices.Equal(got, []string{"results.json"}) {
+		t.Errorf("the folder of the run contains %v", got)
+	}
+	for file, want := range map[string]string{"report.html": "medians of 3 rounds", "bench.txt": "BenchmarkCold/rtt=80ms/engine=ours 1 1.2 s\n"} {
+		content, err := os.ReadFile(filepath.Join(root, "bin", "bench", "new", file))
+		if err != nil || !strings.Contains(string(content), want) {
+			t.Errorf("%s: %v, want %q in\n%s", file, err, want, content)
+		}
+	}
+	if err := page(root, t.TempDir()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a folder without results.json: the error is %v", err)
+	}
+}
+
+// A run that cannot be stored does not change the stored run.
 func TestStoreRefusesQuickRuns(t *testing.T) {
 	t.Parallel()
 	root := newRepository(t)
@@ -148,7 +183,7 @@ func TestReplacePartNeedsBothLines(t *testing.T) {
 func TestCommandLine(t *testing.T) {
 	t.Parallel()
 	for want, args := range map[string][]string{
-		"give a command": nil, "-run is missing": {"check"}, "no command": {"paint", "-run", "x"}, "results.json": {"check", "-run", t.TempDir()},
+		"missing command": nil, "-run is missing": {"page"}, "unknown command": {"paint", "-run", "x"}, "results.json": {"check", "-run", t.TempDir()},
 	} {
 		if err := run(args); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: the error is %v, want %q", args, err, want)
