@@ -28,8 +28,8 @@ const (
 	applicationChart = admissionName + "/charts/application"
 )
 
-// runtimeValues and applicationValues are what gardener-operator sets for an Extension named registry-cache, over the values
-// of the operator, which are the same for both charts.
+// runtimeValues and applicationValues are the values that gardener-operator sets for an Extension named registry-cache.
+// It merges them into the values of the Extension, which are the same for both charts.
 var (
 	runtimeValues = map[string]any{"gardener": map[string]any{
 		"runtimeCluster": map[string]any{"priorityClassName": "gardener-garden-system-400"},
@@ -42,8 +42,8 @@ var (
 
 func TestAdmissionObjects(t *testing.T) {
 	t.Parallel()
-	inGarden := []string{"ClusterRole /", "ClusterRoleBinding /"}
-	inRuntime := func(namespace string) []string {
+	gardenObjects := []string{"ClusterRole /", "ClusterRoleBinding /"}
+	runtimeObjects := func(namespace string) []string {
 		var kinds []string
 		for _, kind := range []string{"Deployment", "PodDisruptionBudget", "Role", "RoleBinding", "Service", "ServiceAccount", "VerticalPodAutoscaler"} {
 			kinds = append(kinds, kind+" "+namespace+"/")
@@ -55,10 +55,10 @@ func TestAdmissionObjects(t *testing.T) {
 		values               map[string]any
 		want                 []string
 	}{
-		{"runtime", runtimeChart, "garden", runtimeValues, inRuntime("garden")},
-		{"application", applicationChart, "extension-registry-cache", applicationValues, inGarden},
-		{"both", admissionName, "n", nil, slices.Concat(inGarden, inRuntime("n"))},
-		{"without VPA", admissionName, "n", map[string]any{"runtime": map[string]any{"vpa": map[string]any{"enabled": false}}}, slices.Concat(inGarden, inRuntime("n")[:6])},
+		{"runtime", runtimeChart, "garden", runtimeValues, runtimeObjects("garden")},
+		{"application", applicationChart, "extension-registry-cache", applicationValues, gardenObjects},
+		{"both", admissionName, "n", nil, slices.Concat(gardenObjects, runtimeObjects("n"))},
+		{"without VPA", admissionName, "n", map[string]any{"runtime": map[string]any{"vpa": map[string]any{"enabled": false}}}, slices.Concat(gardenObjects, runtimeObjects("n")[:6])},
 	} {
 		var got []string
 		for _, obj := range renderChart(t, tc.dir, tc.namespace, tc.values) {
@@ -74,17 +74,17 @@ func TestAdmissionObjects(t *testing.T) {
 func TestAdmissionPod(t *testing.T) {
 	t.Parallel()
 	objects := renderChart(t, runtimeChart, "garden", runtimeValues)
-	checkPodIsConfined(t, objects)
+	checkSecurityContext(t, objects)
 	deployment := find[*appsv1.Deployment](t, objects)
 	pod := deployment.Spec.Template
 	if pod.Spec.PriorityClassName != "gardener-garden-system-400" {
-		t.Errorf("priority class is %q", pod.Spec.PriorityClassName)
+		t.Errorf("got priority class %q", pod.Spec.PriorityClassName)
 	}
 	for _, label := range []string{
 		"networking.gardener.cloud/to-dns", "networking.gardener.cloud/to-runtime-apiserver", "networking.resources.gardener.cloud/to-virtual-garden-kube-apiserver-tcp-443",
 	} {
 		if pod.Labels[label] != "allowed" {
-			t.Errorf("label %s is %q", label, pod.Labels[label])
+			t.Errorf("label %s: got %q, want allowed", label, pod.Labels[label])
 		}
 	}
 	want := []corev1.Volume{{Name: "certificates", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
@@ -93,25 +93,25 @@ func TestAdmissionPod(t *testing.T) {
 	if diff := cmp.Diff(want, pod.Spec.Volumes); diff != "" {
 		t.Errorf("volumes: -want +got:\n%s", diff)
 	}
-	for what, selector := range map[string]map[string]string{
+	for kind, selector := range map[string]map[string]string{
 		"PodDisruptionBudget": find[*policyv1.PodDisruptionBudget](t, objects).Spec.Selector.MatchLabels,
 		"Service":             find[*corev1.Service](t, objects).Spec.Selector,
 		"Deployment":          deployment.Spec.Selector.MatchLabels,
 	} {
 		for key, value := range selector {
 			if pod.Labels[key] != value {
-				t.Errorf("the %s selects %s=%s, which the pods do not have", what, key, value)
+				t.Errorf("the %s selects label %s=%s, which the pods do not have", kind, key, value)
 			}
 		}
 	}
 	vpa := find[*vpaautoscalingv1.VerticalPodAutoscaler](t, objects)
 	if vpa.Spec.TargetRef.Name != deployment.Name || vpa.Spec.ResourcePolicy.ContainerPolicies[0].ContainerName != container(t, objects).Name {
-		t.Errorf("the VerticalPodAutoscaler is about %v, %v", vpa.Spec.TargetRef, vpa.Spec.ResourcePolicy.ContainerPolicies)
+		t.Errorf("wrong target of the VerticalPodAutoscaler: %v, %v", vpa.Spec.TargetRef, vpa.Spec.ResourcePolicy.ContainerPolicies)
 	}
 }
 
-// What is listed can be read without knowing its name; in the garden that would be the Secrets of all projects.
-func TestAdmissionPermissionsAreNarrow(t *testing.T) {
+// With permission to list Secrets, the admission could read those of all projects in the garden without their names.
+func TestAdmissionHasMinimalPermissions(t *testing.T) {
 	t.Parallel()
 	objects := renderChart(t, applicationChart, "extension-registry-cache", applicationValues)
 	want := []rbacv1.PolicyRule{
@@ -129,12 +129,12 @@ func TestAdmissionPermissionsAreNarrow(t *testing.T) {
 	}
 	for _, obj := range renderChart(t, runtimeChart, "garden", runtimeValues) {
 		if _, clusterWide := obj.(*rbacv1.ClusterRole); clusterWide {
-			t.Errorf("the runtime chart grants something in the whole cluster: %s", obj.GetName())
+			t.Errorf("the chart runtime has the ClusterRole %s, want only Roles", obj.GetName())
 		}
 	}
 }
 
-// In one release, the ServiceAccount that runs the pods is the one that may read the garden.
+// In a release of the parent chart, the ServiceAccount of the pods has the permissions in the garden.
 func TestAdmissionInOneCluster(t *testing.T) {
 	t.Parallel()
 	objects := renderChart(t, admissionName, "n", map[string]any{"runtime": map[string]any{"image": map[string]any{"repository": "registry.example.com/extension", "tag": "v2"}}})
@@ -148,8 +148,8 @@ func TestAdmissionInOneCluster(t *testing.T) {
 	}
 }
 
-// gardener-operator installs what the example says, with charts and values that there are.
-func TestOperatorExample(t *testing.T) {
+// The example must refer to charts of this repository, in their current versions, and set only values that they have.
+func TestOperatorExampleMatchesCharts(t *testing.T) {
 	t.Parallel()
 	data, err := os.ReadFile("../example/operator-extension.yaml")
 	if err != nil {
@@ -177,7 +177,7 @@ func TestOperatorExample(t *testing.T) {
 			t.Fatal(err)
 		}
 		if ref := *tc.helm.OCIRepository.Ref; !strings.HasSuffix(ref, "/"+chart.Metadata.Name+":"+chart.Metadata.Version) {
-			t.Errorf("the example installs %s, this is %s %s", ref, chart.Metadata.Name, chart.Metadata.Version)
+			t.Errorf("the example refers to %s, want %s in version %s", ref, chart.Metadata.Name, chart.Metadata.Version)
 		}
 		var values map[string]any
 		if tc.values == nil {
@@ -186,8 +186,8 @@ func TestOperatorExample(t *testing.T) {
 		if err := json.Unmarshal(tc.values, &values); err != nil {
 			t.Fatal(err)
 		}
-		for _, path := range unknown(values, chart.Values) {
-			t.Errorf("%s has no value %s", filepath.Base(tc.dir), path)
+		for _, path := range unknownValues(values, chart.Values) {
+			t.Errorf("the chart %s has no value %s", filepath.Base(tc.dir), path)
 		}
 		if got := container(t, renderChart(t, tc.dir, "garden", values)).Image; got != "registry.example.com/gardener-extension-registry-cache:v0.1.0" {
 			t.Errorf("%s: got image %s", filepath.Base(tc.dir), got)

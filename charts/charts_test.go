@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package charts holds the test of the Helm charts.
+// Package charts contains the tests of the Helm charts.
 package charts
 
 import (
@@ -45,7 +45,7 @@ const (
 	configDir      = "/etc/gardener-extension-registry-cache/"
 )
 
-func TestEveryObject(t *testing.T) {
+func TestControllerObjects(t *testing.T) {
 	t.Parallel()
 	var got []string
 	for _, obj := range render(t, nil) {
@@ -85,7 +85,7 @@ func TestImage(t *testing.T) {
 	}
 }
 
-func TestConfigIsReadByTheController(t *testing.T) {
+func TestControllerParsesConfig(t *testing.T) {
 	t.Parallel()
 	const images = "images:\n- name: registry-cache\n  repository: registry.example.com/registry-cache\n  tag: v2\n"
 	for _, tc := range []struct {
@@ -96,11 +96,11 @@ func TestConfigIsReadByTheController(t *testing.T) {
 	}{
 		{"defaults", nil, "", config.Default()},
 		{"all set", map[string]any{"config": map[string]any{
-			"engine": "distribution", "caBundle": root,
+			"engine": "distribution", "caBundle": rootCertificate,
 			"resources": map[string]any{"requests": map[string]any{"cpu": "50m"}, "limits": map[string]any{"memory": "1Gi"}},
 			"readiness": map[string]any{"interval": "1m", "unreadyInterval": "10s"},
 		}, "imageVectorOverwrite": images}, images, &configv1alpha1.ControllerConfiguration{
-			Engine: configv1alpha1.Distribution, CABundle: root,
+			Engine: configv1alpha1.Distribution, CABundle: rootCertificate,
 			Resources: corev1.ResourceRequirements{
 				Requests: corev1.ResourceList{"cpu": resource.MustParse("50m")}, Limits: corev1.ResourceList{"memory": resource.MustParse("1Gi")},
 			},
@@ -132,26 +132,26 @@ func TestConfigIsReadByTheController(t *testing.T) {
 				t.Errorf("IMAGEVECTOR_OVERWRITE is %q, want %q", override, want)
 			}
 			if !slices.Contains(container(t, objects).Args, "--config="+configDir+"config.yaml") {
-				t.Errorf("the controller is not told of its configuration: %v", container(t, objects).Args)
+				t.Errorf("the flag --config is missing or wrong: %v", container(t, objects).Args)
 			}
 		})
 	}
 }
 
-func TestConfigChangeRestartsTheController(t *testing.T) {
+func TestConfigChangeRestartsController(t *testing.T) {
 	t.Parallel()
 	template := func(values map[string]any) map[string]string {
 		return find[*appsv1.Deployment](t, render(t, values)).Spec.Template.Annotations
 	}
 	before := template(nil)
-	if cmp.Equal(before, template(map[string]any{"config": map[string]any{"caBundle": root}})) {
-		t.Error("another CA bundle does not change the pod")
+	if cmp.Equal(before, template(map[string]any{"config": map[string]any{"caBundle": rootCertificate}})) {
+		t.Error("a changed CA bundle does not change the pod template")
 	}
 	if cmp.Equal(before, template(map[string]any{"imageVectorOverwrite": "images: []"})) {
-		t.Error("another image vector does not change the pod")
+		t.Error("a changed image vector does not change the pod template")
 	}
 	if !cmp.Equal(before, template(map[string]any{"replicaCount": 3})) {
-		t.Error("another number of replicas changes the pod")
+		t.Error("a changed number of replicas changes the pod template")
 	}
 }
 
@@ -171,7 +171,7 @@ func TestPriorityClass(t *testing.T) {
 	}
 }
 
-// A drain waits for nobody, and two replicas are on two nodes if they can.
+// Two replicas run on different nodes if possible. The PodDisruptionBudget never blocks the drain of a node.
 func TestReplicasAreSpread(t *testing.T) {
 	t.Parallel()
 	for replicas, want := range map[int][]string{1: nil, 2: {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}} {
@@ -181,7 +181,7 @@ func TestReplicasAreSpread(t *testing.T) {
 		for _, constraint := range deployment.Spec.Template.Spec.TopologySpreadConstraints {
 			got = append(got, constraint.TopologyKey)
 			if constraint.WhenUnsatisfiable != corev1.ScheduleAnyway || !cmp.Equal(constraint.LabelSelector, deployment.Spec.Selector) {
-				t.Errorf("%d replicas: bad constraint %v", replicas, constraint)
+				t.Errorf("%d replicas: wrong constraint %v", replicas, constraint)
 			}
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -189,7 +189,7 @@ func TestReplicasAreSpread(t *testing.T) {
 		}
 		budget := find[*policyv1.PodDisruptionBudget](t, objects)
 		if budget.Spec.MaxUnavailable.IntValue() != 1 || !cmp.Equal(budget.Spec.Selector, deployment.Spec.Selector) || *budget.Spec.UnhealthyPodEvictionPolicy != policyv1.AlwaysAllow {
-			t.Errorf("%d replicas: bad PodDisruptionBudget %+v", replicas, budget.Spec)
+			t.Errorf("%d replicas: wrong PodDisruptionBudget %+v", replicas, budget.Spec)
 		}
 	}
 }
@@ -199,34 +199,35 @@ func TestVerticalPodAutoscaler(t *testing.T) {
 	objects := render(t, nil)
 	vpa := find[*vpaautoscalingv1.VerticalPodAutoscaler](t, objects)
 	if vpa.Spec.TargetRef.Name != find[*appsv1.Deployment](t, objects).Name || vpa.Spec.ResourcePolicy.ContainerPolicies[0].ContainerName != container(t, objects).Name {
-		t.Errorf("it is about something else: %+v", vpa.Spec)
+		t.Errorf("wrong target: %+v", vpa.Spec)
 	}
 	for _, obj := range render(t, map[string]any{"vpa": map[string]any{"enabled": false}}) {
 		if _, ok := obj.(*vpaautoscalingv1.VerticalPodAutoscaler); ok {
-			t.Error("it is there although it is switched off")
+			t.Error("the chart contains a VerticalPodAutoscaler although vpa.enabled is false")
 		}
 	}
 }
 
-func TestPodIsConfined(t *testing.T) {
+func TestSecurityContext(t *testing.T) {
 	t.Parallel()
-	checkPodIsConfined(t, render(t, nil))
+	checkSecurityContext(t, render(t, nil))
 }
 
-// While a pod is replaced, requests still reach it.
-func TestPodsServeUntilNobodyAsksThem(t *testing.T) {
+// A terminating pod receives requests until all kube-proxies have removed its endpoint. It must serve them.
+func TestTerminatingPodsServeRequests(t *testing.T) {
 	t.Parallel()
 	for name, objects := range map[string][]client.Object{
 		"controller": render(t, nil), "admission": renderChart(t, runtimeChart, "garden", runtimeValues),
 	} {
 		handlers := container(t, objects).Lifecycle
 		if handlers == nil || handlers.PreStop == nil || handlers.PreStop.Sleep == nil || handlers.PreStop.Sleep.Seconds < 5 {
-			t.Errorf("%s ends at once: %+v", name, handlers)
+			t.Errorf("%s: no preStop hook that sleeps for at least 5 s: %+v", name, handlers)
 		}
 	}
 }
 
-func checkPodIsConfined(t *testing.T, objects []client.Object) {
+// checkSecurityContext checks the security contexts of the pod and of its container.
+func checkSecurityContext(t *testing.T, objects []client.Object) {
 	t.Helper()
 	pod := find[*appsv1.Deployment](t, objects).Spec.Template.Spec
 	wantPod := &corev1.PodSecurityContext{
@@ -245,9 +246,9 @@ func checkPodIsConfined(t *testing.T, objects []client.Object) {
 	}
 }
 
-// Nothing may be granted by wildcard, and no copy of all Secrets of the Seed be kept: the secrets manager lists those of
-// one Shoot at a time, by their labels.
-func TestPermissionsAreNarrow(t *testing.T) {
+// Rules must not contain wildcards. Secrets must not be watched, because a watch would cache all Secrets of the Seed:
+// the secrets manager lists the Secrets of one Shoot at a time, by their labels.
+func TestControllerHasMinimalPermissions(t *testing.T) {
 	t.Parallel()
 	role := find[*rbacv1.ClusterRole](t, render(t, nil))
 	for _, rule := range role.Rules {
@@ -255,13 +256,14 @@ func TestPermissionsAreNarrow(t *testing.T) {
 			t.Errorf("wildcard in %v", rule)
 		}
 		if slices.Contains(rule.Resources, "secrets") && (slices.Contains(rule.Verbs, "watch") || slices.Contains(rule.Verbs, "deletecollection")) {
-			t.Errorf("more than is needed for Secrets: %v", rule)
+			t.Errorf("unnecessary permission for Secrets: %v", rule)
 		}
 	}
 }
 
-// What the example sets must be values that the chart has, and all that an operator of private registries needs.
-func TestExampleInstallsTheChart(t *testing.T) {
+// The example must refer to the current version of the chart, set only values that the chart has, and set the registry
+// of all images.
+func TestExampleMatchesChart(t *testing.T) {
 	t.Parallel()
 	data, err := os.ReadFile("../example/controllerregistration.yaml")
 	if err != nil {
@@ -269,7 +271,7 @@ func TestExampleInstallsTheChart(t *testing.T) {
 	}
 	documents := bytes.Split(data, []byte("\n---\n"))
 	if len(documents) != 2 {
-		t.Fatalf("%d documents, want a ControllerDeployment and a ControllerRegistration", len(documents))
+		t.Fatalf("got %d documents, want a ControllerDeployment and a ControllerRegistration", len(documents))
 	}
 	var deployment gardencorev1.ControllerDeployment
 	var registration gardencorev1beta1.ControllerRegistration
@@ -279,7 +281,7 @@ func TestExampleInstallsTheChart(t *testing.T) {
 		}
 	}
 	if got := registration.Spec.Deployment.DeploymentRefs[0].Name; got != deployment.Name {
-		t.Errorf("the registration refers to %s, want %s", got, deployment.Name)
+		t.Errorf("the ControllerRegistration refers to %s, want %s", got, deployment.Name)
 	}
 	want := []gardencorev1beta1.ControllerResource{{Kind: "Extension", Type: "registry-cache"}}
 	if diff := cmp.Diff(want, registration.Spec.Resources); diff != "" {
@@ -294,32 +296,32 @@ func TestExampleInstallsTheChart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range unknown(values, chart.Values) {
+	for _, path := range unknownValues(values, chart.Values) {
 		t.Errorf("the chart has no value %s", path)
 	}
 	if ref := *deployment.Helm.OCIRepository.Ref; !strings.HasSuffix(ref, "/"+chart.Metadata.Name+":"+chart.Metadata.Version) {
-		t.Errorf("the example installs %s, this is %s %s", ref, chart.Metadata.Name, chart.Metadata.Version)
+		t.Errorf("the example refers to %s, want %s in version %s", ref, chart.Metadata.Name, chart.Metadata.Version)
 	}
 	objects := render(t, values)
 	for _, image := range []string{container(t, objects).Image, find[*corev1.ConfigMap](t, objects).Data["images.yaml"]} {
 		if !strings.Contains(image, "registry.example.com/") {
-			t.Errorf("an image comes from elsewhere: %s", image)
+			t.Errorf("an image is not from registry.example.com: %s", image)
 		}
 	}
 }
 
-// unknown are the paths in values that defaults has not.
-func unknown(values, defaults map[string]any) []string {
+// unknownValues returns the paths in values, such as "image.tag", that do not exist in defaults.
+func unknownValues(values, defaults map[string]any) []string {
 	var paths []string
 	for key, value := range values {
-		known, ok := defaults[key]
+		defaultValue, ok := defaults[key]
 		if !ok {
 			paths = append(paths, key)
 			continue
 		}
-		below, isMap := value.(map[string]any)
-		if knownBelow, ok := known.(map[string]any); ok && isMap {
-			for _, path := range unknown(below, knownBelow) {
+		subvalues, isMap := value.(map[string]any)
+		if subdefaults, ok := defaultValue.(map[string]any); ok && isMap {
+			for _, path := range unknownValues(subvalues, subdefaults) {
 				paths = append(paths, key+"."+path)
 			}
 		}
@@ -333,14 +335,15 @@ func render(t *testing.T, values map[string]any) []client.Object {
 	return renderChart(t, extensionChart, namespace, values)
 }
 
-// renderChart renders the chart in the folder dir over its default values and decodes each object strictly.
+// renderChart renders the chart in the directory dir with its default values and the given values. Decoding of the
+// objects is strict: an unknown field is an error.
 func renderChart(t *testing.T, dir, namespace string, values map[string]any) []client.Object {
 	t.Helper()
 	chart, err := loader.LoadDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// For a chart without others below it, this does nothing.
+	// Required by the chart with subcharts; without effect on the others.
 	if err := chartutil.ProcessDependencies(chart, values); err != nil {
 		t.Fatal(err)
 	}
@@ -369,7 +372,7 @@ func renderChart(t *testing.T, dir, namespace string, values map[string]any) []c
 				t.Fatalf("%s: %v", name, err)
 			}
 			if len(bytes.TrimSpace(buffer[:n])) == 0 {
-				// All of it is left out by a condition.
+				// A condition of the template omits the whole document.
 				continue
 			}
 			obj, _, err := decoder.Decode(buffer[:n], nil, nil)
@@ -382,7 +385,7 @@ func renderChart(t *testing.T, dir, namespace string, values map[string]any) []c
 	return objects
 }
 
-// find returns the one object of a type.
+// find returns the only object of a type. It is an error if there are none or several.
 func find[T runtime.Object](t *testing.T, objects []client.Object) T {
 	t.Helper()
 	var found []T
@@ -392,22 +395,23 @@ func find[T runtime.Object](t *testing.T, objects []client.Object) T {
 		}
 	}
 	if len(found) != 1 {
-		t.Fatalf("%d objects of type %T, want 1", len(found), *new(T))
+		t.Fatalf("got %d objects of type %T, want 1", len(found), *new(T))
 	}
 	return found[0]
 }
 
+// container returns the only container of the Deployment.
 func container(t *testing.T, objects []client.Object) corev1.Container {
 	t.Helper()
 	containers := find[*appsv1.Deployment](t, objects).Spec.Template.Spec.Containers
 	if len(containers) != 1 {
-		t.Fatalf("%d containers, want 1", len(containers))
+		t.Fatalf("got %d containers, want 1", len(containers))
 	}
 	return containers[0]
 }
 
-// root is a self-signed certificate; nobody has its key.
-const root = `-----BEGIN CERTIFICATE-----
+// rootCertificate is a self-signed certificate. Its private key was not kept.
+const rootCertificate = `-----BEGIN CERTIFICATE-----
 MIIBdTCCARugAwIBAgIUX0Xq9yPYsQYbqSHqqWhSF+7gKxswCgYIKoZIzj0EAwIw
 DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjMxNzE3MjRaGA8yMTI2MTAzMDE3MTcy
 NFowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABOrR

@@ -1,4 +1,4 @@
-{{- /* The name of every object. Gardener's library expects the Service and the webhook configuration under it. */ -}}
+{{- /* The name of all objects. Gardener's library requires this name for the Service and the webhook configuration. */ -}}
 {{- define "name" -}}
 gardener-extension-registry-cache
 {{- end -}}

@@ -1,4 +1,4 @@
-{{- /* The name of every object. Gardener's library expects the Service under it, and makes the webhook configuration with it. */ -}}
+{{- /* The name of all objects. Gardener's library requires this name for the Service and creates the webhook configuration with it. */ -}}
 {{- define "name" -}}
 gardener-extension-registry-cache-admission
 {{- end -}}
