@@ -60,9 +60,9 @@ it, and the tests that prove it for this project. A failing test means that the 
 - *statement*: the statement, shortened.
 - *difference*: the behaviour of this project, where it is better.
 - *proof*: links to files, with the names of specs or Go tests in them. ` + "`make e2e` runs the specs, `make test` runs the Go tests." + ` A number in
-  parentheses is the number of specs whose names begin with the text before it.
+  parentheses is the number of specs with names that begin with the text before it.
 
-[mutations.md](mutations.md) shows that these tests fail if the product is broken.
+[mutations.md](mutations.md) lists deliberate defects of the product, and the specs and tests that fail because of them.
 `
 
 // allSpecs returns the specs of the suite. A dry run in a second process lists them; it needs no cluster. Ginkgo's
@@ -139,45 +139,36 @@ func (d document) page(t *testing.T, specs types.SpecReports) []byte {
 			if s.Text == "" || len(s.Specs) == 0 {
 				t.Errorf("%s: %q has no spec", section.Name, s.Text)
 			}
-			var proofs proofs
+			var proofs []string
 			for _, name := range s.Specs {
 				file, text, ok := specProof(specs, name)
 				if !ok {
 					t.Errorf("%s: %q: there is no spec %q", section.Name, s.Text, name)
 				}
-				proofs.add("test/e2e/"+file, text)
+				proofs = append(proofs, proof("test/e2e/"+file, text))
 			}
 			for _, test := range s.Tests {
 				file, ok := testFile(t, test.Package, test.Name)
 				if !ok {
 					t.Errorf("%s: %q: there is no test %s in %s", section.Name, s.Text, test.Name, test.Package)
 				}
-				proofs.add(file, test.Name)
+				proofs = append(proofs, proof(file, test.Name))
 			}
-			fmt.Fprintf(&text, "| %s | %s | %s |\n", s.Text, s.Here, strings.Join(proofs.lines, "<br>"))
+			fmt.Fprintf(&text, "| %s | %s | %s |\n", s.Text, s.Here, strings.Join(proofs, "<br>"))
 		}
 	}
 	return text.Bytes()
 }
 
-// proofs are the lines of a table cell, one for each file.
-type proofs struct {
-	lines []string
-	last  string // the file of the last line
-}
-
-func (p *proofs) add(file, text string) {
-	if file == p.last {
-		p.lines[len(p.lines)-1] += "; " + text
-		return
-	}
-	p.last = file
+// proof returns a line of a table cell: a link to a file, relative to the root of the checkout, and the name of a spec or
+// test in it.
+func proof(file, name string) string {
 	story := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(file), "story_"), "_test.go")
-	p.lines = append(p.lines, fmt.Sprintf("[%s](../%s): %s", story, file, text))
+	return fmt.Sprintf("[%s](../%s): %s", story, file, name)
 }
 
-// specProof returns the file of a spec, and its text without the text of the outermost container. A name that ends with
-// " …" selects all specs whose text begins with it.
+// specProof returns the file of a spec and its full text. A name that ends with " …" selects at least two specs with texts
+// that begin with it; their number follows the text.
 func specProof(specs types.SpecReports, name string) (file, text string, ok bool) {
 	prefix, several := strings.CutSuffix(name, " …")
 	var found types.SpecReports
@@ -189,12 +180,10 @@ func specProof(specs types.SpecReports, name string) (file, text string, ok bool
 	if len(found) == 0 || several && len(found) == 1 {
 		return "", "", false
 	}
-	containers := found[0].ContainerHierarchyTexts
-	text = strings.Join(append(slices.Clone(containers[1:]), found[0].LeafNodeText), ": ")
 	if several {
-		text = fmt.Sprintf("%s … (%d)", strings.TrimPrefix(prefix, containers[0]+" "), len(found))
+		name = fmt.Sprintf("%s (%d)", name, len(found))
 	}
-	return filepath.Base(found[0].FileName()), text, true
+	return filepath.Base(found[0].FileName()), name, true
 }
 
 // testFile returns the file with a Go test of a package, both relative to the root of the checkout.
@@ -227,9 +216,9 @@ func TestSpecProof(t *testing.T) {
 		spec("story_a_test.go", "once", "A user", "pulls"), spec("story_a_test.go", "twice", "A user", "pulls"), spec("story_b_test.go", "leaves", "A user"),
 	}
 	for name, want := range map[string]string{
-		"A user pulls once": "story_a_test.go pulls: once",
-		"A user pulls …":    "story_a_test.go pulls … (2)",
-		"A user leaves":     "story_b_test.go leaves",
+		"A user pulls once": "story_a_test.go A user pulls once",
+		"A user pulls …":    "story_a_test.go A user pulls … (2)",
+		"A user leaves":     "story_b_test.go A user leaves",
 		"A user leaves …":   "", // one alone is not several
 		"A user pulls":      "",
 		"A user":            "",
