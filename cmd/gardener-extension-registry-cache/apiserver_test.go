@@ -104,7 +104,7 @@ func (s *fakeAPIServer) read(t *testing.T, path string, obj any) bool {
 	return true
 }
 
-// paths returns the paths of all objects whose path contains part.
+// paths returns the paths of stored objects that contain part.
 func (s *fakeAPIServer) paths(part string) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -12,9 +12,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
-// addWebhooks adds three things to mgr: the webhooks, a runnable that registers them once, and the controller that
-// renews their certificates. The Secrets with the certificates are in sourceCluster, or in the cluster of mgr if it is
-// nil.
+// addWebhooks adds to mgr the webhooks, a runnable that registers them once, and the controller that renews their
+// certificates. The Secrets with the certificates are in sourceCluster; if it is nil, in the cluster of mgr.
 func addWebhooks(ctx context.Context, mgr manager.Manager, webhooks *webhookcmd.AddToManagerConfig, sourceCluster cluster.Cluster) error {
 	if _, err := webhooks.AddToManager(ctx, &sequencedManager{Manager: mgr}, sourceCluster); err != nil {
 		return fmt.Errorf("adding webhooks: %w", err)
@@ -24,9 +23,8 @@ func addWebhooks(ctx context.Context, mgr manager.Manager, webhooks *webhookcmd.
 
 // sequencedManager delays leader-elected controllers until earlier leader-elected one-shot runnables have finished.
 //
-// Gardener's library adds one runnable of each kind, which the manager would start concurrently. The registration of
-// the webhooks runs once and writes the webhook configuration. The controller of the certificates reads the same
-// object.
+// Gardener's library adds one runnable of each kind, and the manager would start them concurrently: the registration of
+// the webhooks, which writes the webhook configuration, and the controller of the certificates, which reads it.
 type sequencedManager struct {
 	manager.Manager
 	// finished has one channel for each one-shot runnable that was added. It is closed when the runnable has finished.

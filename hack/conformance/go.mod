@@ -1,3 +1,4 @@
+// Pins the OCI conformance tests. A separate module, so that the product does not depend on them.
 module github.com/registry-cache/extension/hack/conformance
 
 go 1.26.2

@@ -1,3 +1,4 @@
+// A separate module, so that the product does not depend on containerd.
 module github.com/registry-cache/extension/hack/containerd-pull
 
 go 1.26.6

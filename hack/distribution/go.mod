@@ -1,3 +1,4 @@
+// Pins the stock registry. A separate module, so that the product does not depend on it.
 module github.com/registry-cache/extension/hack/distribution
 
 go 1.26.2

@@ -1,3 +1,4 @@
+// A separate module, so that the product does not depend on Prometheus.
 module github.com/registry-cache/extension/hack/promql
 
 go 1.26.2

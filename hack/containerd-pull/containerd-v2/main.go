@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command containerd-v2 pulls an image with the client code of containerd 2.x, as one or more simulated nodes
-// concurrently.
+// Command containerd-v2 pulls an image with the client code of containerd 2.x, for one or more simulated nodes.
 //
 //	containerd-v2 --hosts /etc/containerd/certs.d [--clients 30] [--discard] docker.io/library/alpine:3.13.2
 //

@@ -39,7 +39,7 @@ type Options struct {
 	Hosts string
 	// Platform is "os/architecture[/variant]".
 	Platform string
-	// Store is an existing directory for the client's content store. If it is empty, content is verified and discarded.
+	// Store is an existing directory for the client's content store. Empty: only manifests, in memory.
 	Store string
 }
 

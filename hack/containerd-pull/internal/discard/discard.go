@@ -16,8 +16,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// maxManifestSize is the largest manifest that is stored, in bytes. It is twice the size that the OCI distribution
-// specification requires registries to accept (4 MiB).
+// maxManifestSize is the size of the largest manifest that is stored, in bytes. The OCI distribution specification
+// recommends support for manifests of at least 4 MB; this is twice as much.
 const maxManifestSize = 8 << 20
 
 // Store stores the manifests of one pull in memory. The zero value is empty. It is safe for concurrent use.
