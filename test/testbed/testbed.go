@@ -12,6 +12,7 @@ import (
 	"github.com/registry-cache/extension/test/testbed/gardener"
 	"github.com/registry-cache/extension/test/testbed/host"
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
+	_ "github.com/registry-cache/extension/test/testbed/logfilter" // removes a log line of a dependency
 	"github.com/registry-cache/extension/test/testbed/nodeimage"
 	"github.com/registry-cache/extension/test/testbed/product"
 	"github.com/registry-cache/extension/test/testbed/shoot"
