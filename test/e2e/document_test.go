@@ -229,3 +229,22 @@ func TestSpecProof(t *testing.T) {
 		}
 	}
 }
+
+// "go test" reads the output of the suite through a pipe, and so does this test.
+func TestOutputHasNoColour(t *testing.T) {
+	t.Parallel()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), program, "-test.run=^TestE2E$", "-test.v", "-ginkgo.dry-run", "-ginkgo.v").CombinedOutput()
+	if err != nil {
+		t.Fatalf("printing the specs: %v\n%s", err, out)
+	}
+	if !bytes.Contains(out, []byte("Ran ")) {
+		t.Fatalf("the suite printed no summary:\n%s", out)
+	}
+	if at := bytes.IndexByte(out, 0x1b); at >= 0 {
+		t.Errorf("the suite printed a colour code although its output is not a terminal: %q", out[at:min(len(out), at+80)])
+	}
+}

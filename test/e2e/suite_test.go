@@ -16,6 +16,7 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"golang.org/x/term"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/registry-cache/extension/test/testbed"
@@ -27,7 +28,10 @@ func TestE2E(t *testing.T) {
 	RegisterFailHandler(Fail)
 	SetDefaultEventuallyTimeout(2 * time.Minute)
 	SetDefaultEventuallyPollingInterval(250 * time.Millisecond)
-	RunSpecs(t, "registry-cache")
+	suite, reporter := GinkgoConfiguration()
+	// Ginkgo prints colour codes by default, also to files.
+	reporter.NoColor = reporter.NoColor || os.Getenv("NO_COLOR") != "" || !term.IsTerminal(int(os.Stdout.Fd()))
+	RunSpecs(t, "registry-cache", suite, reporter)
 }
 
 // setupTimeout covers a machine that has to build the node image first.
