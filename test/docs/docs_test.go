@@ -3,6 +3,7 @@
 package docs
 
 import (
+	"bytes"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -108,5 +109,18 @@ func TestSlugs(t *testing.T) {
 		if got := slugs.slug(tc.heading); got != tc.want {
 			t.Errorf("slug(%q) = %q, want %q", tc.heading, got, tc.want)
 		}
+	}
+}
+
+// The README is the entry point; details belong to the pages that it links to.
+func TestReadmeIsShort(t *testing.T) {
+	t.Parallel()
+	const limit = 150
+	content, err := os.ReadFile(filepath.Join(root, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := bytes.Count(content, []byte("\n")); lines > limit {
+		t.Errorf("README.md has %d lines, want no more than %d", lines, limit)
 	}
 }
