@@ -72,6 +72,7 @@ var rules = []rule{
 	{folder: "test/bench/report", own: []string{"test/bench/chart", "test/bench/result"}},
 	{folder: "test/bench/ranges", own: []string{"test/bench/result"}},
 	{folder: "test/bench/runs", own: []string{"test/bench/ranges", "test/bench/report", "test/bench/result"}},
+	{folder: "test/docs"},
 	{folder: "test/imports"},
 }
 
