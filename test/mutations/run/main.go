@@ -26,6 +26,7 @@ import (
 const (
 	resultsFile = "test/mutations/results.json"
 	reportFile  = "docs/mutations.md"
+	junitFile   = "bin/reports/mutations.xml"
 )
 
 func main() {
@@ -72,13 +73,15 @@ func run(ctx context.Context) error {
 		}
 	}()
 	var undetected []string
+	var junit suite
 	for _, mutation := range all {
 		if !selected.MatchString(mutation.Name) {
 			continue
 		}
 		result, err := copied.try(ctx, mutation, *tests, *specs)
 		if err != nil {
-			return errors.Join(fmt.Errorf("mutation %s: %w", mutation.Name, err), copied.repair())
+			junit.addError(mutation.Name, err)
+			return errors.Join(fmt.Errorf("mutation %s: %w", mutation.Name, err), junit.write(junitFile), copied.repair())
 		}
 		fmt.Printf("%s (%s)\n  test: %s\n  spec: %s\n", mutation.Name, mutation.Breaks, result.Test, result.Spec)
 		if !result.Test.ran() && !result.Spec.ran() {
@@ -88,7 +91,8 @@ func run(ctx context.Context) error {
 			undetected = append(undetected, mutation.Name)
 		}
 		results.add(mutation.Name, result)
-		if err := errors.Join(results.write(resultsFile), results.writeReport(reportFile, all)); err != nil {
+		junit.add(mutation.Name, result)
+		if err := errors.Join(junit.write(junitFile), results.write(resultsFile), results.writeReport(reportFile, all)); err != nil {
 			return err
 		}
 	}
