@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 
-# "make" lists the targets. Nothing is fetched or run while this file is read.
+# "make" without a target lists the targets. Reading this file runs no command.
 
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
 
 VERSION ?= dev
 WORKERS ?= 2
-# Of the stories, the soak is run by its label alone.
+# Label filter of "make e2e". The soak test runs only with LABELS=soak.
 LABELS ?= !soak
-# Folders with a go.mod of their own: what is heavy and only built, never imported.
+# Folders of the Go modules. The modules below hack only pin or build programs; no package imports them.
 MODULES := . $(patsubst %/go.mod,%,$(wildcard hack/*/go.mod hack/kind/*/go.mod))
 TOOL    := go tool -modfile=$(CURDIR)/hack/tools/go.mod
 TESTBED := bin/testbed
+# JUnit reports, one per suite.
+REPORTS := $(CURDIR)/bin/reports
+# gotestsum prints the output of "go test" and writes the report $(1).xml, also when tests fail.
+GOTESTSUM = $(TOOL) gotestsum --format standard-quiet --junitfile $(REPORTS)/$(1).xml
 
-# Everything is static, and built the same way everywhere so that Go's build cache serves all targets. Only the race
+# All programs are static and built with the same settings, so that all targets share Go's build cache. Only the race
 # detector needs cgo.
 export CGO_ENABLED := 0
 
@@ -25,19 +29,19 @@ help: ## List the targets.
 ##@ Testbed
 
 .PHONY: demo kind-up kind-down shoot-up shoot-down
-demo: $(TESTBED) ## From nothing to a Shoot with caches; pulls an image twice and shows where each byte came from.
+demo: $(TESTBED) ## Create the testbed and a Shoot with caches, pull an image twice, and print the origin of each byte.
 	$(TESTBED) demo --workers $(WORKERS)
 
-kind-up: $(TESTBED) ## Make or repair the kind-based Shoot (WORKERS=2, NODE_IMAGE=...).
+kind-up: $(TESTBED) ## Create or repair the testbed, a kind cluster that acts as a Shoot (WORKERS=2, NODE_IMAGE=...).
 	$(TESTBED) up --workers $(WORKERS)
 
-kind-down: $(TESTBED) ## Remove every trace of the cluster; what is expensive to build stays ("make clean" removes it).
+kind-down: $(TESTBED) ## Delete the testbed. Expensive build results stay; "make clean" deletes them.
 	$(TESTBED) down
 
-shoot-up: $(TESTBED) ## Apply example/shoot.yaml and wait until it is reconciled (SHOOT=... for another manifest).
+shoot-up: $(TESTBED) ## Apply example/shoot.yaml and wait for the reconciliation (SHOOT=... for another manifest).
 	$(TESTBED) shoot apply -f $(or $(SHOOT),example/shoot.yaml)
 
-shoot-down: $(TESTBED) ## Delete the Shoot of example/shoot.yaml and wait until it is gone.
+shoot-down: $(TESTBED) ## Delete the Shoot of example/shoot.yaml and wait for the deletion (SHOOT=... for another manifest).
 	$(TESTBED) shoot delete -f $(or $(SHOOT),example/shoot.yaml)
 
 .PHONY: $(TESTBED)
@@ -48,72 +52,74 @@ $(TESTBED):
 ##@ Product
 
 .PHONY: build images
-build: ## Build the controller, the cache server and the stock registry as static binaries into bin/.
+build: ## Build the controller, the cache server and the distribution registry as static binaries in bin/.
 	go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
 	cd hack/distribution && go build -trimpath -buildvcs=false -ldflags '-s -w' -o $(CURDIR)/bin/distribution tool
 
-images: build ## Write the OCI images of the three as archives into bin/images/ (VERSION=... is the tag).
+images: build ## Write OCI images of these binaries as archives to bin/images/ (VERSION=... sets the tag).
 	go run ./hack/images --binaries bin --output bin/images --tag $(VERSION)
 
 ##@ Development
 
 .PHONY: generate check envtest test e2e clean
-generate: ## Generate deepcopy functions, the API reference, the table of what the stories prove, and what shows the stored benchmarks.
+generate: ## Generate deepcopy functions, the API reference and the generated parts of the documentation.
 	$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./pkg/apis/...
 	$(TOOL) crd-ref-docs --log-level=ERROR --source-path=pkg/apis/registry --renderer=markdown --output-path=docs/api-reference.md \
 	  --config=hack/apireference/config.yaml --templates-dir=hack/apireference/templates
 	go test ./test/e2e -count=1 -run '^TestDocument$$' -args -update
 	go run ./test/bench/runs publish
 
-check: shellcheck ## Formatting, vet, staticcheck, shellcheck, tidy modules, up-to-date generated files.
+check: shellcheck ## Check formatting, linters, modules, licence headers, commits, links, workflows and generated files.
 	@.ci/check $(MODULES)
 
-envtest: $(TESTBED) ## Build the programs of the control planes that "make test" runs the extension's life cycle on; minutes, once.
+envtest: $(TESTBED) ## Build the control plane programs that the life cycle tests of "make test" run; some minutes, once.
 	$(TESTBED) programs
 
-# Built first, because a compiler beside them would slow tests down that look at time; so would kube-apiservers, whose tests
-# come last. What runs the benchmarks has a dependency that uses plugins, which cannot be linked with the race detector's and
-# another one's C code.
-test: shellcheck ## Unit and integration tests with the race detector; no cluster.
+# The programs of other modules are built first: a compiler that runs concurrently delays tests that measure durations. The
+# life cycle tests run last because their kube-apiservers have the same effect. test/bench cannot be linked with the race
+# detector: one of its dependencies imports package plugin, which conflicts with the C code of another dependency.
+test: shellcheck ## Run unit and integration tests with the race detector; they need no cluster.
 	@for module in conformance distribution containerd-pull promql; do \
-	  echo "building what tests run: hack/$$module"; \
+	  echo "building test programs: hack/$$module"; \
 	  case $$module in containerd-pull|promql) packages=./... ;; *) packages=tool ;; esac; \
 	  (cd hack/$$module && go build -trimpath -o /dev/null $$packages) || exit 1; \
 	done
-	go test -run '^Test(Document|SpecProof|MutationsNameSpecs)$$' ./test/e2e
-	CGO_ENABLED=1 go test -race -timeout 15m $$(go list ./... | grep -v -e /test/e2e -e /pkg/extension/lifecycle -e '/test/bench$$')
-	go test ./test/bench
-	CGO_ENABLED=1 go test -race -timeout 30m ./pkg/extension/lifecycle
+	$(call GOTESTSUM,specs) -- -run '^Test(Document|SpecProof|MutationsNameSpecs|OutputHasNoColour)$$' ./test/e2e
+	$(call GOTESTSUM,unit) --raw-command -- .ci/race -timeout 15m $$(go list ./... | grep -v -e /test/e2e -e /pkg/extension/lifecycle -e '/test/bench$$')
+	$(call GOTESTSUM,bench) -- ./test/bench
+	$(call GOTESTSUM,lifecycle) --raw-command -- .ci/race -timeout 30m ./pkg/extension/lifecycle
 
 .PHONY: shellcheck
 shellcheck:
 	@command -v shellcheck >/dev/null || { echo "installing the Debian package shellcheck"; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends shellcheck >/dev/null; }
 
-e2e: ## User stories on the kind-based Shoot; makes what is missing (FOCUS=... and LABELS=... select).
-	go test ./test/e2e -count=1 -v -timeout 120m -args -ginkgo.v $(if $(FOCUS),-ginkgo.focus='$(FOCUS)') $(if $(LABELS),-ginkgo.label-filter='$(LABELS)')
+e2e: ## Run user stories on the testbed, which is created if necessary (FOCUS=... and LABELS=... select stories).
+	go test ./test/e2e -count=1 -v -timeout 120m -args -ginkgo.v -ginkgo.junit-report=$(REPORTS)/e2e.xml \
+	  $(if $(FOCUS),-ginkgo.focus='$(FOCUS)') $(if $(LABELS),-ginkgo.label-filter='$(LABELS)')
 
 .PHONY: e2e-testbed
-e2e-testbed: ## What the testbed itself promises, on the cluster of kind-up: claims that fill and grow, agents that apply.
-	TESTBED_CLUSTER=registry-cache go test -count=1 -v -timeout 20m -run Cluster ./test/testbed/volumes ./test/testbed/gardenlet
+e2e-testbed: ## Test the testbed itself on the cluster of kind-up: volume size limits and expansion, node agents.
+	TESTBED_CLUSTER=registry-cache $(call GOTESTSUM,e2e-testbed) --format standard-verbose -- -count=1 -timeout 20m -run Cluster \
+	  ./test/testbed/volumes ./test/testbed/gardenlet
 
 .PHONY: mutations
-mutations: ## Break the product on purpose, and show which story and which test fail then (RUN=..., EXEC=a command that runs others).
+mutations: ## Inject bugs into the product and verify that the named story and test fail (RUN=..., EXEC=command prefix).
 	go run ./test/mutations/run $(if $(RUN),-run '$(RUN)') $(if $(EXEC),-exec '$(EXEC)')
 
 .PHONY: bench bench-check bench-page bench-store
-bench: ## The cache server beside the stock registry and no cache, and nodes of the kind-based Shoot (RUN=..., ROUNDS=3, QUICK=1).
+bench: ## Benchmark the cache server, the distribution registry, direct pulls and testbed nodes (RUN=..., ROUNDS=3, QUICK=1).
 	go run ./test/bench $(if $(RUN),-run '$(RUN)') $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(QUICK),-quick)
 
-bench-check: ## Hold the ratios of a recorded run against their ranges (RUN=bin/bench/<run>, by default the last one).
+bench-check: ## Compare the ratios of a benchmark run with their ranges (RUN=bin/bench/<run>, default: the latest run).
 	@go run ./test/bench/runs check -run '$(or $(RUN),$(patsubst %/results.json,%,$(lastword $(sort $(wildcard bin/bench/2*/results.json)))))'
 
-bench-page: ## Render the page with all charts and the input of benchstat into bin/bench/<run> (RUN=docs/benchmarks/<run>).
+bench-page: ## Render the report page and the input of benchstat to bin/bench/<run> (RUN=docs/benchmarks/<run>, default: the latest).
 	@go run ./test/bench/runs page -run '$(or $(RUN),$(lastword $(sort $(wildcard docs/benchmarks/2*))))'
 
-bench-store: ## Make a recorded run the one that the README shows and bench-check compares with (RUN=bin/bench/<run>).
+bench-store: ## Store a benchmark run as the published one and as the baseline of bench-check (RUN=bin/bench/<run>).
 	go run ./test/bench/runs store -run '$(RUN)'
 
-clean: kind-down ## Also remove the node image and everything else that was built.
+clean: kind-down ## Delete the testbed, the node image and all other build results.
 	$(TESTBED) clean
 	rm -rf bin
