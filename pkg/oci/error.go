@@ -9,7 +9,6 @@ type ErrorCode string
 const (
 	CodeBlobUnknown     ErrorCode = "BLOB_UNKNOWN"
 	CodeDigestInvalid   ErrorCode = "DIGEST_INVALID"
-	CodeManifestInvalid ErrorCode = "MANIFEST_INVALID"
 	CodeManifestUnknown ErrorCode = "MANIFEST_UNKNOWN"
 	CodeNameInvalid     ErrorCode = "NAME_INVALID"
 	CodeNameUnknown     ErrorCode = "NAME_UNKNOWN"

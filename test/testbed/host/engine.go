@@ -53,17 +53,6 @@ func (e *Engine) Env() []string {
 	return append(env, e.extra...)
 }
 
-// Settings returns what Env has beyond this process's environment, by name. A library that reads the environment of
-// the process needs them set there.
-func (e *Engine) Settings() map[string]string {
-	settings := make(map[string]string, len(e.extra))
-	for _, pair := range e.extra {
-		name, value, _ := strings.Cut(pair, "=")
-		settings[name] = value
-	}
-	return settings
-}
-
 // Run runs the engine's program and returns its standard output, at most 64 MiB. stdin may be nil. The error carries
 // the command line, shortened, and the end of its standard error; a program that ran and failed is an
 // *exec.ExitError in its chain.

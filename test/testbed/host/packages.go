@@ -14,19 +14,14 @@ import (
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
 
-// InstallPackages installs those of the Debian packages that are missing, without recommended ones, and says so. It
-// does nothing where all of them are installed. Where a package cannot be installed, nothing is, and the error names
-// it; only the package index may have been refreshed then.
-func InstallPackages(ctx context.Context, p *workspace.Progress, packages ...string) error {
-	return packageManager{run: runProgram}.install(ctx, p, packages...)
-}
-
 // packageManager installs Debian packages with apt-get.
 type packageManager struct {
 	// run runs a program and returns its standard output.
 	run func(ctx context.Context, program string, args ...string) ([]byte, error)
 }
 
+// install installs the packages that are missing, without recommended packages. It reports them as a step. If one of them
+// cannot be installed, it installs none and returns an error with the names; it may have updated the package index.
 func (m packageManager) install(ctx context.Context, p *workspace.Progress, packages ...string) error {
 	missing, err := m.missing(ctx, packages)
 	if err != nil || len(missing) == 0 {

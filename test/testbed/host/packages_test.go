@@ -57,7 +57,7 @@ func (d *debian) run(_ context.Context, program string, args ...string) ([]byte,
 	return nil, nil
 }
 
-func TestInstallPackages(t *testing.T) {
+func TestInstall(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		host      debian
