@@ -71,7 +71,7 @@ func TestRecordStopsAtAnInterrupt(t *testing.T) {
 		{"first", "", time.Minute, func(context.Context, *bench) error { cancel(interrupted); return nil }},
 		{"second", "", time.Minute, func(context.Context, *bench) error { t.Error("it ran"); return nil }},
 	}, io.Discard)
-	if !errors.Is(err, interrupted) || !strings.Contains(err.Error(), "second was not reached") {
+	if !errors.Is(err, interrupted) || !strings.Contains(err.Error(), "second did not start") {
 		t.Errorf("the error is %v", err)
 	}
 }

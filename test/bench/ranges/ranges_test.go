@@ -109,7 +109,7 @@ func TestCheck(t *testing.T) {
 		{"not selected", "", "1 belong to scenarios that were not selected", change(func(r *result.Run) { r.Measured, r.Scenarios = r.Measured[:3], r.Scenarios[:1] })},
 		{"nothing of it selected", "none of the scenarios", "", &result.Run{Scenarios: []result.Scenario{{Name: "tag", Done: true}}}},
 		{"failed", "scenario cold failed: no disk", "", change(func(r *result.Run) { r.Scenarios[0].Error = "no disk" })},
-		{"not reached", "scenario herd was not reached", "", change(func(r *result.Run) { r.Scenarios[1].Done = false })},
+		{"not started", "scenario herd did not start", "", change(func(r *result.Run) { r.Scenarios[1].Done = false })},
 		{"quick", "", "prove nothing", change(func(r *result.Run) { r.Quick, r.Measured[2].Values = true, []float64{100} })},
 		{"quick and empty", "scenario herd ended and measured nothing", "", change(func(r *result.Run) { r.Quick, r.Measured = true, r.Measured[:3] })},
 	} {

@@ -7,20 +7,20 @@ import (
 	"math"
 )
 
-// number is for people: three digits that count.
+// number formats v with three significant digits.
 func number(v float64) string {
 	switch {
 	case v != 0 && math.Abs(v) < 1e-300:
 		return "0"
 	case math.Abs(v) >= 1<<20:
-		return fmt.Sprintf("%.3g Mi", v/(1<<20))
+		return thousands(v/(1<<20)) + " Mi"
 	case math.Abs(v) >= 1000:
 		return fmt.Sprintf("%.0f", v)
 	}
 	return fmt.Sprintf("%.3g", v)
 }
 
-// seconds writes a time as people say it, and NaN as NaN.
+// seconds formats a duration in seconds with three significant digits, or as minutes and seconds. NaN stays NaN.
 func seconds(v float64) string {
 	switch {
 	case math.IsNaN(v):
@@ -41,21 +41,21 @@ func seconds(v float64) string {
 	return fmt.Sprintf("%d m %d s", whole/60, whole%60)
 }
 
-// times writes a factor.
+// times formats a factor.
 func times(v float64) string { return fmt.Sprintf("%s ×", thousands(v)) }
 
-// mebibytes writes a number of bytes in MiB.
+// mebibytes formats a number of bytes in MiB.
 func mebibytes(v float64) string { return thousands(v/(1<<20)) + " MiB" }
 
-// percent writes a share of 1.
+// percent formats a share in 0 – 1.
 func percent(v float64) string { return fmt.Sprintf("%.3g %%", v*100) }
 
-// in writes a number with a unit.
+// in returns a format for numbers with a unit.
 func in(unit string) func(float64) string {
 	return func(v float64) string { return thousands(v) + " " + unit }
 }
 
-// thousands has three digits that count, and a space between thousands.
+// thousands formats v with three significant digits and a space between thousands.
 func thousands(v float64) string {
 	if v < 999.5 {
 		return fmt.Sprintf("%.3g", v)

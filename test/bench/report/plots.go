@@ -9,21 +9,21 @@ import (
 	"github.com/registry-cache/extension/test/bench/result"
 )
 
-// figure is a picture with what has to be known to read it.
+// figure is a chart with its caption.
 type figure struct {
-	// name is that of its file.
+	// name is the name of its file, without extension.
 	name    string
 	caption string
 	svg     string
 }
 
-// section are the figures of one question.
+// section is a group of figures.
 type section struct {
 	title   string
 	figures []figure
 }
 
-// engineStyle is how an engine looks in all pictures.
+// engineStyle is the label and the colour of an engine in all charts.
 var engineStyle = map[string]struct {
 	label string
 	color chart.Color
@@ -33,13 +33,13 @@ var engineStyle = map[string]struct {
 	result.Ours:   {"this server", chart.Blue},
 }
 
-// engines are all, in the order in which they are drawn.
+// engines are in the order of the bars.
 var engines = []string{result.Direct, result.Stock, result.Ours}
 
-// labelled is a series under the name that it has in a picture.
+// labelled is the name of a series and its label in a chart.
 type labelled struct{ label, name string }
 
-// value is that of a picture, in which bytes are MiB.
+// value converts a series to a value of a chart. Bytes are converted to MiB.
 func value(s result.Series) chart.Value {
 	v := chart.Value{Median: s.Median(), Min: result.Percentile(s.Values, 0), Max: result.Percentile(s.Values, 100)}
 	if s.Unit == "B" {
@@ -48,22 +48,22 @@ func value(s result.Series) chart.Value {
 	return v
 }
 
-// sections draws what was measured. What was not is left out.
+// sections draws all charts with measured values.
 func sections(r *result.Run) []section {
 	all := []section{
-		{"When a cache's address leads nowhere", staleFigures(r)},
-		{"Nodes that start", nodeStartFigures(r)},
-		{"Many nodes want the same at once", herdFigures(r)},
-		{"What is stored already", warmFigures(r)},
+		{"Unassigned and stale addresses", staleFigures(r)},
+		{"Starting nodes", nodeStartFigures(r)},
+		{"Concurrent pulls of one blob", herdFigures(r)},
+		{"Stored content", warmFigures(r)},
 		{"First pulls", coldFigures(r)},
 		{"Memory", memoryFigures(r)},
 		{"Full volumes", volumeFigures(r)},
-		{"What nodes notice, and what it costs", unitFigures(r)},
+		{"Unit and controller", unitFigures(r)},
 	}
 	return slices.DeleteFunc(all, func(s section) bool { return len(s.figures) == 0 })
 }
 
-// bars makes a picture of groups of engines, if there is anything to draw.
+// bars draws one group for each series, with one bar for each engine. It returns nothing if no series was measured.
 func bars(r *result.Run, f figure, b chart.Bars, unit string, groups []labelled) []figure {
 	for _, group := range groups {
 		g := chart.Group{Label: group.label}
@@ -84,7 +84,7 @@ func bars(r *result.Run, f figure, b chart.Bars, unit string, groups []labelled)
 	return []figure{f}
 }
 
-// points are the values of an engine over a parameter.
+// points returns the values of an engine, sorted by parameter.
 func points(r *result.Run, engine, unit string, names map[float64]string) []chart.Point {
 	var all []chart.Point
 	for x, name := range names {
@@ -101,7 +101,7 @@ func points(r *result.Run, engine, unit string, names map[float64]string) []char
 	return all
 }
 
-// lines makes a picture of those of the lines that have points.
+// lines draws the candidates that have points. It returns nothing if none has.
 func lines(f figure, l chart.Lines, candidates ...chart.Line) []figure {
 	for _, line := range candidates {
 		if len(line.Points) > 0 {

@@ -13,58 +13,58 @@ import (
 	"github.com/registry-cache/extension/test/bench/result"
 )
 
-// target is what a measurement must show. A target without a comparison holds the engine against a fixed value; one with a
-// comparison holds the ratio of both.
+// target is a bound for a measurement: for its value, or for its ratio to the value of another engine.
 type target struct {
 	what string
 	// name, engine and unit select the series.
 	name, unit string
-	// engine is what is held; empty means ours.
+	// engine is the measured engine; empty means result.Ours.
 	engine string
-	// to is the engine that it is divided by, round by round; empty means none.
+	// to is the engine by whose values the values are divided, for each round; empty means no division.
 	to string
-	// minus is a unit of the same name that is subtracted from unit first; empty means none.
+	// minus is a unit of the same series whose values are subtracted first; empty means none.
 	minus string
-	// least and most bound the median; 0 means no bound.
+	// least and most are the bounds of the median; 0 means no bound.
 	least, most float64
-	// slack is added to what the ratio may reach, as a share of the other engine's value, in the unit of the series.
+	// slack is added to the upper bound of the ratio, after division by the median of engine to. It has the unit of the
+	// series.
 	slack float64
 }
 
 var targets = slices.Concat(herdTargets(), staleTargets(), []target{
-	{what: "3 nodes start, caches that have none of the images, to direct", name: "nodestart/nodes=3/cold", unit: "s", to: result.Direct, most: 1},
-	{what: "3 nodes start, caches that have all of them, to direct", name: "nodestart/nodes=3/warm", unit: "s", to: result.Direct, most: 1},
-	{what: "unit: cost with 3 caches, of a processor", name: "unit/cost/caches=3", unit: "cpu-s/s", most: .005},
-	{what: "unit: hanging cache withdrawn, slowest of 30", name: "unit/withdraw/hanging", unit: "p99-s", most: 3},
-	{what: "unit: unreachable cache withdrawn, slowest of 30", name: "unit/withdraw/dropped", unit: "p99-s", most: 3},
-	{what: "unit: cache that answers again used, slowest of 30", name: "unit/back/hanging", unit: "p99-s", most: 5},
-	{what: "unit: cache that can be reached again used, slowest of 30", name: "unit/back/dropped", unit: "p99-s", most: 5},
+	{what: "start of 3 nodes, empty caches, relative to direct", name: "nodestart/nodes=3/cold", unit: "s", to: result.Direct, most: 1},
+	{what: "start of 3 nodes, caches with all images, relative to direct", name: "nodestart/nodes=3/warm", unit: "s", to: result.Direct, most: 1},
+	{what: "unit with 3 caches: share of one processor", name: "unit/cost/caches=3", unit: "cpu-s/s", most: .005},
+	{what: "unit: hanging cache withdrawn, 99th percentile, s", name: "unit/withdraw/hanging", unit: "p99-s", most: 3},
+	{what: "unit: unreachable cache withdrawn, 99th percentile, s", name: "unit/withdraw/dropped", unit: "p99-s", most: 3},
+	{what: "unit: cache used after a hang, 99th percentile, s", name: "unit/back/hanging", unit: "p99-s", most: 5},
+	{what: "unit: cache used after it is reachable again, 99th percentile, s", name: "unit/back/dropped", unit: "p99-s", most: 5},
 	{what: "memory, 1000 slow readers, http", name: "readers/1000/http", unit: "B", most: 100 << 20},
 	{what: "memory, 1000 slow readers, https", name: "readers/1000/https", unit: "B", most: 150 << 20},
-	{what: "memory, 1000 slow readers, cold", name: "readers/1000/http/cold", unit: "B", most: 100 << 20},
-	{what: "warm manifest by digest, to stock", name: "manifest/warm", unit: "req/cpu-s", to: result.Stock, least: 4},
-	{what: "warm 64 MiB blob, http, to stock", name: "blob/warm/http", unit: "cpu-s/GiB", to: result.Stock, most: .5},
-	{what: "warm 64 MiB blob, https, to stock", name: "blob/warm/https", unit: "cpu-s/GiB", to: result.Stock, most: 1},
-	{what: "cold pull, 0 ms, to direct", name: "cold/rtt=0ms", unit: "s", to: result.Direct, most: 1.05},
-	{what: "cold pull, 20 ms, to direct + 1 RTT", name: "cold/rtt=20ms", unit: "s", to: result.Direct, most: 1.05, slack: .02},
-	{what: "cold pull, 80 ms, to direct + 1 RTT", name: "cold/rtt=80ms", unit: "s", to: result.Direct, most: 1.05, slack: .08},
-	{what: "the same, 20 ms and 1 Gbit/s", name: "cold/rtt=20ms/line=1Gbit", unit: "s", to: result.Direct, most: 1.05, slack: .02},
-	{what: "the same, 80 ms and 1 Gbit/s", name: "cold/rtt=80ms/line=1Gbit", unit: "s", to: result.Direct, most: 1.05, slack: .08},
-	{what: "warm tag HEAD, bytes written", name: "tag/warm", unit: "written-B/req", most: math.SmallestNonzeroFloat64},
-	{what: "warm tag HEAD, upstream requests", name: "tag/warm", unit: "upstream-req/req", most: 1. / 500},
-	{what: "start on 100 000 blobs, first answer", name: "start/blobs=100000", unit: "first-200-s", most: 1},
-	{what: "start on 100 000 blobs, index complete", name: "start/blobs=100000", unit: "indexed-s", most: 10},
-	{what: "kill -9 in a herd, sent by the upstream in all", name: "kill/blobs=100000", unit: "sent-B/blob-B", least: 1, most: 2},
-	{what: "trace over 3 × the volume, hits, to stock", name: "disk/images=192", unit: "hit-B/B", to: result.Stock, least: 1},
-	{what: "trace over 3 × the volume, failed pulls", name: "disk/images=192", unit: "failed/req", most: math.SmallestNonzeroFloat64},
-	{what: "evicting 100 000 blobs, a manifest from the upstream", name: "evict/blobs=100000", unit: "cold-evicting-s", most: .5},
-	{what: "evicting 100 000 blobs, growth of p99", name: "evict/blobs=100000", unit: "p99-evicting-s", minus: "p99-idle-s", most: .005},
+	{what: "memory, 1000 slow readers, uncached blob", name: "readers/1000/http/cold", unit: "B", most: 100 << 20},
+	{what: "stored manifest by digest, relative to stock", name: "manifest/warm", unit: "req/cpu-s", to: result.Stock, least: 4},
+	{what: "stored 64 MiB blob, http, relative to stock", name: "blob/warm/http", unit: "cpu-s/GiB", to: result.Stock, most: .5},
+	{what: "stored 64 MiB blob, https, relative to stock", name: "blob/warm/https", unit: "cpu-s/GiB", to: result.Stock, most: 1},
+	{what: "first pull, round trip 0 ms, relative to direct", name: "cold/rtt=0ms", unit: "s", to: result.Direct, most: 1.05},
+	{what: "first pull, round trip 20 ms, relative to direct + 1 round trip", name: "cold/rtt=20ms", unit: "s", to: result.Direct, most: 1.05, slack: .02},
+	{what: "first pull, round trip 80 ms, relative to direct + 1 round trip", name: "cold/rtt=80ms", unit: "s", to: result.Direct, most: 1.05, slack: .08},
+	{what: "first pull, 20 ms and 1 Gbit/s, relative to direct + 1 round trip", name: "cold/rtt=20ms/line=1Gbit", unit: "s", to: result.Direct, most: 1.05, slack: .02},
+	{what: "first pull, 80 ms and 1 Gbit/s, relative to direct + 1 round trip", name: "cold/rtt=80ms/line=1Gbit", unit: "s", to: result.Direct, most: 1.05, slack: .08},
+	{what: "HEAD of an unchanged tag, bytes written", name: "tag/warm", unit: "written-B/req", most: math.SmallestNonzeroFloat64},
+	{what: "HEAD of an unchanged tag, upstream requests", name: "tag/warm", unit: "upstream-req/req", most: 1. / 500},
+	{what: "start with 100 000 blobs, first cache hit, s", name: "start/blobs=100000", unit: "first-200-s", most: 1},
+	{what: "start with 100 000 blobs, eviction index complete, s", name: "start/blobs=100000", unit: "indexed-s", most: 10},
+	{what: "SIGKILL during concurrent pulls, bytes sent by the upstream per blob size", name: "kill/blobs=100000", unit: "sent-B/blob-B", least: 1, most: 2},
+	{what: "images 3 × as large as the volume, hit rate, relative to stock", name: "disk/images=192", unit: "hit-B/B", to: result.Stock, least: 1},
+	{what: "images 3 × as large as the volume, failed pulls", name: "disk/images=192", unit: "failed/req", most: math.SmallestNonzeroFloat64},
+	{what: "eviction of 100 000 blobs, manifest from the upstream, s", name: "evict/blobs=100000", unit: "cold-evicting-s", most: .5},
+	{what: "eviction of 100 000 blobs, increase of the 99th percentile, s", name: "evict/blobs=100000", unit: "p99-evicting-s", minus: "p99-idle-s", most: .005},
 })
 
 func herdTargets() []target {
 	var all []target
 	for _, name := range []string{"clients=1", "clients=10", "clients=50", "clients=100", "clients=500", "clients=10/first-leaves", "clients=10/leader-leaves", "clients=10/staggered"} {
-		all = append(all, target{what: "herd, " + name, name: "herd/" + name, unit: "upstream-B/blob-B", least: 1, most: 1})
+		all = append(all, target{what: "concurrent pulls of one blob, " + name + ", bytes sent by the upstream per blob size", name: "herd/" + name, unit: "upstream-B/blob-B", least: 1, most: 1})
 	}
 	return all
 }
@@ -74,7 +74,7 @@ func staleTargets() []target {
 	for _, by := range []string{"containerd-2", "containerd-1.7"} {
 		for _, shape := range []string{"alpine", "ops-toolbelt"} {
 			held := func(state string, most, slack float64) {
-				what := fmt.Sprintf("%s pulls %s, %s, to direct", by, shape, state)
+				what := fmt.Sprintf("%s pulls %s, %s, relative to direct", by, shape, state)
 				if slack > 0 {
 					what += fmt.Sprintf(" + %g s", slack)
 				}
@@ -96,15 +96,15 @@ func WriteSummary(r *result.Run, dir string) error {
 // Summary returns the content of summary.md: a table of the targets and a table of all measurements.
 func Summary(r *result.Run) string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "%s, %d processors, %.1f GiB, Linux %s, %s, commit %s, rounds: %d\n\n",
+	fmt.Fprintf(&s, "# Summary of a benchmark run\n\n%s, %d processors, %.1f GiB, Linux %s, %s, commit %s, rounds: %d\n\n",
 		r.Host.CPU, r.Host.CPUs, float64(r.Host.MemoryKiB)/(1<<20), r.Host.Kernel, r.Host.GoVersion, r.Host.Commit, r.Rounds)
 	if err := r.Failed(); err != nil {
-		fmt.Fprintf(&s, "Not everything was measured:\n\n```\n%s\n```\n\n", err)
+		fmt.Fprintf(&s, "Some scenarios failed or did not start:\n\n```\n%s\n```\n\n", err)
 	}
 	if r.Quick {
-		s.WriteString("This was a quick run: it shows that everything runs, and proves no figure.\n\n")
+		s.WriteString("This is a quick run with reduced loads. Its values must not be compared.\n\n")
 	}
-	s.WriteString("| target | wanted | measured: median (min – max) | met |\n| --- | --- | --- | --- |\n")
+	s.WriteString("## Targets\n\n| target | bound | median (minimum – maximum) | met |\n| --- | --- | --- | --- |\n")
 	for _, t := range targets {
 		h := hold(r, t)
 		if len(h.values) == 0 {
@@ -112,25 +112,25 @@ func Summary(r *result.Run) string {
 		}
 		met := "yes"
 		if !h.met {
-			met = "NO"
+			met = "**no**"
 		}
 		fmt.Fprintf(&s, "| %s | %s | %s | %s |\n", t.what, wanted(t, h.limit), spread(h.values), met)
 	}
-	s.WriteString("\n| measurement | engine | unit | median (min – max) |\n| --- | --- | --- | --- |\n")
+	s.WriteString("\n## Measurements\n\n| measurement | engine | unit | median (minimum – maximum) |\n| --- | --- | --- | --- |\n")
 	for _, m := range r.Measured {
 		fmt.Fprintf(&s, "| %s | %s | %s | %s |\n", m.Name, m.Engine, m.Unit, spread(m.Values))
 	}
 	return s.String()
 }
 
-// held is a target beside what was measured.
+// held is the result of a target.
 type held struct {
-	values []float64 // round by round
-	limit  float64   // the most that their median may be
+	values []float64 // one for each round
+	limit  float64   // upper bound of the median
 	met    bool
 }
 
-// hold returns no values where the target was not measured.
+// hold compares a run with a target. It returns no values if the target was not measured.
 func hold(r *result.Run, t target) (h held) {
 	engine := cmp.Or(t.engine, result.Ours)
 	h.values = slices.Clone(r.Get(t.name, engine, t.unit).Values)
@@ -145,7 +145,7 @@ func hold(r *result.Run, t target) (h held) {
 		if len(other.Values) == 0 {
 			return held{}
 		}
-		// A scenario that failed may have ended between the engines.
+		// A failed scenario may have fewer values for one engine.
 		h.values = h.values[:min(len(h.values), len(other.Values))]
 		for i := range h.values {
 			h.values[i] /= other.Values[i]

@@ -10,24 +10,24 @@ import (
 	"github.com/registry-cache/extension/test/bench/result"
 )
 
-// moreIsBetter are the units of which more is better; of all others less is.
+// moreIsBetter lists the units for which a larger value is better.
 var moreIsBetter = []string{"req/cpu-s", "GiB/s", "hit-B/B"}
 
-// negligible is the share by which medians of one machine differ without a reason.
+// negligible is the relative difference of medians that is ignored as noise of the machine.
 const negligible = .02
 
-// loss is a measurement in which an engine of ours is not better than another one.
+// loss is a measurement in which this server is worse than an alternative.
 type loss struct {
 	Name, Engine, Unit string
 	To                 string
 	Ours, Theirs       string
-	// Factor is how many times it is worse.
+	// Factor is the ratio of the worse to the better median.
 	Factor string
-	// Within says that the spreads overlap, so that the difference may be none.
+	// Within is true if the ranges of the values overlap. The difference may then be noise.
 	Within bool
 }
 
-// losses are all measurements in which the median of ours is worse than that of another engine.
+// losses returns all measurements in which the median of this server is worse than that of an alternative.
 func losses(r *result.Run) []loss {
 	var all []loss
 	for _, s := range r.Measured {
@@ -56,7 +56,7 @@ func losses(r *result.Run) []loss {
 	return all
 }
 
-// factor writes how many times a is b; where b is nothing, that is no number.
+// factor formats a / b; "∞" if b is 0.
 func factor(a, b float64) string {
 	if b == 0 {
 		return "∞"
@@ -64,12 +64,12 @@ func factor(a, b float64) string {
 	return times(a / b)
 }
 
-// missed are the targets that are not met.
+// missed returns the targets that are not met.
 func missed(r *result.Run) []string {
 	var all []string
 	for _, t := range targets {
 		if h := hold(r, t); len(h.values) > 0 && !h.met {
-			all = append(all, fmt.Sprintf("%s: wanted %s, measured %s", t.what, strings.TrimSpace(wanted(t, h.limit)), spread(h.values)))
+			all = append(all, fmt.Sprintf("%s: target %s, measured %s", t.what, strings.TrimSpace(wanted(t, h.limit)), spread(h.values)))
 		}
 	}
 	return all

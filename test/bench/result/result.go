@@ -115,7 +115,7 @@ func (r *Run) Failed() error {
 		case s.Error != "":
 			errs = append(errs, fmt.Errorf("scenario %s failed: %s", s.Name, s.Error))
 		case !s.Done:
-			errs = append(errs, fmt.Errorf("scenario %s was not reached", s.Name))
+			errs = append(errs, fmt.Errorf("scenario %s did not start", s.Name))
 		}
 	}
 	return errors.Join(errs...)
