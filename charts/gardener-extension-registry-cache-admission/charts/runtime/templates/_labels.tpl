@@ -1,4 +1,5 @@
-{{- /* The name of all objects. Gardener's library requires this name for the Service and creates the webhook configuration with it. */ -}}
+{{- /* The name of all objects. Gardener's library requires this name for the Service and gives it to the webhook
+       configuration. */ -}}
 {{- define "name" -}}
 gardener-extension-registry-cache-admission
 {{- end -}}
