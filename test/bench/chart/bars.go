@@ -7,25 +7,25 @@ import (
 	"math"
 )
 
-// Bars are horizontal bars in groups.
+// Bars is a chart of horizontal bars in groups.
 type Bars struct {
 	Title string
-	// Subtitle says what is measured in which unit, and what is good.
+	// Subtitle contains quantity, unit and which values are better.
 	Subtitle string
 	// Log makes the axis logarithmic.
 	Log    bool
 	Groups []Group
-	// Format writes a value with its unit.
+	// Format formats a value with its unit.
 	Format func(float64) string
-	// FormatTick writes a value of the axis. Default: Format.
+	// FormatTick formats a value of the axis. Default: Format.
 	FormatTick func(float64) string
-	// Reference is a line through all bars of a group, at the value of its bar with this label; empty means none.
+	// Reference is the label of a bar. A line through all bars of its group marks its value; empty means no line.
 	Reference string
 }
 
-// Group are bars that are compared.
+// Group is a group of bars that are compared.
 type Group struct {
-	// Label is above them; empty means none.
+	// Label is above the bars; empty means no label.
 	Label string
 	Bars  []Bar
 }
@@ -42,7 +42,7 @@ const (
 	barPitch  = 25.0
 )
 
-// SVG draws them.
+// SVG returns the chart.
 func (b Bars) SVG() string {
 	var p picture
 	if b.FormatTick == nil {
@@ -67,7 +67,7 @@ func (b Bars) SVG() string {
 	for _, tick := range s.ticks() {
 		x := s.at(tick)
 		p.line(x, top, x, bottom, grid, "")
-		// Labels that would overlap are left out.
+		// Omit labels that would overlap.
 		label := b.FormatTick(tick)
 		if x-textWidth(label)/2 > last {
 			p.text(x, bottom+18, "middle", label, fmt.Sprintf(`fill="%s" font-size="12"`, faint))
@@ -109,7 +109,7 @@ func (b Bars) bar(p *picture, s scale, bar Bar, left, y float64) {
 	p.text(end+9, middle+4.5, "start", b.Format(bar.Value.Median), `font-weight="600" `+halo)
 }
 
-// room is what the labels of the bars and their values need at both sides.
+// room returns the width of the labels on the left and of the values on the right.
 func (b Bars) room() (left, right float64) {
 	for _, g := range b.Groups {
 		for _, bar := range g.Bars {

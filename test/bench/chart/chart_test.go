@@ -17,7 +17,7 @@ func unit(v float64) string { return fmt.Sprintf("%g <s>", v) }
 
 func exact(v float64) Value { return Value{v, v, v} }
 
-// requireWellFormed parses the picture and checks that it stands alone and has only numbers as coordinates.
+// requireWellFormed checks that svg is valid XML, refers to no other file, and contains only numbers as coordinates.
 func requireWellFormed(t *testing.T, svg string) {
 	t.Helper()
 	d := xml.NewDecoder(strings.NewReader(svg))
@@ -60,7 +60,7 @@ func TestBars(t *testing.T) {
 			}
 		}
 		if svg != b.SVG() {
-			t.Error("the same values give two pictures")
+			t.Error("two results for the same values")
 		}
 	}
 }
@@ -82,7 +82,7 @@ func TestLines(t *testing.T) {
 	}
 }
 
-// What was not measured, or is nothing, must not break a picture.
+// Charts without values, and with values of 0 or less, are valid.
 func TestWithoutValues(t *testing.T) {
 	t.Parallel()
 	requireWellFormed(t, Lines{Title: "none", Format: unit}.SVG())

@@ -8,28 +8,28 @@ import (
 	"strings"
 )
 
-// Lines are values over a parameter.
+// Lines is a chart of values over a parameter.
 type Lines struct {
 	Title    string
 	Subtitle string
-	// X names the parameter.
+	// X is the name of the parameter.
 	X string
 	// LogX and LogY make an axis logarithmic.
 	LogX, LogY bool
 	Lines      []Line
-	// Format writes a value with its unit.
+	// Format formats a value with its unit.
 	Format func(float64) string
-	// FormatX writes a parameter. Default: the number.
+	// FormatX formats a parameter. Default: the number.
 	FormatX func(float64) string
 }
 
-// Line is one of them.
+// Line is one line of the chart.
 type Line struct {
 	Name  string
 	Color Color
-	// Dashed tells a second line of one colour from the first.
+	// Dashed distinguishes a second line of one colour from the first.
 	Dashed bool
-	Points []Point // by X
+	Points []Point // sorted by X
 }
 
 // Point is a value at a parameter.
@@ -40,7 +40,7 @@ type Point struct {
 
 const plotHeight = 270.0
 
-// SVG draws them.
+// SVG returns the chart.
 func (l Lines) SVG() string {
 	var p picture
 	if l.FormatX == nil {
@@ -105,7 +105,7 @@ func (line Line) draw(p *picture, sx, sy scale, shape int) {
 	}
 }
 
-// marker tells lines apart where colours are not printed.
+// marker draws a shape that distinguishes lines without colours.
 func marker(p *picture, shape int, x, y float64, color Color) {
 	const r = 4.2
 	attributes := fmt.Sprintf(`fill="%s" stroke="%s" stroke-width="1.2"`, color, paper)
@@ -121,8 +121,8 @@ func marker(p *picture, shape int, x, y float64, color Color) {
 	}
 }
 
-// name writes the names of the lines beside their ends, one below the other where the ends are close. A line that ends
-// earlier than the others has a thin one to its name.
+// name draws the names of the lines beside their ends, moved apart if they would overlap. A thin line connects each end with
+// its name.
 func (l Lines) name(p *picture, sx, sy scale, top float64) {
 	const pitch = 17.0
 	type label struct {
@@ -137,7 +137,7 @@ func (l Lines) name(p *picture, sx, sy scale, top float64) {
 			labels = append(labels, label{line, sx.at(last.X), sy.at(last.Value.Median), sy.at(last.Value.Median)})
 		}
 	}
-	// By height; then each is moved below the one before, and all of them up again as far as they leave the plot.
+	// Sort by height, move each name below the previous one, then move names that left the plot up again.
 	for i := range labels {
 		for j := i; j > 0 && labels[j].y < labels[j-1].y; j-- {
 			labels[j], labels[j-1] = labels[j-1], labels[j]

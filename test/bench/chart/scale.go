@@ -11,7 +11,7 @@ type scale struct {
 	from, to float64 // coordinates
 }
 
-// newScale makes one that holds all values. A linear one begins with 0; a logarithmic one takes no value of 0 or less.
+// newScale returns a scale for all values. A linear scale starts at 0; a logarithmic scale ignores values of 0 or less.
 func newScale(log bool, values []float64, from, to float64) scale {
 	s := scale{log: log, from: from, to: to, min: math.Inf(1), max: math.Inf(-1)}
 	for _, v := range values {
@@ -39,7 +39,7 @@ func newScale(log bool, values []float64, from, to float64) scale {
 	return s
 }
 
-// step125 is the next of …, 1, 2, 5, 10, … that is not above v, or not below it.
+// step125 returns the nearest of …, 1, 2, 5, 10, … that is not below v (up), or not above it.
 func step125(v float64, up bool) float64 {
 	decade := math.Pow(10, math.Floor(math.Log10(v)))
 	below := decade
@@ -57,7 +57,7 @@ func step125(v float64, up bool) float64 {
 	return below
 }
 
-// at is the coordinate of a value. What a logarithmic scale cannot show is at its beginning.
+// at returns the coordinate of a value. Values of 0 or less are at the start of a logarithmic scale.
 func (s scale) at(v float64) float64 {
 	share := (v - s.min) / (s.max - s.min)
 	if s.log {
@@ -69,7 +69,7 @@ func (s scale) at(v float64) float64 {
 	return s.from + math.Min(math.Max(share, 0), 1)*(s.to-s.from)
 }
 
-// ticks are round values, few enough to be read.
+// ticks returns round values for the axis.
 func (s scale) ticks() []float64 {
 	var ticks []float64
 	if s.log {

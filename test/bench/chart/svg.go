@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package chart draws bars and lines as SVG that needs nothing else: no script, no font, no style sheet. The pictures are
-// dark on light, can be told apart without colours, and are the same bytes for the same values.
+// Package chart draws bar charts and line charts as SVG without scripts, fonts and style sheets. The charts are readable
+// without colours. The output is the same for the same values.
 package chart
 
 import (
@@ -22,11 +22,11 @@ const (
 	grid  = "#e3e7ea"
 	paper = "#ffffff"
 
-	// halo keeps lines behind a text from running through it.
+	// halo is an outline of text that covers lines behind it.
 	halo = `stroke="` + paper + `" stroke-width="4" paint-order="stroke"`
 )
 
-// Color is one of the colours that people with any kind of colour vision can tell apart (Okabe and Ito).
+// Color is a colour of the palette of Okabe and Ito, which is distinguishable with all kinds of colour vision.
 type Color string
 
 // The colours.
@@ -39,13 +39,13 @@ const (
 	Amber  Color = "#c78500"
 )
 
-// Value is what was measured: the median, and the least and the most of the rounds.
+// Value contains median, minimum and maximum of the rounds.
 type Value struct{ Median, Min, Max float64 }
 
-// spreads says that there is a spread that can be seen.
+// spreads reports whether the spread is visible in a chart.
 func (v Value) spreads() bool { return v.Max-v.Min > .005*math.Abs(v.Median) }
 
-// picture is an SVG in the making.
+// picture contains the elements of an incomplete SVG.
 type picture struct{ strings.Builder }
 
 func (p *picture) finish(title string, height float64) string {
@@ -54,7 +54,7 @@ func (p *picture) finish(title string, height float64) string {
 		n(width), n(height), n(width), n(height), html.EscapeString(title), html.EscapeString(fontFamily), n(fontSize), ink, html.EscapeString(title), paper, p.String())
 }
 
-// heading is the title of the picture, and what is good, below it. It returns the height of both.
+// heading draws title and subtitle, and returns their height.
 func (p *picture) heading(title, subtitle string) float64 {
 	p.text(margin, margin+10, "start", title, `font-size="16" font-weight="600"`)
 	if subtitle == "" {
@@ -72,7 +72,7 @@ func (p *picture) line(x1, y1, x2, y2 float64, color string, attributes string) 
 	fmt.Fprintf(p, `<line x1="%s" y1="%s" x2="%s" y2="%s" stroke="%s" %s/>`+"\n", n(x1), n(y1), n(x2), n(y2), color, attributes)
 }
 
-// whisker is the spread of a value, horizontal or vertical.
+// whisker draws the spread of a value, horizontally or vertically.
 func (p *picture) whisker(x1, y1, x2, y2 float64) {
 	const cap = 4
 	p.line(x1, y1, x2, y2, ink, `stroke-width="1.2"`)
@@ -84,10 +84,10 @@ func (p *picture) whisker(x1, y1, x2, y2 float64) {
 	p.line(x2-dx, y2-dy, x2+dx, y2+dy, ink, `stroke-width="1.2"`)
 }
 
-// n is a coordinate with what of it can be seen.
+// n formats a coordinate with one decimal.
 func n(v float64) string {
 	return strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%.1f", v), "0"), ".")
 }
 
-// textWidth is about the width of a text of the usual size.
+// textWidth returns the approximate width of a text in the default size.
 func textWidth(text string) float64 { return float64(len([]rune(text))) * fontSize * .56 }

@@ -10,11 +10,11 @@ import (
 	"github.com/registry-cache/extension/test/bench/result"
 )
 
-// Check holds a run against the ranges, and writes a table of the ratios that are not in theirs. The error says how many
-// are not, or that the run cannot be held against them.
+// Check compares a run with the ranges, and writes a table of all ratios outside of their ranges to out. It returns an error
+// if there is such a ratio, or if the run has no ratio of the ranges.
 //
-// A ratio may be missing only where the run did not select its scenario. Of a quick run, which proves no figure, only the
-// scenarios are looked at: each must have ended and measured something.
+// A missing ratio counts as outside if the run selected its scenario. For a quick run, Check only requires that each
+// scenario ended and has values.
 func (r *Ranges) Check(run *result.Run, out io.Writer) error {
 	if err := run.Failed(); err != nil {
 		return err

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ranges holds the ratios of a run of the benchmarks against those of an earlier one. Only ratios are compared,
-// because they say the same on every machine; a time or a rate does not.
+// Package ranges compares the ratios of a benchmark run with those of an earlier run. It compares no times and no rates,
+// because they depend on the machine.
 package ranges
 
 import (
@@ -17,45 +17,45 @@ import (
 	"github.com/registry-cache/extension/test/bench/result"
 )
 
-// Ranges is the range file.
+// Ranges is the content of the range file.
 type Ranges struct {
-	// Run is the folder of the run that the ratios were measured in.
+	// Run is the name of the folder of the earlier run.
 	Run string `json:"run"`
-	// Ratios are in the order in which they were measured.
+	// Ratios are in the order of measurement.
 	Ratios []Ratio `json:"ratios"`
 }
 
-// Ratio is one measured ratio, and how far another run may be from it.
+// Ratio is one measured ratio with its range.
 type Ratio struct {
-	// Name is "series unit: engine / other engine", or "series unit: engine" where the unit is a ratio itself.
+	// Name is "series unit: engine / other engine", or "series unit: engine" if the unit is a ratio.
 	Name string `json:"ratio"`
-	// Measured is the median.
+	// Measured is the median of the rounds.
 	Measured float64 `json:"measured"`
-	// Spread is the least and the most of the rounds.
+	// Spread is the minimum and the maximum of the rounds.
 	Spread [2]float64 `json:"spread"`
-	// Margin is by how much the median of another run may leave the spread, at both ends.
+	// Margin extends the spread at both ends.
 	Margin float64 `json:"margin"`
 }
 
-// Range is what the median of another run must be in.
+// Range returns the bounds for the median of another run.
 func (r Ratio) Range() (least, most float64) { return r.Spread[0] - r.Margin, r.Spread[1] + r.Margin }
 
 const (
-	// usualMargin, as a share of the value, is what figures of two quiet runs on one machine differ by.
+	// usualMargin is relative to the value: the difference between two runs on one machine without other load.
 	usualMargin = .25
-	// countedMargin is for what is counted, not timed.
+	// countedMargin is relative to the value, for counts. They do not depend on time.
 	countedMargin = .02
-	// leastMargin is for ratios of 0.
+	// leastMargin is absolute, for ratios of 0.
 	leastMargin = .01
 )
 
-// ownRatios are the units that are ratios themselves, with their margins: nothing in most of them depends on a clock.
+// ownRatios contains the units that are ratios, with their margins. Most of them do not depend on time.
 var ownRatios = map[string]float64{
 	"upstream-B/blob-B": countedMargin, "upstream-req/req": countedMargin, "failed/req": countedMargin,
 	"sent-B/blob-B": usualMargin, "hit-B/B": usualMargin,
 }
 
-// Measure returns the ratios that a run has: each engine divided by stock, and by direct, round by round.
+// Measure returns the ratios of a run: the values of each engine divided by those of stock and direct, for each round.
 func Measure(run *result.Run) []Ratio {
 	var all []Ratio
 	for _, s := range run.Measured {
@@ -87,12 +87,12 @@ func Measure(run *result.Run) []Ratio {
 
 func newRatio(name string, values []float64, margin float64) Ratio {
 	r := Ratio{Name: name, Measured: round(result.Percentile(values, 50)), Spread: [2]float64{round(slices.Min(values)), round(slices.Max(values))}}
-	// What the rounds differ by in one run, two runs may differ by as well.
+	// Two runs can differ as much as two rounds of one run.
 	r.Margin = round(max(r.Measured*margin, r.Spread[1]-r.Spread[0], leastMargin))
 	return r
 }
 
-// round keeps three digits that count, which is more than any measurement is good for.
+// round rounds to three significant digits. No measurement is more precise.
 func round(v float64) float64 {
 	if v == 0 {
 		return 0
@@ -101,12 +101,11 @@ func round(v float64) float64 {
 	return math.Round(v*precision) / precision
 }
 
-// New makes the range file of a run. A quick run, and one with scenarios that failed, prove nothing and are an error.
-// Margins of the file before it, which may be nil, stay where they are wider than the usual ones: somebody has widened
-// them.
+// New returns the ranges of a run. It returns an error for a quick run, and for a run with failed scenarios. before, which
+// may be nil, is the replaced range file: its margins are kept if they are wider, because a developer has widened them.
 func New(name string, run *result.Run, before *Ranges) (*Ranges, error) {
 	if run.Quick {
-		return nil, fmt.Errorf("run %s was a quick one, which proves no figure: make a full one", name)
+		return nil, fmt.Errorf("run %s is a quick run: its values must not be compared; store a full run", name)
 	}
 	if err := run.Failed(); err != nil {
 		return nil, fmt.Errorf("run %s: %w", name, err)
@@ -128,17 +127,17 @@ func New(name string, run *result.Run, before *Ranges) (*Ranges, error) {
 	return r, nil
 }
 
-const header = `# Ratios that runs of "make bench" are held against by "make bench-check RUN=<folder>", made from the run named below by
-# "make bench-store". "measured" is the median of the rounds, "spread" the least and the most of them. The median of another
-# run must be between spread[0] - margin and spread[1] + margin. A margin may be widened by hand, and stays as wide when the
-# file is made again. There are no times and no rates in it: those are for one machine only.
+const header = `# "make bench-check RUN=<folder>" compares the ratios of a benchmark run with this file. "make bench-store" writes it from the
+# run named below. "measured" is the median of the rounds, "spread" their minimum and maximum. The median of another run must
+# be between spread[0] - margin and spread[1] + margin. A margin that is widened by hand is kept when the file is replaced.
+# The file contains no times and no rates, because they depend on the machine.
 `
 
-// Write makes the file.
+// Write writes the range file.
 func (r *Ranges) Write(path string) error {
 	var out strings.Builder
 	out.WriteString(header)
-	// By hand, because one ratio on a line is easier to read, and to compare with the line before.
+	// The YAML library would write each ratio on several lines.
 	fmt.Fprintf(&out, "run: %q\nratios:\n", r.Run)
 	for _, ratio := range r.Ratios {
 		fmt.Fprintf(&out, "- {ratio: %q, measured: %g, spread: [%g, %g], margin: %g}\n", ratio.Name, ratio.Measured, ratio.Spread[0], ratio.Spread[1], ratio.Margin)
@@ -146,7 +145,7 @@ func (r *Ranges) Write(path string) error {
 	return result.WriteFile(path, []byte(out.String()))
 }
 
-// Read reads and validates the file.
+// Read reads and validates the range file.
 func Read(path string) (*Ranges, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -165,7 +164,7 @@ func Read(path string) (*Ranges, error) {
 func (r *Ranges) validate() error {
 	var errs []error
 	if len(r.Ratios) == 0 {
-		errs = append(errs, errors.New("ratios: there are none, so nothing would be checked"))
+		errs = append(errs, errors.New("ratios: must contain at least one entry"))
 	}
 	seen := map[string]bool{}
 	for i, ratio := range r.Ratios {
@@ -174,14 +173,14 @@ func (r *Ranges) validate() error {
 		case ratio.Name == "":
 			errs = append(errs, fmt.Errorf("%s.ratio: must not be empty", path))
 		case seen[ratio.Name]:
-			errs = append(errs, fmt.Errorf("%s.ratio: %q is there twice", path, ratio.Name))
+			errs = append(errs, fmt.Errorf("%s.ratio: duplicate value %q", path, ratio.Name))
 		}
 		seen[ratio.Name] = true
 		if ratio.Spread[0] > ratio.Measured || ratio.Measured > ratio.Spread[1] {
-			errs = append(errs, fmt.Errorf("%s.spread: [%g, %g] does not have the measured %g in it", path, ratio.Spread[0], ratio.Spread[1], ratio.Measured))
+			errs = append(errs, fmt.Errorf("%s.spread: [%g, %g] must contain the measured value %g", path, ratio.Spread[0], ratio.Spread[1], ratio.Measured))
 		}
 		if ratio.Margin < 0 {
-			errs = append(errs, fmt.Errorf("%s.margin: is %g, must be 0 or more", path, ratio.Margin))
+			errs = append(errs, fmt.Errorf("%s.margin: is %g, must not be negative", path, ratio.Margin))
 		}
 	}
 	return errors.Join(errs...)

@@ -37,7 +37,7 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
-// Rounds that differ much need a margin that is as wide.
+// The margin is at least as wide as the spread.
 func TestMarginFollowsTheSpread(t *testing.T) {
 	t.Parallel()
 	if got := Measure(newRun(2, 4, 8))[0]; got.Margin != 1.5 {
@@ -130,10 +130,10 @@ func TestCheck(t *testing.T) {
 func TestReadRefuses(t *testing.T) {
 	t.Parallel()
 	for content, want := range map[string]string{
-		"run: x\nratios: []\n": "ratios: there are none",
+		"run: x\nratios: []\n": "ratios: must contain at least one entry",
 		"ratios:\n- {ratio: a, measured: 1, spread: [1, 1], margin: -1}\n":                                                      "ratios[0].margin: is -1",
 		"ratios:\n- {ratio: a, measured: 2, spread: [0, 1], margin: 1}\n":                                                       "ratios[0].spread",
-		"ratios:\n- {ratio: a, measured: 1, spread: [1, 1], margin: 1}\n- {ratio: a, measured: 1, spread: [1, 1], margin: 1}\n": "ratios[1].ratio: \"a\" is there twice",
+		"ratios:\n- {ratio: a, measured: 1, spread: [1, 1], margin: 1}\n- {ratio: a, measured: 1, spread: [1, 1], margin: 1}\n": "ratios[1].ratio: duplicate value \"a\"",
 		"ratios:\n- {ratio: a, median: 1}\n":                                                                                    "unknown field",
 	} {
 		path := filepath.Join(t.TempDir(), "ranges.yaml")

@@ -32,7 +32,7 @@ const directLabel = "no cache"
 
 // pullers are the clients on nodes, shapes are the images.
 var (
-	pullers = []labelled{{"containerd 2", "containerd-2"}, {"containerd 1.7", "containerd-1.7"}}
+	pullers = []labelled{{"containerd 2", "containerd-2"}, {"the pull code of containerd 1.7", "containerd-1.7"}}
 	shapes  = []labelled{{"alpine, 1 layer of 2.8 MB", "alpine"}, {"ops-toolbelt, 10 layers of 240 MB", "ops-toolbelt"}}
 )
 
@@ -40,7 +40,7 @@ func staleFigures(r *result.Run) []figure {
 	var all []figure
 	for _, by := range pullers {
 		b := chart.Bars{
-			Title:      "Pull by " + by.label + " in each state of the cache",
+			Title:      "Pull with " + by.label + " in each state of the cache",
 			Subtitle:   "duration, logarithmic; less is better; dashed line: pull without a cache",
 			Log:        true,
 			Format:     seconds,
