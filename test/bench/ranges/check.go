@@ -23,7 +23,7 @@ func (r *Ranges) Check(run *result.Run, out io.Writer) error {
 		return checkQuick(run, out)
 	}
 	measured := map[string]Ratio{}
-	for _, ratio := range Measure(run) {
+	for _, ratio := range measure(run) {
 		measured[ratio.Name] = ratio
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)

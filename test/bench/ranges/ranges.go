@@ -55,8 +55,8 @@ var ownRatios = map[string]float64{
 	"sent-B/blob-B": usualMargin, "hit-B/B": usualMargin,
 }
 
-// Measure returns the ratios of a run: the values of each engine divided by those of stock and direct, for each round.
-func Measure(run *result.Run) []Ratio {
+// measure returns the ratios of a run: the values of each engine divided by those of stock and direct, for each round.
+func measure(run *result.Run) []Ratio {
 	var all []Ratio
 	for _, s := range run.Measured {
 		if margin, ok := ownRatios[s.Unit]; ok {
@@ -110,7 +110,7 @@ func New(name string, run *result.Run, before *Ranges) (*Ranges, error) {
 	if err := run.Failed(); err != nil {
 		return nil, fmt.Errorf("run %s: %w", name, err)
 	}
-	r := &Ranges{Run: name, Ratios: Measure(run)}
+	r := &Ranges{Run: name, Ratios: measure(run)}
 	if len(r.Ratios) == 0 {
 		return nil, fmt.Errorf("run %s has no ratios", name)
 	}

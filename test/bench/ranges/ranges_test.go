@@ -26,7 +26,7 @@ func newRun(ours ...float64) *result.Run {
 
 func TestMeasure(t *testing.T) {
 	t.Parallel()
-	got := Measure(newRun(2.2, 2, 2.4))
+	got := measure(newRun(2.2, 2, 2.4))
 	want := []Ratio{
 		{"cold/rtt=80ms s: ours / stock", .55, [2]float64{.5, .6}, .138},
 		{"cold/rtt=80ms s: ours / direct", 1.1, [2]float64{1, 1.2}, .275},
@@ -40,7 +40,7 @@ func TestMeasure(t *testing.T) {
 // The margin is at least as wide as the spread.
 func TestMarginFollowsTheSpread(t *testing.T) {
 	t.Parallel()
-	if got := Measure(newRun(2, 4, 8))[0]; got.Margin != 1.5 {
+	if got := measure(newRun(2, 4, 8))[0]; got.Margin != 1.5 {
 		t.Errorf("the margin is %g, want 1.5", got.Margin)
 	}
 }
