@@ -27,17 +27,18 @@ import (
 const (
 	requestTimeout = 10 * time.Minute
 	copyBuffer     = 128 << 10
-	// pullsAtOnce is how many blobs containerd fetches at a time (max_concurrent_downloads).
+	// pullsAtOnce is the number of concurrent blob requests of containerd (max_concurrent_downloads).
 	pullsAtOnce = 3
 )
 
-// client is one node: HTTP/1.1 and connections of its own, as containerd has.
+// client is one node. It uses HTTP/1.1 and its own connections, like containerd.
 type client struct {
 	base string
 	http *http.Client
 }
 
-// newClient returns a client of the registry at base that trusts the PEM file ca, if there is one. The caller closes it.
+// newClient returns a client of the registry at base. It trusts the CAs in the PEM file ca; empty means none. The caller
+// calls close.
 func newClient(base, ca string) (*client, error) { return newClientWith(base, ca, &net.Dialer{}) }
 
 func newClientWith(base, ca string, dialer *net.Dialer) (*client, error) {
@@ -54,13 +55,13 @@ func newClientWith(base, ca string, dialer *net.Dialer) (*client, error) {
 			return nil, err
 		}
 		if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s has no certificate", ca)
+			return nil, fmt.Errorf("%s contains no certificate", ca)
 		}
 	}
 	return &client{base: base, http: &http.Client{Transport: t, Timeout: requestTimeout}}, nil
 }
 
-// newSlowClient is newClient with a receive buffer that is small, so that the server feels that its client is slow.
+// newSlowClient is newClient with a small receive buffer, so that the server notices a slow client.
 func newSlowClient(base, ca string) (*client, error) {
 	return newClientWith(base, ca, &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		var optionErr error
@@ -76,7 +77,7 @@ func newSlowClient(base, ca string) (*client, error) {
 
 func (c *client) close() { c.http.CloseIdleConnections() }
 
-// do returns an answer with the status 200.
+// do returns an answer with status 200.
 func (c *client) do(ctx context.Context, method, path string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
 	if err != nil {
@@ -110,7 +111,7 @@ func (c *client) head(ctx context.Context, i image) error {
 	}
 	defer resp.Body.Close()
 	if got := resp.Header.Get("Docker-Content-Digest"); got != i.digest {
-		return fmt.Errorf("HEAD %s:%s: the digest is %q instead of %s", i.repository, i.tag, got, i.digest)
+		return fmt.Errorf("HEAD %s:%s: the digest is %q, want %s", i.repository, i.tag, got, i.digest)
 	}
 	return nil
 }
@@ -144,7 +145,7 @@ func (c *client) manifest(ctx context.Context, repository, digest string) ([]blo
 	return blobs, nil
 }
 
-// fetch reads a blob to its end. It checks the digest if verify says so, and the length in any case.
+// fetch reads a blob to its end. It checks the length, and with verify also the digest.
 func (c *client) fetch(ctx context.Context, repository string, b blob, verify bool) error {
 	resp, err := c.do(ctx, http.MethodGet, "/v2/"+repository+"/blobs/"+b.digest)
 	if err != nil {
@@ -164,12 +165,12 @@ func (c *client) fetch(ctx context.Context, repository string, b blob, verify bo
 	case n != b.size:
 		return fmt.Errorf("blob %s: %d of %d bytes", b.digest, n, b.size)
 	case verify && "sha256:"+hex.EncodeToString(sum.Sum(nil)) != b.digest:
-		return fmt.Errorf("blob %s: other content", b.digest)
+		return fmt.Errorf("blob %s: content does not match the digest", b.digest)
 	}
 	return nil
 }
 
-// pull makes the requests of containerd for an image with one manifest: HEAD of the tag, the manifest by its digest,
+// pull sends the requests of containerd for an image with one manifest: HEAD of the tag, GET of the manifest by digest,
 // then all blobs, three at a time.
 func (c *client) pull(ctx context.Context, i image) error {
 	if err := c.head(ctx, i); err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// coldPull compares the first pull of an image with one that goes to the upstream, which is near or far away.
+// coldPull compares first pulls through a cache with direct pulls, for several round trip times to the upstream.
 func coldPull(ctx context.Context, b *bench) error {
 	layers := repeated(4, 25*mebibyte)
 	if b.quick {
@@ -38,7 +38,7 @@ func coldPull(ctx context.Context, b *bench) error {
 	return b.coldGrid(ctx)
 }
 
-// coldGrid does the same for images of other sizes, which takes its time, so in fewer rounds.
+// coldGrid measures first pulls of images of other sizes. They take longer, so it uses fewer rounds.
 func (b *bench) coldGrid(ctx context.Context) error {
 	sizes, layers, rtts, rounds := []int64{10, 100, 1000}, []int{1, 4, 20}, []int{0, 20, 80}, min(b.rounds, gridRounds)
 	if b.quick {
@@ -86,7 +86,7 @@ func (b *bench) pullCold(ctx context.Context, series, name string, shaping upstr
 		}
 		defer func() { err = errors.Join(err, e.close()) }()
 		url, ca = e.url, e.ca
-		// A cache in use has a connection to its upstream, and has read its certificates.
+		// A cache in use has a connection to its upstream and has read its certificates.
 		other, err := b.push(ctx, 1000)
 		if err != nil {
 			return err

@@ -23,14 +23,15 @@ import (
 )
 
 const (
-	// cachesOfShoot is how many caches each Shoot has.
+	// cachesOfShoot is the number of caches of each Shoot.
 	cachesOfShoot = 1
-	// reconcileTimeout is for the pods of all Shoots, and once more until the controller knows that they are ready.
+	// reconcileTimeout is the limit for the creation of the pods of all Shoots, and again for the ready condition of all
+	// caches.
 	reconcileTimeout = 5 * time.Minute
 )
 
-// controllerCost measures what the extension's controller takes while nothing happens to its Shoots, all of them with
-// caches that are ready. One real API server stands for the Seed, and another one for all Shoots.
+// controllerCost measures requests, CPU time and memory of the controller for Shoots with ready caches and without
+// changes. One kube-apiserver is the Seed, a second one is the API of all Shoots.
 func controllerCost(ctx context.Context, b *bench) (err error) {
 	shoots, watched := 100, 2*time.Minute
 	if b.quick {
@@ -92,12 +93,13 @@ func controllerCost(ctx context.Context, b *bench) (err error) {
 	return nil
 }
 
-// shootNamespace is that of a Shoot in the Seed, and its upstreams are below upstreamOf, so that all can share one API.
+// shootNamespace returns the namespace of a Shoot in the Seed. upstreamOf makes upstreams unique, because all Shoots
+// share one API.
 func shootNamespace(n int) string { return fmt.Sprintf("shoot--dev--s%d", n) }
 
 func upstreamOf(shoot, cache int) string { return fmt.Sprintf("u%d.s%d.example.com", cache, shoot) }
 
-// addShoot makes what gardenlet makes for a Shoot before its Extension is reconciled, and the Extension.
+// addShoot creates the objects that gardenlet creates for a Shoot before it creates the Extension, and the Extension.
 func (l *landscape) addShoot(ctx context.Context, n int) error {
 	namespace := shootNamespace(n)
 	var caches []map[string]any
@@ -135,8 +137,8 @@ func (l *landscape) addShoot(ctx context.Context, n int) error {
 	return nil
 }
 
-// markPods does the part of the kubelets: it says of each pod of a cache that it is ready. It returns an error until there
-// are as many as wanted.
+// markPods replaces the kubelets: it sets the pods of all caches to ready. It returns an error until the wanted number of
+// pods exists.
 func (l *landscape) markPods(ctx context.Context, want int) error {
 	pods := &corev1.PodList{}
 	if err := l.shoot.Client().List(ctx, pods, kubeclient.InNamespace(metav1.NamespaceSystem), kubeclient.HasLabels{"upstream-host"}); err != nil {
@@ -152,12 +154,12 @@ func (l *landscape) markPods(ctx context.Context, want int) error {
 		}
 	}
 	if len(pods.Items) < want {
-		return fmt.Errorf("%d of %d pods are there", len(pods.Items), want)
+		return fmt.Errorf("%d of %d pods exist", len(pods.Items), want)
 	}
 	return nil
 }
 
-// allReady returns an error until the Extensions are reconciled and report that their caches are ready.
+// allReady returns an error until all Extensions are reconciled and report ready caches.
 func (l *landscape) allReady(ctx context.Context, want int) error {
 	extensions := &extensionsv1alpha1.ExtensionList{}
 	if err := l.seed.Client().List(ctx, extensions); err != nil {

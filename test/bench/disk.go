@@ -16,8 +16,8 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// trace are pulls of images over some days that are shorter than days. Images are chosen by a Zipf distribution; each day
-// some that nobody wanted before become the ones that most want, as new versions do.
+// trace is a sequence of pulls over several accelerated days. A Zipf distribution selects the images. On each day, some
+// images that were never pulled before become the most popular ones, like new versions.
 type trace struct {
 	images int
 	pulls  int
@@ -27,28 +27,29 @@ type trace struct {
 }
 
 const (
-	// zipfExponent and zipfOffset are those of rand.NewZipf: the first of 192 images gets about a tenth of the pulls.
+	// zipfExponent and zipfOffset are the parameters of rand.NewZipf. The first of 192 images gets about 10 % of the
+	// pulls.
 	zipfExponent, zipfOffset = 1.1, 2
-	// overcommitment is how many times the volume the images of a trace are.
+	// overcommitment is the size of all images of a trace, divided by the size of the volume.
 	overcommitment = 3
 )
 
-// choices are the numbers of the images that are pulled, in turn.
+// choices returns the numbers of the images in order of their pulls.
 func (t trace) choices() []int {
 	random := rand.New(rand.NewPCG(t.seed, 0))
 	zipf := rand.NewZipf(random, zipfExponent, zipfOffset, uint64(t.images-1))
 	all := make([]int, t.pulls)
 	for k := range all {
-		// In the whole trace half of the images are new once.
+		// During the whole trace, half of the images are new once.
 		moved := k * t.days / t.pulls * t.images / (2 * t.days)
 		all[k] = (int(zipf.Uint64()) + t.images - moved) % t.images
 	}
 	return all
 }
 
-// diskPressure replays a trace on a volume that holds a third of its images, and counts the bytes that came from there.
-// Stock deletes by age only, ours by the last use and by the watermarks. The TTL is a week, the trace two, both in the
-// accelerated time.
+// diskPressure replays a trace on a volume that has space for a third of its images, and counts the bytes served from the
+// volume. The stock registry evicts by age only; this server evicts by last use and watermarks. In accelerated time, the
+// TTL is one week and the trace takes two weeks.
 func diskPressure(ctx context.Context, b *bench) error {
 	t := trace{images: 192, pulls: 1400, days: 14, day: 3 * time.Second, seed: 1}
 	if b.quick {
@@ -62,7 +63,7 @@ func diskPressure(ctx context.Context, b *bench) error {
 		}
 		images = append(images, i)
 	}
-	// Once: it takes its time, and is the same each time.
+	// One round, because it takes long and the trace is always the same.
 	for _, name := range caches {
 		if err := b.replay(ctx, name, t, images); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -119,11 +120,11 @@ func (b *bench) replay(ctx context.Context, name string, t trace, images []image
 	series := fmt.Sprintf("disk/images=%d", t.images)
 	b.results.Add(series, name, "hit-B/B", float64(hit)/float64(wanted))
 	b.results.Add(series, name, "failed/req", float64(failed)/float64(t.pulls))
-	// Stock does not end in order on a volume that is full.
+	// The stock registry does not shut down cleanly on a full volume.
 	return e.kill()
 }
 
-// pullVerified is a pull by a node of its own, with all digests checked.
+// pullVerified is a pull by a new client that checks all digests.
 func (e *engine) pullVerified(ctx context.Context, i image) error {
 	c, err := newClient(e.url, e.ca)
 	if err != nil {

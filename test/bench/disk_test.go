@@ -22,7 +22,7 @@ func TestTrace(t *testing.T) {
 		return counts
 	}
 	first, last := count(choices[:1000]), count(choices[13000:])
-	// The image that most want on the first day, its share, and that it is another one on the last day.
+	// The most popular image of the first day, its share, and a different most popular image on the last day.
 	if most := slices.Max(first); first[0] != most || most < 60 || most > 250 {
 		t.Errorf("on the first day the first image was pulled %d times of 1000, the most for any is %d", first[0], most)
 	}

@@ -31,20 +31,20 @@ const (
 	ours   = result.Ours
 )
 
-// caches are the engines that are compared.
+// caches are the engines with a cache.
 var caches = []string{stock, ours}
 
 type engineOptions struct {
-	// Root is the volume; empty means a new one, which goes with the engine.
+	// Root is the folder of the volume; empty means a new volume that close deletes.
 	Root string
-	// TLS serves https.
+	// TLS enables https.
 	TLS bool
-	// RevalidateAfter is for ours; stock asks for each request. Default 10 s.
+	// RevalidateAfter is a setting of this server; the stock registry revalidates with each request. Default: 10 s.
 	RevalidateAfter time.Duration
-	// TTL is how long content stays: unused with ours, at all with stock. Default 168 h.
+	// TTL is the time to live: after the last use for this server, after storing for the stock registry. Default: 168 h.
 	TTL time.Duration
-	// HighWatermark and LowWatermark are for ours, in percent of the volume. Default 99 and 98: other files on the disk of
-	// this machine must not make a difference.
+	// HighWatermark and LowWatermark are settings of this server, in percent of the volume. Default: 99 and 98, so that
+	// other files on the disk of this machine have no effect.
 	HighWatermark, LowWatermark int
 }
 
@@ -54,13 +54,13 @@ type engine struct {
 	name     string
 	url      string
 	debugURL string
-	ca       string // a PEM file, empty without TLS
+	ca       string // PEM file; empty without TLS
 	logFile  string
-	started  time.Time // just before the process was
-	dir      string    // goes with it
+	started  time.Time // before the start of the process
+	dir      string    // deleted by close
 }
 
-// The configuration that the public extension gives to the stock registry.
+// The configuration of the stock registry by the public extension.
 var stockConfig = template.Must(template.New("stock").Parse(`version: 0.1
 log: {fields: {service: registry}}
 storage:
@@ -88,7 +88,7 @@ garbageCollection: {ttl: {{.TTL}}}
 tags: {revalidateAfter: {{.RevalidateAfter}}}
 `))
 
-// engine starts a cache of the origin and returns when it answers. The caller calls close.
+// engine starts a cache of the upstream and waits for its first answer. The caller calls close.
 func (b *bench) engine(ctx context.Context, name string, o engineOptions) (*engine, error) {
 	dir, err := os.MkdirTemp(b.dir, name+"-")
 	if err != nil {
@@ -147,8 +147,9 @@ func (b *bench) engine(ctx context.Context, name string, o engineOptions) (*engi
 	return e, nil
 }
 
-// engineWithoutLayer makes the upstream offer a new image with a layer of a size, in bytes, and starts an engine that has
-// its manifest, and not the layer: clients come with the manifest, by which an engine knows what belongs to a repository.
+// engineWithoutLayer creates a new image with one layer of size bytes in the upstream, and starts an engine that stores
+// its manifest but not its layer. A client always requests the manifest first, and the engine uses it to assign blobs to
+// repositories.
 func (b *bench) engineWithoutLayer(ctx context.Context, name string, o engineOptions, size int64) (*engine, image, error) {
 	i, err := b.push(ctx, size)
 	if err != nil {
@@ -169,7 +170,7 @@ func (b *bench) engineWithoutLayer(ctx context.Context, name string, o engineOpt
 	return e, i, nil
 }
 
-// close ends the engine and removes what it stored, unless the volume was given.
+// close stops the engine, and deletes its volume unless the volume was given.
 func (e *engine) close() error {
 	var err error
 	if e.process != nil {
@@ -178,7 +179,7 @@ func (e *engine) close() error {
 	return errors.Join(err, os.RemoveAll(e.dir))
 }
 
-// writeCertificate makes a certificate for 127.0.0.1 that is its own authority.
+// writeCertificate creates a self-signed certificate for 127.0.0.1.
 func writeCertificate(dir string) (certFile, keyFile string, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

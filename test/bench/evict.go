@@ -16,15 +16,15 @@ import (
 	"github.com/registry-cache/extension/test/bench/result"
 )
 
-// evictWhileServing compares the latency of requests for a stored manifest while the rest of the volume expires with
-// that afterwards, and measures how long a manifest takes that comes from the upstream meanwhile.
+// evictWhileServing compares the latency of requests for a stored manifest during and after the eviction of all other
+// content. It also measures the time for a manifest from the upstream during the eviction.
 func evictWhileServing(ctx context.Context, b *bench) error {
 	n := 100_000
 	if b.quick {
 		n = 2000
 	}
-	// Once: it takes minutes, and each percentile is one of thousands of requests. Ours first, because it leaves nothing that
-	// would have to be deleted before the other volume can be made.
+	// One round, because it takes minutes and each percentile is computed from thousands of requests. This server is
+	// first, because it leaves no content that must be deleted before the second volume can be created.
 	for _, name := range []string{ours, stock} {
 		lastUse := time.Now().Add(-30 * 24 * time.Hour)
 		v, err := b.expiredVolume(ctx, n, lastUse)
@@ -41,18 +41,18 @@ func evictWhileServing(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// evictTimeout is for one engine, which needs up to seven minutes on two processors.
+// evictTimeout is the limit for one engine. An engine needs up to seven minutes on two processors.
 const evictTimeout = 12 * time.Minute
 
-// stockStateFile is where the stock registry keeps when each of its blobs expires.
+// stockStateFile is the file with the expiry times of the stock registry.
 const stockStateFile = "scheduler-state.json"
 
-// writeStockState writes that n blobs of the volume expired at some time.
+// writeStockState records an expiry time in the past for n blobs of the volume.
 func (v volume) writeStockState(n int, expired time.Time) error {
 	type entry struct {
 		Key        string
 		ExpiryData time.Time
-		EntryType  int // 0 is a blob
+		EntryType  int // 0: a blob
 	}
 	entries := make(map[string]entry, n)
 	for k := range n {
@@ -66,17 +66,17 @@ func (v volume) writeStockState(n int, expired time.Time) error {
 	return os.WriteFile(filepath.Join(v.root, stockStateFile), content, 0o644)
 }
 
-// evicted returns an error until the engine has deleted all n fillers of the volume.
+// evicted returns an error until the engine has deleted all n blobs of the volume.
 func (e *engine) evicted(ctx context.Context, v volume, n int) error {
 	if e.name == stock {
-		// It writes the file when all timers that were due are done: they queue for the same lock.
+		// The stock registry writes the file after all expired timers, which wait for the same lock.
 		info, err := os.Stat(filepath.Join(v.root, stockStateFile))
 		if err == nil && info.Size() > int64(n) {
 			err = fmt.Errorf("%s still has %d bytes", stockStateFile, info.Size())
 		}
 		return err
 	}
-	// What a server that was killed has left goes for another reason.
+	// A killed server leaves content that is deleted for a different reason.
 	deleted, err := e.metric(ctx, `registry_cache_evictions_total{reason="expired"}`)
 	if err == nil && deleted < float64(n) {
 		err = fmt.Errorf("%.0f of %d blobs were deleted", deleted, n)
@@ -134,7 +134,7 @@ func (b *bench) evict(ctx context.Context, name string, v volume, n int) (err er
 	return nil
 }
 
-// paced makes requests at an even pace until the work is done, and returns how long each took, in seconds.
+// paced sends requests at a constant rate until the work is done, and returns their durations in seconds.
 func (e *engine) paced(ctx context.Context, i image, work func(context.Context) error) ([]float64, error) {
 	const clients, pause = 4, 5 * time.Millisecond
 	done := make(chan struct{})

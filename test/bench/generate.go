@@ -17,17 +17,17 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// bench is what all scenarios share: the programs, the upstream and the results.
+// bench contains the programs, the upstream and the results that all scenarios share.
 type bench struct {
-	dir      string // of this run
+	dir      string // folder of this run
 	programs map[string]string
 	rounds   int
 	quick    bool
 	origin   *origin
 	results  result.Run
-	full     *volume          // of fullVolume, once it is made
-	seed     uint64           // of the last generated image, so that no two share a blob
-	testbed  *testbed.Testbed // with the product as it is by default; nil until it is up
+	full     *volume          // of fullVolume, after its first call
+	seed     uint64           // of the last generated image, so that no two images share a blob
+	testbed  *testbed.Testbed // with the default configuration of the product; nil before the cluster exists
 }
 
 // generate builds the programs and starts the upstream. The caller calls close.
@@ -69,8 +69,8 @@ func generate(ctx context.Context, output string, rounds int, quick bool) (*benc
 	return b, nil
 }
 
-// close ends what generate started. The content of the upstream goes, the results stay, and the logs stay if the run did
-// not succeed.
+// close stops the processes that generate started, and deletes the content of the upstream. It also deletes the logs of a
+// successful run.
 func (b *bench) close(succeeded bool) error {
 	err := errors.Join(b.origin.stop(), os.RemoveAll(filepath.Join(b.dir, "upstream")), os.RemoveAll(filepath.Join(b.dir, "volume")))
 	if !succeeded {
@@ -84,12 +84,12 @@ func (b *bench) close(succeeded bool) error {
 	return err
 }
 
-// origin is the upstream registry in a process of its own.
+// origin is the upstream, as a separate process.
 type origin struct {
 	*process
 	admin *upstream.Client
 	url   string
-	ca    string // a PEM file
+	ca    string // PEM file
 }
 
 func startOrigin(ctx context.Context, program, dir string) (*origin, error) {
@@ -117,10 +117,10 @@ func startOrigin(ctx context.Context, program, dir string) (*origin, error) {
 	return o, nil
 }
 
-// image is one that the upstream offers.
+// image is an image of the upstream.
 type image struct {
 	repository, tag, digest string
-	blobs                   []blob // the config, then the layers
+	blobs                   []blob // first the config, then the layers
 }
 
 type blob struct {
@@ -128,10 +128,10 @@ type blob struct {
 	size   int64
 }
 
-// layer is the last one, the only one of most.
+// layer returns the last layer. Most images have only one.
 func (i image) layer() blob { return i.blobs[len(i.blobs)-1] }
 
-// push makes the upstream offer a new image with layers of these sizes, in bytes.
+// push creates a new image in the upstream with layers of these sizes, in bytes.
 func (b *bench) push(ctx context.Context, layers ...int64) (image, error) {
 	b.seed++
 	i := image{repository: fmt.Sprintf("library/image-%d", b.seed), tag: "v1"}
@@ -149,7 +149,7 @@ func (b *bench) push(ctx context.Context, layers ...int64) (image, error) {
 	return i, err
 }
 
-// repeated returns n times size.
+// repeated returns n elements of value size.
 func repeated(n int, size int64) []int64 {
 	sizes := make([]int64, n)
 	for i := range sizes {

@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// gridRounds is how often measurements are made at most that are many, or take a minute each.
+// gridRounds is the maximum number of rounds of measurements that are numerous or take a minute each.
 const gridRounds = 2
 
-// blobGrid measures what stored blobs of other sizes cost with other numbers of clients, each for some time.
+// blobGrid measures the CPU time for stored blobs of other sizes and with other numbers of clients.
 func blobGrid(ctx context.Context, b *bench) error {
 	sizes, clients, duration, rounds := []int64{1, 64, 1024}, []int{1, 16, 256}, 2*time.Second, min(b.rounds, gridRounds)
 	if b.quick {
@@ -56,8 +56,7 @@ func blobGrid(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// readFor lets clients, which are connected already, read the layer of the image again and again for the duration, and
-// counts what they got.
+// readFor lets connected clients read the layer of the image repeatedly for the duration, and returns the received bytes.
 func (b *bench) readFor(ctx context.Context, e *engine, series string, i image, clients int, duration time.Duration) error {
 	connected, err := e.connect(ctx, clients)
 	defer func() {
@@ -83,7 +82,7 @@ func (b *bench) readFor(ctx context.Context, e *engine, series string, i image, 
 					received.Add(n)
 					switch {
 					case timed.Err() != nil && ctx.Err() == nil:
-						return nil // in the middle of a blob, or after it
+						return nil // The duration ended during or after a blob.
 					case err != nil:
 						return err
 					case n != layer.size:
@@ -99,7 +98,7 @@ func (b *bench) readFor(ctx context.Context, e *engine, series string, i image, 
 	}
 	gib := float64(received.Load()) / gibibyte
 	if gib == 0 {
-		return errors.New("nothing was received")
+		return errors.New("received no bytes")
 	}
 	b.results.Add(series, e.name, "cpu-s/GiB", used.cpuSeconds/gib)
 	b.results.Add(series, e.name, "GiB/s", gib/time.Since(began).Seconds())
@@ -107,7 +106,7 @@ func (b *bench) readFor(ctx context.Context, e *engine, series string, i image, 
 	return nil
 }
 
-// connect returns clients that have a connection. The caller closes them, with an error, too.
+// connect returns clients with established connections. The caller closes them, also after an error.
 func (e *engine) connect(ctx context.Context, n int) ([]*client, error) {
 	var all []*client
 	g, ctx := errgroup.WithContext(ctx)
@@ -122,7 +121,7 @@ func (e *engine) connect(ctx context.Context, n int) ([]*client, error) {
 	return all, g.Wait()
 }
 
-// read reads a blob, and returns how many bytes came, with an error, too.
+// read reads a blob and returns the number of received bytes, also with an error.
 func (c *client) read(ctx context.Context, repository string, b blob) (int64, error) {
 	resp, err := c.do(ctx, http.MethodGet, "/v2/"+repository+"/blobs/"+b.digest)
 	if err != nil {

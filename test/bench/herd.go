@@ -15,9 +15,9 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// herd lets many clients pull one cold blob at once, and looks at what that costs the upstream.
+// herd measures the load of the upstream when many clients pull one uncached blob concurrently.
 func herd(ctx context.Context, b *bench) error {
-	// The stock registry fetches the blob for each client, which fills volume and time.
+	// The stock registry fetches the blob for each client, which needs space on the volume and time.
 	sizes := map[string][]int{stock: {1, 10, 50}, ours: {1, 10, 50, 100, 500}}
 	size := int64(64 * mebibyte)
 	if b.quick {
@@ -43,22 +43,22 @@ func herd(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// herdVariant says what is special about a herd; it ends the name of its series.
+// herdVariant describes a variation of the scenario. It is the last part of the name of the series.
 type herdVariant string
 
 const (
 	atOnce herdVariant = ""
-	// firstLeaves: one more client begins, and has left with a part before the others come.
+	// firstLeaves: an additional client starts first, and disconnects before the others start.
 	firstLeaves herdVariant = "first-leaves"
-	// leaderLeaves: the same, and it leaves in the middle, while the others read.
+	// leaderLeaves: an additional client starts first, and disconnects while the others read.
 	leaderLeaves herdVariant = "leader-leaves"
-	// staggered: the clients come one after the other within staggerTime.
+	// staggered: the clients start one after the other within staggerTime.
 	staggered herdVariant = "staggered"
 )
 
 const staggerTime = 2 * time.Second
 
-// herdOf runs a herd.
+// herdOf runs one variant.
 func (b *bench) herdOf(ctx context.Context, name string, clients int, size int64, variant herdVariant) (err error) {
 	e, i, err := b.engineWithoutLayer(ctx, name, engineOptions{}, size)
 	if err != nil {
@@ -87,7 +87,7 @@ func (b *bench) herdOf(ctx context.Context, name string, clients int, size int64
 		begun, hasBegun := context.WithCancel(ctx)
 		left := make(chan error, 1)
 		go func() {
-			defer hasBegun() // also if it could not
+			defer hasBegun() // also after an error
 			left <- c.begin(ctx, i.repository, layer, layer.size/2, hasBegun)
 		}()
 		defer func() { err = errors.Join(err, <-left) }()
@@ -130,7 +130,7 @@ func (b *bench) herdOf(ctx context.Context, name string, clients int, size int64
 	return nil
 }
 
-// begin reads the first bytes of a blob, that many, and leaves. It calls begun when it has one of them.
+// begin reads the first n bytes of a blob and disconnects. It calls begun after the first byte.
 func (c *client) begin(ctx context.Context, repository string, b blob, bytes int64, begun func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

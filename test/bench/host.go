@@ -18,7 +18,7 @@ func describeHost(ctx context.Context) (result.Host, error) {
 	h := result.Host{GoVersion: runtime.Version(), CPUs: runtime.NumCPU()}
 	commit, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--abbrev=12").Output()
 	if err != nil {
-		return h, fmt.Errorf("asking git for the commit: %w", err)
+		return h, fmt.Errorf("reading the commit: %w", err)
 	}
 	h.Commit = strings.TrimSpace(string(commit))
 	kernel, err := os.ReadFile("/proc/sys/kernel/osrelease")
@@ -39,7 +39,7 @@ func describeHost(ctx context.Context) (result.Host, error) {
 	return h, err
 }
 
-// field returns what a line "name<separator>value" of a file says, without quotes; empty where there is none.
+// field returns the value of the line "name<separator>value" of a file, without quotes; empty without such a line.
 func field(path, name, separator string) (string, error) {
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -53,13 +53,13 @@ func field(path, name, separator string) (string, error) {
 	return "", nil
 }
 
-// moduleVersion is the version of a module that a module in a folder below hack uses.
+// moduleVersion returns the version of a module in the go.mod of a folder below hack.
 func moduleVersion(ctx context.Context, folder, module string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Version}}", module)
 	cmd.Dir = filepath.Join("hack", folder)
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("asking for the version of %s in %s: %w", module, cmd.Dir, err)
+		return "", fmt.Errorf("reading the version of %s in %s: %w", module, cmd.Dir, err)
 	}
 	return strings.TrimSpace(string(out)), nil
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// killedInHerd kills an engine with a full volume while clients pull one cold blob, starts it again, and measures how long
-// it takes until all of them have the blob, which they verify, and what the upstream sent for it altogether.
+// killedInHerd sends SIGKILL to an engine with a full volume while clients pull one uncached blob, and restarts it. It
+// measures the time until all clients have the verified blob, and the bytes that the upstream sent in total.
 func killedInHerd(ctx context.Context, b *bench) error {
 	n, size := 100_000, int64(64*mebibyte)
 	if b.quick {
@@ -43,7 +43,7 @@ func (b *bench) killIn(ctx context.Context, name string, v volume, size int64, s
 	}
 	defer func() { err = errors.Join(err, e.close()) }()
 	layer := i.layer()
-	// Slow enough that all of them are in the middle of it: one fetch takes two seconds.
+	// A fetch takes two seconds, so that SIGKILL interrupts all clients.
 	if err := errors.Join(b.origin.admin.ResetRequests(ctx), b.origin.admin.Shape(ctx, upstream.Shaping{BytesPerSecond: size / 2})); err != nil {
 		return err
 	}
@@ -53,12 +53,12 @@ func (b *bench) killIn(ctx context.Context, name string, v volume, size int64, s
 	var killed atomic.Bool
 	ended := make(chan error, 1)
 	go func() {
-		defer reached() // also if nobody got so far
+		defer reached() // also after an error
 		ended <- e.each(ctx, clients, func(ctx context.Context, _ int, c *client) error {
 			err := c.readAll(ctx, i.repository, layer, layer.size/4, reached)
 			switch {
 			case killed.Load():
-				return nil // whatever it was: the server is gone
+				return nil // any error is expected after SIGKILL
 			case err == nil:
 				err = errors.New("a client had the blob before the server was killed")
 			}
@@ -100,7 +100,7 @@ func (b *bench) killIn(ctx context.Context, name string, v volume, size int64, s
 	return nil
 }
 
-// readAll reads a blob, and calls reached when it has the first bytes, that many.
+// readAll reads a blob, and calls reached after the first n bytes.
 func (c *client) readAll(ctx context.Context, repository string, b blob, first int64, reached func()) error {
 	resp, err := c.do(ctx, http.MethodGet, "/v2/"+repository+"/blobs/"+b.digest)
 	if err != nil {

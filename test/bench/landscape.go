@@ -19,8 +19,8 @@ import (
 	"github.com/registry-cache/extension/test/testbed/controlplane"
 )
 
-// landscape is a Seed and a Shoot without nodes, with Gardener's resource manager between them. The controller has a user
-// of its own in both, so that their audit logs tell who asked for what.
+// landscape is a Seed and a Shoot without nodes, with Gardener's resource manager. The controller has its own user in
+// both, so that their audit logs identify its requests.
 type landscape struct {
 	dir             string
 	seed, shoot     *controlplane.Cluster
@@ -35,7 +35,7 @@ const (
 	controllerUser      = "system:serviceaccount:" + controllerNamespace + ":" + controllerAccount
 )
 
-// startLandscape keeps the files in dir, which goes with what is stopped. The caller calls stop.
+// startLandscape writes its files into dir. stop deletes the content; the caller calls it.
 func startLandscape(ctx context.Context, dir string) (l *landscape, err error) {
 	programs, err := controlplane.Find(ctx)
 	if errors.Is(err, controlplane.ErrNotBuilt) {
@@ -58,7 +58,7 @@ func startLandscape(ctx context.Context, dir string) (l *landscape, err error) {
 	if l.seed, err = controlplane.Start(ctx, programs, filepath.Join(dir, "seed"), controlplane.Options{Seed: true, Audit: true}); err != nil {
 		return l, err
 	}
-	// As many Services as caches need more addresses than the usual range has.
+	// The default range has too few addresses for the Services of all caches.
 	if l.shoot, err = controlplane.Start(ctx, programs, filepath.Join(dir, "shoot"), controlplane.Options{Audit: true, ServiceCIDRs: []string{"10.0.0.0/20"}}); err != nil {
 		return l, err
 	}
@@ -75,7 +75,7 @@ func startLandscape(ctx context.Context, dir string) (l *landscape, err error) {
 	return l, err
 }
 
-// administrator makes the controller's user, who may do everything, and returns its kubeconfig.
+// administrator creates the user of the controller with all permissions, and returns its kubeconfig.
 func administrator(ctx context.Context, c *controlplane.Cluster) ([]byte, error) {
 	meta := metav1.ObjectMeta{Namespace: controllerNamespace, Name: controllerAccount}
 	account := &corev1.ServiceAccount{ObjectMeta: meta}
@@ -97,8 +97,8 @@ func administrator(ctx context.Context, c *controlplane.Cluster) ([]byte, error)
 	return c.KubeconfigWithToken(token.Status.Token)
 }
 
-// startController starts the program as the chart does, but for what depends on being in a pod. It works on many Shoots at
-// once, which shortens only what is before the measurement.
+// startController starts the program like the chart, except for options that require a pod. A higher number of concurrent
+// reconciliations shortens only the time before the measurement.
 func (l *landscape) startController(ctx context.Context, program, logFile string) (*process, error) {
 	kubeconfig := filepath.Join(l.dir, "controller.kubeconfig")
 	if err := os.WriteFile(kubeconfig, l.seedConfig, 0o600); err != nil {
@@ -119,11 +119,11 @@ func (l *landscape) startController(ctx context.Context, program, logFile string
 	})
 }
 
-// requests counts what the controller asked the Seed and the Shoots for between two moments.
+// requests returns the number of requests of the controller to the Seed and to the Shoots between two times.
 func (l *landscape) requests(from, to time.Time) (seed, shoot int, err error) {
 	count := func(c *controlplane.Cluster) (int, error) {
 		events, err := c.AuditLog(controllerUser)
-		// A watch is there twice.
+		// The log contains a watch twice.
 		all := map[types.UID]bool{}
 		for _, event := range events {
 			if at := event.RequestReceivedTimestamp.Time; at.After(from) && at.Before(to) {

@@ -75,7 +75,7 @@ func run(ctx context.Context, args []string) (err error) {
 
 // scenario is a group of measurements. Its name selects it and is the first part of the names of its series.
 type scenario struct {
-	name, asks string
+	name, description string
 	// most is the timeout.
 	most time.Duration
 	run  func(context.Context, *bench) error

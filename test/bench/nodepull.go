@@ -19,17 +19,17 @@ import (
 	"github.com/registry-cache/extension/test/testbed/pull"
 )
 
-// nodePull pulls an image on the node that it does not have, and returns how long that took.
+// nodePull pulls an image that the node does not have, and returns the duration.
 type nodePull struct {
 	name    string // of the series
 	version string // of containerd
-	// ignoresDialTimeout says that dial_timeout makes no difference.
+	// ignoresDialTimeout is true if dial_timeout has no effect.
 	ignoresDialTimeout bool
 	prepare            func(ctx context.Context, s *kindShoot, reference string) error
 	pull               func(ctx context.Context, s *kindShoot, reference string) (time.Duration, error)
 }
 
-// measured is a pull after prepare, and after event if there is one.
+// measured is the duration of a pull after prepare and event. event may be nil.
 func (p nodePull) measured(ctx context.Context, s *kindShoot, reference string, event func() error) (time.Duration, error) {
 	if err := p.prepare(ctx, s, reference); err != nil {
 		return 0, err
@@ -42,8 +42,8 @@ func (p nodePull) measured(ctx context.Context, s *kindShoot, reference string, 
 	return p.pull(ctx, s, reference)
 }
 
-// containerd17Pull is a pull by the code of containerd 1.7, which it builds and copies to the nodes. It keeps nothing of what
-// it pulls.
+// containerd17Pull pulls with the code of containerd 1.7. It builds a program and copies it to the nodes. The program
+// does not store content.
 func (b *bench) containerd17Pull(ctx context.Context, nodes ...*kindShoot) (nodePull, error) {
 	built, err := containerdpull.Build(ctx, "containerd-v1", filepath.Join(b.dir, "programs"))
 	if err != nil {
@@ -78,7 +78,7 @@ func (b *bench) containerd17Pull(ctx context.Context, nodes ...*kindShoot) (node
 	}, nil
 }
 
-// daemonPull is a pull by the node's containerd.
+// daemonPull pulls with the containerd of the node.
 func (s *kindShoot) daemonPull(ctx context.Context) (nodePull, error) {
 	version, err := s.containerdVersion(ctx)
 	return nodePull{
@@ -93,7 +93,7 @@ func (s *kindShoot) daemonPull(ctx context.Context) (nodePull, error) {
 	}, err
 }
 
-// containerdVersion is that of the node's containerd.
+// containerdVersion returns the version of the containerd of the node.
 func (s *kindShoot) containerdVersion(ctx context.Context) (string, error) {
 	out, err := s.node.Run(ctx, nil, "containerd", "--version")
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// component is an image that every node of a Shoot runs, about as large as the real one, in bytes.
+// component is an image of a system component of each node. Its size, in bytes, is similar to that of the real image.
 type component struct {
 	name, host string
 	layers     []int64
@@ -34,17 +34,17 @@ var components = []component{
 	{"node-problem-detector", "eu.gcr.io", []int64{20_000_000}},
 }
 
-// startLine is the line to the upstream that all nodes share.
+// startLine is the bandwidth to the upstream that all nodes share.
 var startLine = upstream.Shaping{Latency: 50 * time.Millisecond, BytesPerSecond: 32 << 20}
 
-// nodeStart measures how long nodes that become ready at once take until they have all images of what runs on every node:
-// without caches, with caches that have none of them yet, and with caches that have all. A node that starts has no caches
-// configured: its unit starts when it is ready, and its pulls when the unit has started, which counts. Each node pulls one
-// image after the other, as its kubelet does by default.
+// nodeStart measures the time until all starting nodes have the images of all system components: without caches, with
+// empty caches, and with caches that contain all images. A starting node has no cache in its containerd configuration.
+// The pulls start after the unit, and the duration includes the start of the unit. Each node pulls one image after the
+// other, like the kubelet by default.
 func nodeStart(ctx context.Context, b *bench) error {
 	pulled, engines := components, []string{ours, stock}
 	if b.quick {
-		// The product is installed twice more for the stock registry, which takes minutes.
+		// The installation with the stock registry, and back, takes minutes.
 		pulled, engines = components[4:7], []string{ours}
 	}
 	for _, engine := range engines {
@@ -70,7 +70,7 @@ func nodeStart(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// startRound measures with images that nobody has seen before, and that no node keeps.
+// startRound measures with new images, which no node and no cache has.
 func (b *bench) startRound(ctx context.Context, s *kindShoot, engine string, nodes []kindcluster.Node, components []component) (err error) {
 	references, size, err := s.offer(ctx, components)
 	if err != nil {
@@ -92,7 +92,7 @@ func (b *bench) startRound(ctx context.Context, s *kindShoot, engine string, nod
 		return nil
 	}
 	if engine == ours {
-		// What caches have makes no difference here.
+		// The content of the caches has no effect here.
 		if err := measure(direct, false, result.Cold, result.Warm); err != nil {
 			return err
 		}
@@ -106,9 +106,9 @@ func (b *bench) startRound(ctx context.Context, s *kindShoot, engine string, nod
 	return measure(engine, true, result.Warm)
 }
 
-// startNodes takes the images and the caches away from the nodes, lets them pull the images, all nodes at once, and returns
-// how long the last one took and what the upstream sent meanwhile, in bytes. The units start before the pulls if withCaches
-// says so, and run afterwards in any case.
+// startNodes removes the images and the caches from the nodes, pulls the images on all nodes concurrently, and returns
+// the duration of the slowest node and the bytes sent by the upstream. With withCaches, the units start before the pulls;
+// otherwise after them.
 func (s *kindShoot) startNodes(ctx context.Context, nodes []kindcluster.Node, references []string, withCaches bool) (took time.Duration, sent int64, err error) {
 	start := func(ctx context.Context, node kindcluster.Node) error {
 		_, err := node.Run(ctx, nil, "systemctl", "start", unit)
@@ -151,7 +151,7 @@ func (s *kindShoot) startNodes(ctx context.Context, nodes []kindcluster.Node, re
 	return took, sent, err
 }
 
-// fill lets the caches have all images: what nodes pull before they know the caches is not in them.
+// fill fills the caches with all images. Pulls of nodes before the use of the caches do not fill them.
 func (s *kindShoot) fill(ctx context.Context, references []string) error {
 	if err := s.waitForMirrors(ctx); err != nil {
 		return err
@@ -162,7 +162,7 @@ func (s *kindShoot) fill(ctx context.Context, references []string) error {
 	return pullAll(ctx, s.node, references)
 }
 
-// offer makes the upstream offer new images of the components, and returns what they are called and their size, in bytes.
+// offer creates new images of the components in the upstream, and returns their references and their total size in bytes.
 func (s *kindShoot) offer(ctx context.Context, components []component) (references []string, size int64, err error) {
 	for i, c := range components {
 		seed := time.Now().UnixNano()
@@ -187,7 +187,7 @@ func pullAll(ctx context.Context, node kindcluster.Node, references []string) er
 	return nil
 }
 
-// onEach calls f for all nodes at once.
+// onEach calls f for all nodes concurrently.
 func onEach(nodes []kindcluster.Node, f func(kindcluster.Node) error) error {
 	var g errgroup.Group
 	for _, node := range nodes {

@@ -21,20 +21,20 @@ const (
 	startTimeout = 30 * time.Second
 	stopTimeout  = 30 * time.Second
 	pollInterval = 5 * time.Millisecond
-	// clockTick is USER_HZ of all Linux platforms that Go has, the unit of times in /proc/<pid>/stat.
+	// clockTick is USER_HZ of all Linux platforms of Go, the unit of times in /proc/<pid>/stat.
 	clockTick = 100
 )
 
-// serverCPU is where an engine runs, otherCPUs where everything else does, as taskset takes them. On a machine with
-// one processor all share it.
+// serverCPU is the processor of the engine, otherCPUs are those of all other processes, in the format of taskset. On a
+// machine with one processor, all processes share it.
 var serverCPU, otherCPUs = "0", fmt.Sprintf("%d-%d", min(1, runtime.NumCPU()-1), runtime.NumCPU()-1)
 
 type processOptions struct {
 	Program string
 	Args    []string
-	Env     []string // in addition
+	Env     []string // in addition to the environment of this process
 	CPUs    string
-	LogFile string // gets what it prints
+	LogFile string // contains the output of the program
 }
 
 // process is a program that runs until stop.
@@ -45,16 +45,16 @@ type process struct {
 	ended  bool
 }
 
-// startProcess starts a program on some processors. It ends with ctx at the latest.
+// startProcess starts a program on the given processors. It stops at the latest when ctx ends.
 func startProcess(ctx context.Context, o processOptions) (*process, error) {
 	log, err := os.Create(o.LogFile)
 	if err != nil {
 		return nil, err
 	}
-	// taskset makes itself the program, so the identity of the process is that of the program.
+	// taskset executes the program in its own process, so the PID is that of the program.
 	p := &process{cmd: exec.CommandContext(ctx, "taskset", append([]string{"--cpu-list", o.CPUs, o.Program}, o.Args...)...), log: log, exited: make(chan error, 1)}
 	p.cmd.Env = append(os.Environ(), o.Env...)
-	// Through a pipe, as in a container: the log must not count as what the program writes to the volume.
+	// A pipe, as in a container: writes to the log must not count as writes to the volume.
 	piped := struct{ io.Writer }{log}
 	p.cmd.Stdout, p.cmd.Stderr = piped, piped
 	if err := p.cmd.Start(); err != nil {
@@ -64,7 +64,7 @@ func startProcess(ctx context.Context, o processOptions) (*process, error) {
 	return p, nil
 }
 
-// stop ends the program in order, or by force after stopTimeout. It may be called more than once.
+// stop terminates the program, and kills it after stopTimeout. It can be called more than once.
 func (p *process) stop() error {
 	if p.ended {
 		return nil
@@ -76,7 +76,7 @@ func (p *process) stop() error {
 	}
 	select {
 	case err := <-p.exited:
-		// The stock registry ends by the signal itself.
+		// The stock registry does not handle the signal.
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Sys().(syscall.WaitStatus).Signaled() {
 			return nil
 		}
@@ -86,22 +86,22 @@ func (p *process) stop() error {
 	}
 }
 
-// kill ends the program in the middle of what it does.
+// kill sends SIGKILL.
 func (p *process) kill() error {
 	p.ended = true
 	defer p.log.Close()
 	if err := p.cmd.Process.Kill(); err != nil {
 		return err
 	}
-	<-p.exited // by the signal
+	<-p.exited // with an error because of the signal
 	return nil
 }
 
-// usage is what a process has used so far.
+// usage contains the resources that a process has used since its start.
 type usage struct {
 	cpuSeconds float64
 	peakRSS    int64 // bytes
-	written    int64 // bytes that it made the volume write
+	written    int64 // bytes written to the disk
 }
 
 func (p *process) usage() (usage, error) {
@@ -138,12 +138,12 @@ func procField(path, name string) (int64, error) {
 	return 0, fmt.Errorf("%s has no line %s", path, name)
 }
 
-// resetPeak lets the peak of the resident set begin anew.
+// resetPeak resets the peak of the resident set.
 func (p *process) resetPeak() error {
 	return os.WriteFile("/proc/"+strconv.Itoa(p.cmd.Process.Pid)+"/clear_refs", []byte("5"), 0)
 }
 
-// freePorts returns addresses of 127.0.0.1 that nobody listens on.
+// freePorts returns unused addresses of 127.0.0.1.
 func freePorts(n int) ([]string, error) {
 	var addresses []string
 	for range n {
@@ -151,14 +151,14 @@ func freePorts(n int) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		// All stay open until the last one is found, so that they differ.
+		// All listeners stay open until the last one exists, so that the ports differ.
 		defer l.Close()
 		addresses = append(addresses, l.Addr().String())
 	}
 	return addresses, nil
 }
 
-// poll calls check until it returns nil, at most for the timeout, and then returns its last error.
+// poll calls check until it returns nil. After the timeout, it returns the last error of check.
 func poll(ctx context.Context, timeout time.Duration, check func() error) error {
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()

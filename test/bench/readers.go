@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// slowReaders measures the memory that clients cost which take their time.
+// slowReaders measures the memory of an engine with slow clients.
 func slowReaders(ctx context.Context, b *bench) error {
 	i, err := b.push(ctx, 64*mebibyte)
 	if err != nil {
@@ -28,7 +28,7 @@ func slowReaders(ctx context.Context, b *bench) error {
 		name := fmt.Sprintf("readers/%d/%s", readers, scheme(tls))
 		err := b.eachCache(ctx, engineOptions{TLS: tls}, func(round int, e *engine) error {
 			if round > 0 {
-				return nil // a peak does not spread
+				return nil // one round: a peak has no useful spread
 			}
 			if err := e.warm(ctx, i); err != nil {
 				return err
@@ -50,8 +50,8 @@ func slowReaders(ctx context.Context, b *bench) error {
 	return b.slowColdReaders(ctx, readers)
 }
 
-// slowColdReaders is the same for a blob that is not stored when they ask for it. The stock registry fetches it for each
-// of them, so that a smaller herd has to do for both.
+// slowColdReaders is slowReaders for a blob that is not stored. The stock registry fetches it for each client, so the
+// number of clients for both engines is smaller.
 func (b *bench) slowColdReaders(ctx context.Context, readers int) error {
 	for _, herd := range []struct {
 		engine  string
@@ -81,8 +81,8 @@ func (b *bench) readCold(ctx context.Context, name string, readers int) (err err
 	return err
 }
 
-// readSlowly lets that many clients read from one blob at the same time, 16 KiB of it every 200 ms, for some seconds
-// after the last one has begun.
+// readSlowly lets clients read one blob concurrently, each 16 KiB every 200 ms, until some seconds after the last client
+// started.
 func (e *engine) readSlowly(ctx context.Context, readers int, repository string, layer blob) error {
 	const reads = 25
 	g, ctx := errgroup.WithContext(ctx)

@@ -38,7 +38,7 @@ func names(all []scenario) string {
 // or did not start.
 func (b *bench) record(ctx context.Context, selected []scenario, progress io.Writer) error {
 	for _, s := range selected {
-		b.results.Scenarios = append(b.results.Scenarios, result.Scenario{Name: s.name, Asks: s.asks})
+		b.results.Scenarios = append(b.results.Scenarios, result.Scenario{Name: s.name, Description: s.description})
 	}
 	for i, s := range selected {
 		if ctx.Err() != nil {

@@ -28,8 +28,8 @@ import (
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
 
-// shootManifest has three caches, for that is how many the cost of the node's unit is stated for. The two of the user's
-// figures are among them.
+// shootManifest has three caches: the target for the cost of the unit is defined for three. Two of them serve the images
+// of the usage document.
 const shootManifest = `
 apiVersion: core.gardener.cloud/v1beta1
 kind: Shoot
@@ -51,22 +51,22 @@ spec:
         size: 1Gi
 `
 
-// unit is the systemd unit of the nodes that points containerd at the caches.
+// unit is the systemd unit of the nodes.
 const unit = "configure-containerd-registries.service"
 
 // kindShoot is a Shoot with caches on the kind cluster.
 type kindShoot struct {
 	tb     *testbed.Testbed
 	kube   kubeclient.Client
-	caches map[string]string // upstream to ClusterIP
-	// node is the worker that pulls, root its file system seen from here.
+	caches map[string]string // ClusterIP by upstream
+	// node is the worker that pulls, root its file system as a path on this machine.
 	node kindcluster.Node
 	pid  int
 	root string
 }
 
-// withShoot makes the Shoot, with caches of an engine, ours or stock, and calls f when its nodes use them. The cluster is
-// made where there is none, and stays, with the product as it is by default.
+// withShoot creates the Shoot with caches of an engine, ours or stock, and calls f when the nodes use them. It creates
+// the kind cluster if necessary. Afterwards, the cluster has the default configuration of the product.
 func (b *bench) withShoot(ctx context.Context, engine string, f func(*kindShoot) error) (err error) {
 	progress := workspace.NewProgress(os.Stderr)
 	s := &kindShoot{caches: map[string]string{}}
@@ -84,7 +84,7 @@ func (b *bench) withShoot(ctx context.Context, engine string, f func(*kindShoot)
 		return err
 	}
 	if engine == stock {
-		b.testbed = nil // until it has what it should have again
+		b.testbed = nil // until the default configuration is restored
 		defer func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
 			defer cancel()
@@ -99,7 +99,7 @@ func (b *bench) withShoot(ctx context.Context, engine string, f func(*kindShoot)
 		}
 	}
 	defer func() {
-		// Also after an interrupt.
+		// also after an interrupt
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
 		defer cancel()
 		err = errors.Join(err, s.tb.Upstream.Shape(ctx, upstream.Shaping{}), shoot.Delete(ctx, s.tb.Cluster, progress, []byte(shootManifest)))
@@ -130,8 +130,8 @@ func (s *kindShoot) install(ctx context.Context, progress *workspace.Progress, e
 	return product.Install(ctx, s.tb.Cluster, progress, product.Options{CABundle: roots, Engine: engine})
 }
 
-// onWorker returns the Shoot as seen from the worker with an index, 0 or 1. The pods of the caches may run there or not,
-// which makes no difference that could be seen between containers on one machine.
+// onWorker returns the Shoot with the given worker (0 or 1) as the pulling node. The pods of the caches may run on it:
+// the network between containers on one machine has no measurable effect.
 func (s *kindShoot) onWorker(ctx context.Context, index int) (*kindShoot, error) {
 	nodes, err := s.tb.Cluster.Nodes(ctx)
 	if err != nil {
@@ -148,7 +148,7 @@ func (s *kindShoot) onWorker(ctx context.Context, index int) (*kindShoot, error)
 		return nil, err
 	}
 	if on.pid, err = strconv.Atoi(strings.TrimSpace(string(out))); err != nil {
-		return nil, fmt.Errorf("asking for the process of %s: %w", on.node.Name, err)
+		return nil, fmt.Errorf("reading the PID of %s: %w", on.node.Name, err)
 	}
 	on.root = fmt.Sprintf("/proc/%d/root", on.pid)
 	return &on, nil
@@ -163,18 +163,18 @@ func (s *kindShoot) waitForMirrors(ctx context.Context) error {
 	return nil
 }
 
-// hostsFile is the hosts.toml of an upstream on the node, as a path on this machine.
+// hostsFile returns the path of the hosts.toml of an upstream on the node, as a path on this machine.
 func (s *kindShoot) hostsFile(upstreamHost string) string {
 	return filepath.Join(s.root, pull.HostsDir, upstreamHost, "hosts.toml")
 }
 
-// systemctl orders something from the unit on the node.
+// systemctl runs a systemctl command for the unit on the node.
 func (s *kindShoot) systemctl(ctx context.Context, order string) error {
 	_, err := s.node.Run(ctx, nil, "systemctl", order, unit)
 	return err
 }
 
-// deleteService deletes the Service of a cache by hand.
+// deleteService deletes the Service of a cache, like a user.
 func (s *kindShoot) deleteService(ctx context.Context, upstreamHost string) error {
 	services := &corev1.ServiceList{}
 	if err := s.kube.List(ctx, services, kubeclient.InNamespace("kube-system"), kubeclient.MatchingLabels{"upstream-host": upstreamHost}); err != nil {
@@ -186,7 +186,7 @@ func (s *kindShoot) deleteService(ctx context.Context, upstreamHost string) erro
 	return s.kube.Delete(ctx, &services.Items[0])
 }
 
-// scaleResourceManager stops the resource manager, or starts it again, and waits until it has.
+// scaleResourceManager scales the resource manager, and waits until its pods are started or stopped.
 func (s *kindShoot) scaleResourceManager(ctx context.Context, replicas int32) error {
 	key := kubeclient.ObjectKey{Namespace: "garden", Name: "gardener-resource-manager"}
 	deployment := &appsv1.Deployment{}

@@ -21,12 +21,12 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// shape is an image of the user's document.
+// shape is an image of the usage document.
 type shape struct {
 	name, reference, host, server string
 	layers                        []int64
-	index                         bool // the reference names one
-	oldRounds                     int  // at most, by the code of containerd 1.7
+	index                         bool // the reference refers to an index
+	oldRounds                     int  // maximum number of rounds with the code of containerd 1.7
 }
 
 var shapes = []shape{
@@ -43,11 +43,11 @@ var shapes = []shape{
 	},
 }
 
-// staleLine is the line to an upstream that makes direct pulls take as long as the document says, about 2 s and 10 s.
+// staleLine sets bandwidth and latency so that direct pulls take as long as in the usage document, about 2 s and 10 s.
 var staleLine = upstream.Shaping{Latency: 170 * time.Millisecond, BytesPerSecond: 27 << 20}
 
-// stalePulls measures pulls in each state of the world, by the node's containerd, and by the code of containerd 1.7, which
-// ignores dial_timeout, in fewer rounds.
+// stalePulls measures pulls in each state of the cache: with the containerd of the node, and in fewer rounds with the
+// code of containerd 1.7, which ignores dial_timeout.
 func stalePulls(ctx context.Context, b *bench) error {
 	return b.withShoot(ctx, ours, func(s *kindShoot) error {
 		other, err := s.onWorker(ctx, 1)
@@ -91,10 +91,10 @@ func stalePulls(ctx context.Context, b *bench) error {
 	})
 }
 
-// pullForMinutes measures the states in which a pull takes minutes: with the document's configuration, and also with
-// dial_timeout where that is ignored. They are made of timeouts of 30 s, of which a run has one or two more or fewer than
-// another, so each pull is made once, and all of them at once. Only the pulls of one daemon would wait for each other, as it
-// bounds the downloads of all of them.
+// pullForMinutes measures the states in which a pull takes minutes: the configuration of the usage document, and
+// dial_timeout if the client ignores it. The duration consists of timeouts of 30 s, and their number varies by one or
+// two. Each pull is therefore measured once, and all of them run concurrently. Only pulls of one containerd block each
+// other, because it limits its downloads.
 func (b *bench) pullForMinutes(ctx context.Context, s, other *kindShoot, daemon, old nodePull) error {
 	type minutes struct {
 		by    nodePull
@@ -140,13 +140,13 @@ func (b *bench) pullForMinutes(ctx context.Context, s, other *kindShoot, daemon,
 	return s.waitForMirrors(ctx)
 }
 
-// state makes a state of the world, measures pulls in it, and unmakes it.
+// state creates a state of the cache, measures pulls in it, and reverts it.
 type state func(ctx context.Context, s *kindShoot, shape shape, measure measure) error
 
-// measure times a pull of reference after prepare and event, and records it for the state.
+// measure measures a pull of reference after prepare and event, and records it for the state.
 type measure func(state, reference string, event func() error) error
 
-// statesOf are the states of a round, each of which begins and ends with healthy caches in use on the node.
+// statesOf returns the states of a round. Each starts and ends with healthy caches that the node uses.
 func statesOf(by nodePull) []state {
 	states := []state{healthyState, directState, unitState, pinnedState}
 	if !by.ignoresDialTimeout {
@@ -192,14 +192,14 @@ func healthyState(ctx context.Context, s *kindShoot, shape shape, measure measur
 	if err != nil {
 		return err
 	}
-	// Each blob once, all by the cache: or else these were other pulls than they are called.
+	// The cache must have fetched each blob once. Otherwise these pulls were not the intended ones.
 	blobs := map[string]int{}
 	for _, request := range requests {
 		if request.Kind == upstream.Blob && request.Method == "GET" {
 			blobs[request.Digest]++
 		}
 	}
-	// The configuration as well, and with an index those of other platforms.
+	// The config, and for an index also blobs of other platforms, count in addition.
 	if len(blobs) <= len(shape.layers) {
 		return fmt.Errorf("two pulls through the cache transferred %d blobs, want more than %d", len(blobs), len(shape.layers))
 	}
@@ -215,14 +215,14 @@ func directState(ctx context.Context, s *kindShoot, shape shape, measure measure
 	return s.withoutUnit(ctx, func() error { return measure(direct, shape.reference, nil) })
 }
 
-// dialTimeout is the line of a hosts.toml that has containerd give up an address that does not answer.
+// dialTimeout is the line of hosts.toml that limits the connection time of containerd.
 const dialTimeout = "  dial_timeout = \"200ms\"\n"
 
 func dialTimeoutState(ctx context.Context, s *kindShoot, of shape, measure measure) error {
 	return s.withStaleHosts(ctx, []staleHost{{of, dialTimeout}}, func() error { return measure(result.StaleDialTimeout, of.reference, nil) })
 }
 
-// unitState takes the Service away for good: nobody brings it back while the resource manager does not run.
+// unitState deletes the Service permanently: the resource manager, which would recreate it, is stopped.
 func unitState(ctx context.Context, s *kindShoot, shape shape, measure measure) error {
 	err := s.scaleResourceManager(ctx, 0)
 	if err == nil {
@@ -241,7 +241,7 @@ func pinnedState(ctx context.Context, s *kindShoot, shape shape, measure measure
 	return measure(result.DeletedPinned, shape.reference, func() error { return s.deleteService(ctx, shape.host) })
 }
 
-// withoutUnit calls f while the unit is stopped, which takes all caches out of containerd's configuration.
+// withoutUnit calls f while the unit is stopped. The unit withdraws all caches when it stops.
 func (s *kindShoot) withoutUnit(ctx context.Context, f func() error) error {
 	if err := s.systemctl(ctx, "stop"); err != nil {
 		return err
@@ -249,7 +249,8 @@ func (s *kindShoot) withoutUnit(ctx context.Context, f func() error) error {
 	return errors.Join(f(), s.systemctl(context.WithoutCancel(ctx), "start"))
 }
 
-// staleHost is a hosts.toml for the upstream of the shape, with a cache at an address that nobody has. option is a line of it.
+// staleHost is a hosts.toml for the upstream of the shape with a cache at an unassigned address. option is an additional
+// line.
 type staleHost struct {
 	shape  shape
 	option string
@@ -278,7 +279,7 @@ func (s *kindShoot) withStaleHosts(ctx context.Context, hosts []staleHost, f fun
 	})
 }
 
-// staleAddress is the address of a Service that has been deleted. The cluster drops packets to it inside of its nodes.
+// staleAddress returns the address of a deleted Service. The nodes drop packets to it.
 func (s *kindShoot) staleAddress(ctx context.Context) (string, error) {
 	service := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, GenerateName: "bench-"},

@@ -4,7 +4,7 @@ package main
 
 import "testing"
 
-// What takes minutes where dial_timeout is ignored is no part of a round there.
+// States that take minutes because dial_timeout is ignored are not in a round.
 func TestStatesOf(t *testing.T) {
 	t.Parallel()
 	if current, old := len(statesOf(nodePull{})), len(statesOf(nodePull{ignoresDialTimeout: true})); current != 5 || old != 4 {

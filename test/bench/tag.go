@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// warmTag looks at what HEAD of a tag costs the upstream and the volume when the tag does not change.
+// warmTag measures upstream requests and writes to the volume of HEAD requests for an unchanged tag.
 func warmTag(ctx context.Context, b *bench) error {
 	i, err := b.push(ctx, 1000)
 	if err != nil {
@@ -19,7 +19,7 @@ func warmTag(ctx context.Context, b *bench) error {
 		if err := e.warm(ctx, i); err != nil {
 			return err
 		}
-		// What warming has left to be written is no part of it.
+		// Exclude delayed writes of the first pull.
 		if err := b.settle(ctx, e); err != nil {
 			return err
 		}
@@ -50,7 +50,7 @@ func warmTag(ctx context.Context, b *bench) error {
 	})
 }
 
-// tagRate counts the HEADs of a tag that a second of CPU is good for.
+// tagRate measures HEAD requests of a tag per second of CPU time.
 func (b *bench) tagRate(ctx context.Context, e *engine, i image) error {
 	duration := 2 * time.Second
 	if b.quick {
@@ -70,7 +70,7 @@ func (b *bench) tagRate(ctx context.Context, e *engine, i image) error {
 	return nil
 }
 
-// settle waits until the engine has not written anything for a second.
+// settle waits until the engine has written nothing for a second.
 func (b *bench) settle(ctx context.Context, e *engine) error {
 	var last int64 = -1
 	quiet := time.Now()

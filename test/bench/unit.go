@@ -26,15 +26,15 @@ import (
 )
 
 const (
-	// reactionTimeout is far more than a node may take to notice something.
+	// reactionTimeout is much longer than the reaction time of a node.
 	reactionTimeout = 30 * time.Second
-	// unitInterval is the time between two probes of the unit: faults begin at any moment in it.
+	// unitInterval is the time between two probes of the unit. Faults start at random times in it.
 	unitInterval = 2 * time.Second
 )
 
-// nodeUnit measures how soon a node stops to use a cache that is gone, and uses it again, and what the unit that does this
-// costs. Both faults are on nodes of their own at once, which are idle between them: what hangs for one hangs for the other
-// one, too, so that the node that packets vanish on has, at times, two caches that are gone.
+// nodeUnit measures the time until a node withdraws an unavailable cache and until it uses an available cache again, and
+// the CPU time of the unit. The two kinds of fault run concurrently on different nodes, which are idle between the
+// faults. A hanging cache hangs for both nodes, so the node with dropped packets has at times two unavailable caches.
 func nodeUnit(ctx context.Context, b *bench) error {
 	times, watched := 30, time.Minute
 	if b.quick {
@@ -89,14 +89,14 @@ func nodeUnit(ctx context.Context, b *bench) error {
 	})
 }
 
-// fault takes a cache away from the node. Both functions return when it has happened.
+// fault makes a cache unavailable for the node. begin and end return after the change.
 type fault struct {
 	name       string
 	begin, end func(ctx context.Context) error
 }
 
-// react returns the time from the beginning of the fault until the node does not use the cache, and from its end until it
-// does.
+// react returns the time from the start of the fault until the node has withdrawn the cache, and from its end until the
+// node uses the cache.
 func (s *kindShoot) react(ctx context.Context, upstreamHost string, f fault) (withdrawn, back time.Duration, err error) {
 	if err := s.waitUntilUsed(ctx, upstreamHost, true); err != nil {
 		return 0, 0, err
@@ -122,7 +122,7 @@ func (s *kindShoot) react(ctx context.Context, upstreamHost string, f fault) (wi
 	return withdrawn, time.Since(ended), err
 }
 
-// waitUntilUsed watches the file itself: a program on the node would take part of what is measured.
+// waitUntilUsed reads the file from this machine, because a program on the node would use CPU time that is measured.
 func (s *kindShoot) waitUntilUsed(ctx context.Context, upstreamHost string, want bool) error {
 	file := s.hostsFile(upstreamHost)
 	return poll(ctx, reactionTimeout, func() error {
@@ -137,8 +137,8 @@ func (s *kindShoot) waitUntilUsed(ctx context.Context, upstreamHost string, want
 	})
 }
 
-// hangingCache stops the process of a cache, as a machine without memory or a broken disk does: connections are accepted
-// and nothing is answered.
+// hangingCache stops the process of a cache with SIGSTOP, like a machine without memory or with a defective disk: the
+// kernel accepts connections, but the server sends no answers.
 func (s *kindShoot) hangingCache(ctx context.Context, upstreamHost string) (fault, error) {
 	pods := &corev1.PodList{}
 	if err := s.kube.List(ctx, pods, kubeclient.InNamespace("kube-system"), kubeclient.MatchingLabels{"upstream-host": upstreamHost}); err != nil {
@@ -157,14 +157,14 @@ func (s *kindShoot) hangingCache(ctx context.Context, upstreamHost string) (faul
 	return fault{"hanging", signal(syscall.SIGSTOP), signal(syscall.SIGCONT)}, nil
 }
 
-// processOfPod finds the program of a pod among the processes of this machine, by the name of its cgroup.
+// processOfPod returns the PID of the program of a pod on this machine. It compares the names of cgroups.
 func processOfPod(uid, program string) (int, error) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return 0, err
 	}
 	for _, dir := range dirs {
-		// Processes end while we look.
+		// Processes can end during the search.
 		command, err := os.ReadFile(filepath.Join(dir, "cmdline"))
 		if err != nil {
 			continue
@@ -177,7 +177,7 @@ func processOfPod(uid, program string) (int, error) {
 		if err != nil {
 			continue
 		}
-		// systemd has "_" where the UID has "-".
+		// systemd replaces "-" of the UID by "_".
 		if bytes.Contains(cgroups, []byte(uid)) || bytes.Contains(cgroups, []byte(strings.ReplaceAll(uid, "-", "_"))) {
 			return strconv.Atoi(filepath.Base(dir))
 		}
@@ -185,11 +185,11 @@ func processOfPod(uid, program string) (int, error) {
 	return 0, fmt.Errorf("no process %s of the pod %s on this machine", program, uid)
 }
 
-// droppedPackets lets what the node sends to the cache vanish, as for an address that nobody has.
+// droppedPackets drops all packets from the node to the cache, as for an unassigned address.
 func (s *kindShoot) droppedPackets(upstreamHost string) fault {
 	iptables := func(order string) func(context.Context) error {
 		return func(ctx context.Context) error {
-			// Not by the container engine, which takes a good part of what is measured.
+			// Not with the container engine, which would use CPU time that is measured.
 			out, err := exec.CommandContext(ctx, "nsenter", "--target", strconv.Itoa(s.pid), "--mount", "--net",
 				"iptables", "--wait", "--table", "raw", order, "OUTPUT", "--destination", s.caches[upstreamHost], "--jump", "DROP").CombinedOutput()
 			if err != nil {
@@ -201,7 +201,7 @@ func (s *kindShoot) droppedPackets(upstreamHost string) fault {
 	return fault{"dropped", iptables("--insert"), iptables("--delete")}
 }
 
-// unitCost is the share of one processor that the unit takes, with all that it starts.
+// unitCost returns the share of one processor that the unit uses, with all its child processes.
 func (s *kindShoot) unitCost(ctx context.Context, watched time.Duration) (float64, error) {
 	out, err := s.node.Run(ctx, nil, "systemctl", "show", "--property", "MainPID", "--value", unit)
 	if err != nil {
@@ -224,7 +224,7 @@ func (s *kindShoot) unitCost(ctx context.Context, watched time.Duration) (float6
 	return (after - before) / time.Since(began).Seconds(), err
 }
 
-// treeSeconds is what a process of the node has used, with its children that have ended.
+// treeSeconds returns the CPU time of a process of the node and of its children that have ended.
 func (s *kindShoot) treeSeconds(ctx context.Context, pid string) (float64, error) {
 	stat, err := s.node.Run(ctx, nil, "cat", "/proc/"+pid+"/stat")
 	if err != nil {
@@ -233,16 +233,16 @@ func (s *kindShoot) treeSeconds(ctx context.Context, pid string) (float64, error
 	return cpuSeconds(stat, "utime", "stime", "cutime", "cstime")
 }
 
-// cpuSeconds adds fields of a file /proc/<pid>/stat that are times.
+// cpuSeconds adds time fields of a file /proc/<pid>/stat.
 func cpuSeconds(stat []byte, names ...string) (float64, error) {
-	// The second field is the name in parentheses, which may have spaces.
+	// The second field is the name in parentheses, which can contain spaces.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	var seconds float64
 	for i, name := range []string{"utime", "stime", "cutime", "cstime"} {
 		if !slices.Contains(names, name) {
 			continue
 		}
-		// utime is field 14 of proc_pid_stat(5), and fields begins with field 3.
+		// utime is field 14 in proc_pid_stat(5), and fields starts at field 3.
 		if len(fields) <= 11+i {
 			return 0, fmt.Errorf("%q has no field %s", stat, name)
 		}

@@ -6,7 +6,7 @@ import "testing"
 
 func TestCPUSeconds(t *testing.T) {
 	t.Parallel()
-	// The name has what would separate fields.
+	// The name contains separators of fields.
 	stat := []byte("42 (a (b) c) S 1 42 42 0 -1 4194560 1 2 3 4 100 50 30 20 20 0 1 0 12 0 0\n")
 	for _, tc := range []struct {
 		names []string

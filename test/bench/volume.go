@@ -18,19 +18,20 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// volume is the content of a cache, in the layout of the stock registry, without any server's own files.
+// volume is the content of a cache in the layout of the stock registry, without other files of a server.
 type volume struct {
 	root  string
-	image image // a small one that is stored, too
+	image image // a small image that is stored
 }
 
-// contentDir has all content of a volume.
+// contentDir is the folder with all content of a volume.
 const contentDir = "docker"
 
-// blobsOfRepository is how many blobs each repository of a generated volume has.
+// blobsOfRepository is the number of blobs of each repository of a generated volume.
 const blobsOfRepository = 50
 
-// fullVolume is a volume of n blobs that were used a day ago. It is made once: that takes longer than what is done with it.
+// fullVolume returns a volume of n blobs that were used one day ago. It is created once, because this takes longer than
+// its use.
 func (b *bench) fullVolume(ctx context.Context, n int) (volume, error) {
 	if b.full != nil {
 		return *b.full, nil
@@ -42,7 +43,7 @@ func (b *bench) fullVolume(ctx context.Context, n int) (volume, error) {
 	return v, err
 }
 
-// makeVolume writes n small blobs that were last used at some time, and one image of now.
+// makeVolume writes n small blobs with the given last use, and one image that was used now.
 func (b *bench) makeVolume(ctx context.Context, n int, lastUse time.Time) (volume, error) {
 	v := volume{root: filepath.Join(b.dir, "volume")}
 	b.full = nil
@@ -69,15 +70,15 @@ func (b *bench) makeVolume(ctx context.Context, n int, lastUse time.Time) (volum
 	return v, err
 }
 
-// filler is the content of the k-th blob that is there for the number of blobs alone, fillerDigest its digest, and
-// fillerRepository where it is.
+// filler returns the content of the k-th blob of a generated volume, fillerDigest its digest, and fillerRepository its
+// repository.
 func filler(k int) []byte { return fmt.Appendf(nil, "blob %d", k) }
 
 func fillerDigest(k int) digest.Digest { return digest.FromBytes(filler(k)) }
 
 func fillerRepository(k int) string { return fmt.Sprintf("library/filler-%d", k/blobsOfRepository) }
 
-// put writes content and the link of a repository to it.
+// put writes content and its link in a repository.
 func (v volume) put(repository, kind string, content []byte, lastUse time.Time) (digest.Digest, error) {
 	d := digest.FromBytes(content)
 	for path, content := range map[string][]byte{
@@ -97,8 +98,8 @@ func (v volume) put(repository, kind string, content []byte, lastUse time.Time) 
 	return d, nil
 }
 
-// expiredVolume is a volume of n blobs that nobody has used since lastUse. It is the full one where that is there, which
-// takes less than to delete that and make another, and is for one caller, who may change it.
+// expiredVolume returns a volume of n blobs that were last used at lastUse. It is the full volume, if that exists,
+// because deleting it and creating another one would take longer. It is for one caller, which may change it.
 func (b *bench) expiredVolume(ctx context.Context, n int, lastUse time.Time) (volume, error) {
 	if b.full == nil {
 		return b.makeVolume(ctx, n, lastUse)
@@ -123,7 +124,7 @@ func (b *bench) expiredVolume(ctx context.Context, n int, lastUse time.Time) (vo
 	return v, nil
 }
 
-// removeStates deletes the files that servers keep beside the content.
+// removeStates deletes the files of servers other than the content.
 func (v volume) removeStates() error {
 	entries, err := os.ReadDir(v.root)
 	for _, entry := range entries {
@@ -134,29 +135,29 @@ func (v volume) removeStates() error {
 	return err
 }
 
-// data is the file with the content of a digest.
+// data returns the path of the content of a digest.
 func (v volume) data(d digest.Digest) string {
 	encoded := d.Encoded()
 	return filepath.Join(v.root, contentDir, "registry", "v2", "blobs", "sha256", encoded[:2], encoded, "data")
 }
 
-// link is the file by which a repository has a digest.
+// link returns the path of the link of a digest in a repository.
 func (v volume) link(repository, kind string, d digest.Digest) string {
 	return filepath.Join(v.root, contentDir, "registry", "v2", "repositories", repository, kind, "sha256", d.Encoded(), "link")
 }
 
-// checkNoFiller returns an error if one of n fillers is still there.
+// checkNoFiller returns an error if one of the n generated blobs exists.
 func (v volume) checkNoFiller(n int) error {
 	for k := range n {
 		if _, err := os.Stat(v.data(fillerDigest(k))); !errors.Is(err, os.ErrNotExist) {
-			return errors.Join(fmt.Errorf("blob %d of %d is still there", k, n), err)
+			return errors.Join(fmt.Errorf("blob %d of %d still exists", k, n), err)
 		}
 	}
 	return nil
 }
 
-// startOnFullVolume measures the time from the start of the process to the first answer from the volume, and, for ours,
-// until its index is complete. The kernel has the directories of the volume in memory.
+// startOnFullVolume measures the time from the start of the process to the first cache hit, and for this server to the
+// complete eviction index. The folders of the volume are in the cache of the kernel.
 func startOnFullVolume(ctx context.Context, b *bench) error {
 	n := 100_000
 	if b.quick {
@@ -192,7 +193,7 @@ func (b *bench) startOn(ctx context.Context, name string, v volume, series strin
 	}
 	b.results.Add(series, name, "first-200-s", time.Since(e.started).Seconds())
 	if name == stock {
-		return nil // it has no index
+		return nil // the stock registry has no index
 	}
 	return poll(ctx, time.Minute, func() error {
 		at, err := e.logged("Indexed the volume")
@@ -203,7 +204,7 @@ func (b *bench) startOn(ctx context.Context, name string, v volume, series strin
 	})
 }
 
-// logged returns when the engine logged the message first, or an error if it has not yet.
+// logged returns the time of the first log entry with the message, or an error if there is none.
 func (e *engine) logged(message string) (time.Time, error) {
 	f, err := os.Open(e.logFile)
 	if err != nil {
@@ -216,7 +217,7 @@ func (e *engine) logged(message string) (time.Time, error) {
 			Time    time.Time `json:"time"`
 			Message string    `json:"msg"`
 		}
-		// A line may just be being written.
+		// The last line may be incomplete.
 		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Message == message {
 			return line.Time, nil
 		}
@@ -224,7 +225,7 @@ func (e *engine) logged(message string) (time.Time, error) {
 	return time.Time{}, errors.Join(fmt.Errorf("not logged: %s", message), lines.Err())
 }
 
-// metric returns the sum of a metric of ours over its labels, or the one with those that the name ends with.
+// metric returns the value of a metric of this server: the sum over all labels, or the value for the labels in the name.
 func (e *engine) metric(ctx context.Context, name string) (sum float64, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.debugURL+"/metrics", nil)
 	if err != nil {

@@ -17,7 +17,7 @@ const (
 	gibibyte = 1 << 30
 )
 
-// eachCache runs f on a new engine of each kind in turn, once each round.
+// eachCache runs f on a new engine of each kind, in each round.
 func (b *bench) eachCache(ctx context.Context, o engineOptions, f func(round int, e *engine) error) error {
 	for round := range b.rounds {
 		for _, name := range caches {
@@ -33,7 +33,7 @@ func (b *bench) eachCache(ctx context.Context, o engineOptions, f func(round int
 	return nil
 }
 
-// warm pulls the image through the engine until all of it is stored, as far as requests can tell.
+// warm pulls the image through the engine until it is completely stored, as far as requests can detect it.
 func (e *engine) warm(ctx context.Context, i image) error {
 	c, err := newClient(e.url, e.ca)
 	if err != nil {
@@ -43,7 +43,7 @@ func (e *engine) warm(ctx context.Context, i image) error {
 	return c.pull(ctx, i)
 }
 
-// during returns what the engine used while f ran.
+// during returns the resources that the engine used while f ran.
 func (e *engine) during(f func() error) (usage, error) {
 	before, err := e.usage()
 	if err != nil {
@@ -58,7 +58,7 @@ func (e *engine) during(f func() error) (usage, error) {
 	return after, err
 }
 
-// warmManifest counts the requests for a stored manifest, by its digest, that a second of CPU is good for.
+// warmManifest measures requests for a stored manifest by digest per second of CPU time.
 func warmManifest(ctx context.Context, b *bench) error {
 	i, err := b.push(ctx, 1000)
 	if err != nil {
@@ -85,7 +85,7 @@ func warmManifest(ctx context.Context, b *bench) error {
 	})
 }
 
-// each runs f with n new clients at once, numbered from 0.
+// each runs f concurrently with n new clients; i starts at 0.
 func (e *engine) each(ctx context.Context, n int, f func(ctx context.Context, number int, c *client) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for number := range n {
@@ -101,7 +101,7 @@ func (e *engine) each(ctx context.Context, n int, f func(ctx context.Context, nu
 	return g.Wait()
 }
 
-// load lets clients call f again and again for the duration.
+// load lets clients call f repeatedly for the duration.
 func (e *engine) load(ctx context.Context, clients int, duration time.Duration, f func(context.Context, *client) error) error {
 	end := time.Now().Add(duration)
 	return e.each(ctx, clients, func(ctx context.Context, _ int, c *client) error {
@@ -114,7 +114,7 @@ func (e *engine) load(ctx context.Context, clients int, duration time.Duration, 
 	})
 }
 
-// warmBlob measures what a GiB of a stored blob costs.
+// warmBlob measures the CPU time per GiB of a stored blob.
 func warmBlob(ctx context.Context, b *bench) error {
 	i, err := b.push(ctx, 64*mebibyte)
 	if err != nil {

@@ -41,8 +41,8 @@ type Run struct {
 type Scenario struct {
 	// Name is the first part of the names of its series.
 	Name string `json:"name"`
-	// Asks is a short description.
-	Asks string `json:"asks"`
+	// Description is a short text for the report.
+	Description string `json:"asks"`
 	// Seconds is the duration; 0 if the scenario did not start.
 	Seconds float64 `json:"seconds"`
 	// Done is true if the scenario ended, with or without an error.
