@@ -33,7 +33,7 @@ const directLabel = "no cache"
 // pullers are the clients on nodes, shapes are the images.
 var (
 	pullers = []labelled{{"containerd 2", "containerd-2"}, {"the pull code of containerd 1.7", "containerd-1.7"}}
-	shapes  = []labelled{{"alpine, 1 layer of 2.8 MB", "alpine"}, {"ops-toolbelt, 10 layers of 240 MB", "ops-toolbelt"}}
+	shapes  = []labelled{{"alpine, 1 layer, 2.8 MB", "alpine"}, {"ops-toolbelt, 10 layers, 240 MB", "ops-toolbelt"}}
 )
 
 func staleFigures(r *result.Run) []figure {
