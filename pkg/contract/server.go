@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package contract
+
+// Ports of the cache server. Container and Service have the same ones.
+const (
+	// RegistryPort serves the registry API, over https if the server has a certificate.
+	RegistryPort = 5000
+	// DebugPort serves health, metrics and the state of the upstream, over http.
+	DebugPort = 5001
+
+	// RegistryPortName and DebugPortName are the names of these ports in the pod and in the Service. Prometheus finds
+	// the debug port by its name.
+	RegistryPortName = "registry-cache"
+	DebugPortName    = "debug"
+	// ContainerName is the name of the server's container. Prometheus finds the pods by it.
+	ContainerName = "registry-cache"
+)
+
+// Paths on DebugPort.
+const (
+	// HealthPath answers 200 while the process handles requests.
+	HealthPath = "/healthz"
+	// ReadyPath answers 200 while the server can serve clients, independently of the upstream.
+	ReadyPath = "/readyz"
+	// MetricsPath answers with metrics in the Prometheus text format.
+	MetricsPath = "/metrics"
+	// UpstreamPath answers with an UpstreamState as JSON.
+	UpstreamPath = "/upstream"
+)
+
+// BasePath is the base endpoint of the registry API on RegistryPort (OCI distribution specification, end-1). Nodes use
+// a cache only while it answers 200 to it.
+const BasePath = "/v2/"
