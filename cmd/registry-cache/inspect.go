@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/config"
-	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/inspect"
 )
 
@@ -54,11 +53,7 @@ stock registry has filled.`,
 			if err != nil {
 				return err
 			}
-			report, err := inspect.Inspect(cmd.Context(), cfg.Storage.Root, evict.Policy{
-				TTL:           time.Duration(cfg.GarbageCollection.TTL),
-				HighWatermark: cfg.Storage.HighWatermark,
-				LowWatermark:  cfg.Storage.LowWatermark,
-			}, time.Now())
+			report, err := inspect.Inspect(cmd.Context(), cfg.Storage.Root, cfg.Policy(), time.Now())
 			if err != nil {
 				return err
 			}

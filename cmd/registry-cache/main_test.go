@@ -27,9 +27,9 @@ func TestCommandErrors(t *testing.T) {
 		{[]string{"inspect", "--root", ""}, "--root: must be the directory of the volume, for example /var/lib/registry"},
 		{[]string{"inspect", "--config", "/nonexistent"}, "reading configuration: stat /nonexistent: no such file or directory"},
 		{[]string{"inspect", "-o", "yaml"}, `--output: unsupported value "yaml": supported values: "table", "json"`},
-		{[]string{"inspect", "--high-watermark", "101"}, "invalid --high-watermark, --low-watermark or --ttl: storage.highWatermark: 101 must be a percentage from 1 to 100"},
-		{[]string{"inspect", "--low-watermark", "90"}, "invalid --high-watermark, --low-watermark or --ttl: storage.lowWatermark: 90 must be a percentage below highWatermark, which is 90"},
-		{[]string{"inspect", "--ttl", "-1s"}, "invalid --high-watermark, --low-watermark or --ttl: garbageCollection.ttl: must not be negative"},
+		{[]string{"inspect", "--high-watermark", "101"}, "invalid --high-watermark, --low-watermark or --ttl: storage.highWatermark: 101 must be a percentage of the volume from 1 to 100"},
+		{[]string{"inspect", "--low-watermark", "90"}, "invalid --high-watermark, --low-watermark or --ttl: storage.lowWatermark: 90 must be a percentage of the volume from 0 to 89, below highWatermark, which is 90"},
+		{[]string{"inspect", "--ttl", "-1s"}, "invalid --high-watermark, --low-watermark or --ttl: garbageCollection.ttl: -1s must not be negative"},
 		{[]string{"inspect", "more"}, `unknown command "more"`},
 		{[]string{"other"}, `unknown command "other"`},
 	} {

@@ -23,7 +23,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/config"
-	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/httpapi"
 	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
@@ -99,11 +98,7 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 	}()
 	s.store, err = store.Open(cfg.Storage.Root, store.Options{
 		CreateFile: o.CreateFile,
-		Policy: evict.Policy{
-			TTL:           time.Duration(cfg.GarbageCollection.TTL),
-			HighWatermark: cfg.Storage.HighWatermark,
-			LowWatermark:  cfg.Storage.LowWatermark,
-		},
+		Policy:     cfg.Policy(),
 		Logger:     o.Logger,
 		Registerer: registry,
 	})

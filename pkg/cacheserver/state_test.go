@@ -20,14 +20,14 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/registry-cache/extension/pkg/cacheserver"
-	client "github.com/registry-cache/extension/pkg/cacheserver/upstream"
+	"github.com/registry-cache/extension/pkg/contract"
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-func (c *cache) state(t *testing.T) client.State {
+func (c *cache) state(t *testing.T) contract.UpstreamState {
 	t.Helper()
 	answer := c.debug(t, "/upstream")
-	var state client.State
+	var state contract.UpstreamState
 	if err := json.Unmarshal(answer.body, &state); err != nil || answer.status != http.StatusOK {
 		t.Fatalf("%d %s: %v", answer.status, answer.body, err)
 	}
@@ -68,9 +68,9 @@ func TestUpstreamState(t *testing.T) {
 			return true
 		}
 	}
-	yes := client.State{Reachable: "yes", Reason: "Answers", Message: "the upstream answers"}
-	no := func(reason, message string) client.State {
-		return client.State{Reachable: "no", Reason: reason, Message: message}
+	yes := contract.UpstreamState{Reachable: "yes", Reason: "Answers", Message: "the upstream answers"}
+	no := func(reason contract.Reason, message string) contract.UpstreamState {
+		return contract.UpstreamState{Reachable: "no", Reason: reason, Message: message}
 	}
 	for _, tc := range []struct {
 		name  string
@@ -80,7 +80,7 @@ func TestUpstreamState(t *testing.T) {
 		// asked is the tag that a client asks for, v1 if it is empty.
 		asked string
 		// want is what the request of a client shows, and that of the server itself.
-		want client.State
+		want contract.UpstreamState
 	}{
 		{name: "answers", want: yes},
 		{name: "has no such image", asked: "nothing", want: yes},
@@ -123,7 +123,7 @@ func TestUpstreamState(t *testing.T) {
 				asks.Add(1)
 				return tc.fault != nil && tc.fault(w, r)
 			})
-			ignore := cmpopts.IgnoreFields(client.State{}, "Since", "LastRequest")
+			ignore := cmpopts.IgnoreFields(contract.UpstreamState{}, "Since", "LastRequest")
 
 			busy := start(t, cfg, options)
 			busy.do(t, "HEAD", "manifests/"+asked)

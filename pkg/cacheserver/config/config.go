@@ -7,11 +7,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"net"
 	"os"
+	"strconv"
 	"time"
 
 	strictjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 // maxFileSize bounds what Load reads, in bytes. A full configuration has less than one KiB.
@@ -29,11 +35,11 @@ type Config struct {
 
 // Upstream is the registry that is cached.
 type Upstream struct {
-	// Host is the registry as it stands in image references, "docker.io" or "registry.example.com:5000". Requests
-	// with another value in their parameter ns are not answered. Required.
+	// Host is the registry host of image references, "docker.io" or "registry.example.com:5000", see
+	// contract.ParseHost. Requests with another value in their parameter ns are rejected. Required.
 	Host string `json:"host"`
-	// RemoteURL is where the registry is reached: scheme, host and port, such as "https://registry-1.docker.io".
-	// Required.
+	// RemoteURL is the URL of the registry: scheme, host and port, such as "https://registry-1.docker.io", see
+	// contract.ParseRemoteURL. Parse and Marshal replace it by its canonical form. Required.
 	RemoteURL string `json:"remoteURL"`
 	// CAFile is a PEM file of certificate authorities that are trusted beside the system's, for RemoteURL and for
 	// where it redirects to. Empty means none.
@@ -68,7 +74,8 @@ type Storage struct {
 	Root string `json:"root"`
 	// HighWatermark is the used share of the volume, in percent, at which eviction starts. Default 90.
 	HighWatermark int `json:"highWatermark"`
-	// LowWatermark is the used share of the volume, in percent, at which eviction ends. Default 80.
+	// LowWatermark is the used share of the volume, in percent, at which eviction ends. Default: 10 less than
+	// HighWatermark, at least 0.
 	LowWatermark int `json:"lowWatermark"`
 }
 
@@ -112,18 +119,38 @@ func (d *Duration) UnmarshalJSON(data []byte) error {
 // Default returns the configuration of an empty document. It lacks what is required.
 func Default() Config {
 	return Config{
-		Listen:            Listen{Address: ":5000"},
-		Debug:             Debug{Address: ":5001"},
-		Storage:           Storage{Root: "/var/lib/registry", HighWatermark: 90, LowWatermark: 80},
-		GarbageCollection: GarbageCollection{TTL: Duration(7 * 24 * time.Hour)},
+		Listen: Listen{Address: anyAddress(contract.RegistryPort)},
+		Debug:  Debug{Address: anyAddress(contract.DebugPort)},
+		Storage: Storage{
+			Root:          "/var/lib/registry",
+			HighWatermark: contract.DefaultHighWatermark,
+			LowWatermark:  contract.DefaultLowWatermark(contract.DefaultHighWatermark),
+		},
+		GarbageCollection: GarbageCollection{TTL: Duration(contract.DefaultTTL)},
 		Tags:              Tags{RevalidateAfter: Duration(10 * time.Second)},
 	}
 }
 
-// Parse decodes a document, sets defaults and validates. An unknown or repeated field is an error; upper and lower case
-// differ.
+// anyAddress is the port on all addresses.
+func anyAddress(port int) string { return net.JoinHostPort("", strconv.Itoa(port)) }
+
+// Policy returns the rules by which content is evicted.
+func (c Config) Policy() evict.Policy {
+	return evict.Policy{
+		TTL:           time.Duration(c.GarbageCollection.TTL),
+		HighWatermark: c.Storage.HighWatermark,
+		LowWatermark:  c.Storage.LowWatermark,
+	}
+}
+
+// unset is the low watermark of a document that has none. No valid document has this value.
+const unset = math.MinInt
+
+// Parse decodes a document, sets defaults, validates, and brings the remote URL into its canonical form. An unknown or
+// repeated field is an error; field names are case-sensitive.
 func Parse(data []byte) (Config, error) {
 	cfg := Default()
+	cfg.Storage.LowWatermark = unset
 	document, err := yaml.YAMLToJSONStrict(data)
 	if err != nil {
 		return Config{}, fmt.Errorf("decoding configuration: %w", err)
@@ -132,10 +159,23 @@ func Parse(data []byte) (Config, error) {
 	if err := errors.Join(append(unknown, err)...); err != nil {
 		return Config{}, fmt.Errorf("decoding configuration: %w", err)
 	}
-	if err := cfg.Validate(); err != nil {
+	if cfg.Storage.LowWatermark == unset {
+		cfg.Storage.LowWatermark = contract.DefaultLowWatermark(cfg.Storage.HighWatermark)
+	}
+	return cfg.canonical()
+}
+
+// canonical validates c and returns it with its remote URL in canonical form.
+func (c Config) canonical() (Config, error) {
+	if err := c.Validate(); err != nil {
 		return Config{}, fmt.Errorf("validating configuration: %w", err)
 	}
-	return cfg, nil
+	remote, err := contract.ParseRemoteURL(c.Upstream.RemoteURL)
+	if err != nil {
+		return Config{}, fmt.Errorf("validating configuration: %w", err)
+	}
+	c.Upstream.RemoteURL = remote.String()
+	return c, nil
 }
 
 // Load parses the file under path.
@@ -160,8 +200,9 @@ func Load(path string) (Config, error) {
 
 // Marshal returns c as a document that Parse reads. Equal configurations give equal bytes.
 func (c Config) Marshal() ([]byte, error) {
-	if err := c.Validate(); err != nil {
-		return nil, fmt.Errorf("validating configuration: %w", err)
+	c, err := c.canonical()
+	if err != nil {
+		return nil, err
 	}
 	return yaml.Marshal(c)
 }

@@ -77,22 +77,22 @@ func TestValidate(t *testing.T) {
 		want   string
 	}{
 		{"no host", func(c *Config) { c.Upstream.Host = "" }, "upstream.host: must be set to the registry of the image references, such as docker.io"},
-		{"host with scheme", func(c *Config) { c.Upstream.Host = "https://docker.io" }, `upstream.host: "https://docker.io" must be a host name with an optional port and no scheme, such as docker.io`},
-		{"host with path", func(c *Config) { c.Upstream.Host = "docker.io/library" }, `upstream.host: "docker.io/library" must be a host name with an optional port and no scheme, such as docker.io`},
-		{"host with empty port", func(c *Config) { c.Upstream.Host = "docker.io:" }, `upstream.host: "docker.io:" must be a host name with an optional port and no scheme, such as docker.io`},
+		{"host with scheme", func(c *Config) { c.Upstream.Host = "https://docker.io" }, `upstream.host: "https://docker.io" must be host[:port], for example docker.io, without a scheme; write "docker.io"`},
+		{"host with path", func(c *Config) { c.Upstream.Host = "docker.io/library" }, `upstream.host: "docker.io/library" must be host[:port], for example docker.io, without a path; write "docker.io"`},
+		{"host with empty port", func(c *Config) { c.Upstream.Host = "docker.io:" }, `upstream.host: "docker.io:" must be host[:port], for example docker.io or registry.example.com:5000`},
 		{"no URL", func(c *Config) { c.Upstream.RemoteURL = "" }, "upstream.remoteURL: must be set to the URL of the registry, such as https://registry-1.docker.io"},
-		{"URL without scheme", func(c *Config) { c.Upstream.RemoteURL = "registry-1.docker.io" }, "upstream.remoteURL: must be an http or https URL with a host, such as https://registry-1.docker.io"},
-		{"URL with password", func(c *Config) { c.Upstream.RemoteURL = "https://user:secret@a" }, "upstream.remoteURL: must not contain credentials; put them into the files of upstream.credentialsDir"},
-		{"URL with path", func(c *Config) { c.Upstream.RemoteURL = "https://a/v2/" }, "upstream.remoteURL: must end after host and port"},
-		{"URL with query", func(c *Config) { c.Upstream.RemoteURL = "https://a?b" }, "upstream.remoteURL: must end after host and port"},
+		{"URL without scheme", func(c *Config) { c.Upstream.RemoteURL = "registry-1.docker.io" }, `upstream.remoteURL: "registry-1.docker.io" must be http or https with a host and an optional port, for example https://registry.example.com`},
+		{"URL with password", func(c *Config) { c.Upstream.RemoteURL = "https://user:secret@a" }, "upstream.remoteURL: must be http or https with a host and an optional port, for example https://registry.example.com, without user name or password"},
+		{"URL with path", func(c *Config) { c.Upstream.RemoteURL = "https://a/v2/" }, `upstream.remoteURL: "https://a/v2/" must be http or https with a host and an optional port, for example https://registry.example.com, without a path`},
+		{"URL with query", func(c *Config) { c.Upstream.RemoteURL = "https://a?b" }, "upstream.remoteURL: must be http or https with a host and an optional port, for example https://registry.example.com, without query or fragment"},
 		{"address without port", func(c *Config) { c.Listen.Address = "localhost" }, `listen.address: "localhost" must be host:port, such as ":5000"`},
 		{"port too large", func(c *Config) { c.Debug.Address = ":65536" }, `debug.address: ":65536" must end with a port from 0 to 65535`},
 		{"key alone", func(c *Config) { c.Listen.TLS.KeyFile = "/k" }, "listen.tls.certFile: must be set, because keyFile is"},
 		{"certificate alone", func(c *Config) { c.Listen.TLS.CertFile = "/c" }, "listen.tls.keyFile: must be set, because certFile is"},
 		{"relative root", func(c *Config) { c.Storage.Root = "registry" }, `storage.root: "registry" must be an absolute path`},
-		{"high watermark", func(c *Config) { c.Storage.HighWatermark = 101 }, "storage.highWatermark: 101 must be a percentage from 1 to 100"},
-		{"low above high", func(c *Config) { c.Storage.LowWatermark = 90 }, "storage.lowWatermark: 90 must be a percentage below highWatermark, which is 90"},
-		{"ttl", func(c *Config) { c.GarbageCollection.TTL = -1 }, "garbageCollection.ttl: must not be negative"},
+		{"high watermark", func(c *Config) { c.Storage.HighWatermark = 101 }, "storage.highWatermark: 101 must be a percentage of the volume from 1 to 100, for example 90"},
+		{"low above high", func(c *Config) { c.Storage.LowWatermark = 90 }, "storage.lowWatermark: 90 must be a percentage of the volume from 0 to 89, below highWatermark, which is 90"},
+		{"ttl", func(c *Config) { c.GarbageCollection.TTL = -1 }, "garbageCollection.ttl: -1ns must not be negative, for example 168h; 0s means that nothing is ever deleted"},
 		{"two at once", func(c *Config) { c.Upstream.Host = ""; c.Tags.RevalidateAfter = -1 }, "upstream.host: must be set to the registry of the image references, such as docker.io\ntags.revalidateAfter: must not be negative"},
 	} {
 		cfg, err := Parse([]byte(minimal))
@@ -116,7 +116,7 @@ func TestValidate(t *testing.T) {
 func TestMarshal(t *testing.T) {
 	t.Parallel()
 	full := Default()
-	full.Upstream = Upstream{Host: "[2001:db8::1]:5000", RemoteURL: "https://[2001:db8::1]:5000", CAFile: "/ca.crt", CredentialsDir: "/credentials"}
+	full.Upstream = Upstream{Host: "registry.example.com:5000", RemoteURL: "https://[2001:db8::1]:5000", CAFile: "/ca.crt", CredentialsDir: "/credentials"}
 	full.Listen.TLS = TLS{CertFile: "/tls.crt", KeyFile: "/tls.key"}
 	full.GarbageCollection.TTL = 0
 	got, err := full.Marshal()

@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"path/filepath"
 	"strconv"
-	"strings"
+	"time"
+
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 // FieldError is one wrong value.
@@ -30,8 +31,8 @@ func (c Config) Validate() error {
 			errs = append(errs, &FieldError{Field: field, Message: err.Error()})
 		}
 	}
-	check("upstream.host", validateHost(c.Upstream.Host))
-	check("upstream.remoteURL", validateRemoteURL(c.Upstream.RemoteURL))
+	check("upstream.host", address(c.Upstream.Host, "must be set to the registry of the image references, such as docker.io", contract.ParseHost))
+	check("upstream.remoteURL", address(c.Upstream.RemoteURL, "must be set to the URL of the registry, such as https://registry-1.docker.io", contract.ParseRemoteURL))
 	check("listen.address", validateAddress(c.Listen.Address))
 	switch {
 	case c.Listen.TLS.CertFile == "" && c.Listen.TLS.KeyFile != "":
@@ -48,48 +49,34 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// ValidatePolicy is the part of Validate about what is deleted: watermarks and TTL.
+// ValidatePolicy is the part of Validate that concerns Policy: watermarks and TTL.
 func (c Config) ValidatePolicy() error {
 	var errs []error
-	if c.Storage.HighWatermark < 1 || c.Storage.HighWatermark > 100 {
-		errs = append(errs, &FieldError{"storage.highWatermark", fmt.Sprintf("%d must be a percentage from 1 to 100", c.Storage.HighWatermark)})
+	check := func(field string, value any, err error) {
+		if err != nil {
+			errs = append(errs, &FieldError{field, fmt.Sprintf("%v %v", value, err)})
+		}
 	}
-	if c.Storage.LowWatermark < 0 || c.Storage.LowWatermark >= c.Storage.HighWatermark {
-		errs = append(errs, &FieldError{"storage.lowWatermark", fmt.Sprintf("%d must be a percentage below highWatermark, which is %d",
-			c.Storage.LowWatermark, c.Storage.HighWatermark)})
+	high, low, ttl := c.Storage.HighWatermark, c.Storage.LowWatermark, time.Duration(c.GarbageCollection.TTL)
+	if err := contract.CheckHighWatermark(high); err != nil {
+		check("storage.highWatermark", high, err)
+	} else {
+		check("storage.lowWatermark", low, contract.CheckLowWatermark(low, high))
 	}
-	if err := validateDuration(c.GarbageCollection.TTL); err != nil {
-		errs = append(errs, &FieldError{"garbageCollection.ttl", err.Error()})
-	}
+	check("garbageCollection.ttl", ttl, contract.CheckTTL(ttl))
 	return errors.Join(errs...)
 }
 
-func validateHost(host string) error {
-	if host == "" {
-		return errors.New("must be set to the registry of the image references, such as docker.io")
+// address checks a value by its parser in package contract. A value that may contain a password is left out of the error.
+func address[T any](value, unset string, parse func(string) (T, error)) error {
+	if value == "" {
+		return errors.New(unset)
 	}
-	u, err := url.Parse("//" + host)
-	if err != nil || u.Host != host || u.Hostname() == "" || strings.HasSuffix(host, ":") {
-		return fmt.Errorf("%q must be a host name with an optional port and no scheme, such as docker.io", host)
+	_, err := parse(value)
+	if failure, ok := errors.AsType[*contract.AddressError](err); ok && !failure.Secret {
+		return fmt.Errorf("%q %w", value, err)
 	}
-	return nil
-}
-
-func validateRemoteURL(remoteURL string) error {
-	if remoteURL == "" {
-		return errors.New("must be set to the URL of the registry, such as https://registry-1.docker.io")
-	}
-	u, err := url.Parse(remoteURL)
-	switch {
-	// The value is left out of the messages: it may carry a password.
-	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "":
-		return errors.New("must be an http or https URL with a host, such as https://registry-1.docker.io")
-	case u.User != nil:
-		return errors.New("must not contain credentials; put them into the files of upstream.credentialsDir")
-	case u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return errors.New("must end after host and port")
-	}
-	return nil
+	return err
 }
 
 func validateAddress(address string) error {

@@ -19,6 +19,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 const (
@@ -225,13 +227,12 @@ type fileCredentials string
 // Authorization implements authn.Authenticator.
 func (dir fileCredentials) Authorization() (*authn.AuthConfig, error) {
 	var values [2]string
-	for i, file := range []string{"username", "password"} {
+	for i, file := range []string{contract.UsernameKey, contract.PasswordKey} {
 		content, err := readFile(filepath.Join(string(dir), file))
 		if err != nil {
 			return nil, fmt.Errorf("reading credentials: %w", err)
 		}
-		// A Secret made from a file often ends with a line feed.
-		values[i] = strings.TrimRight(string(content), "\r\n")
+		values[i] = contract.Credential(content)
 	}
 	return &authn.AuthConfig{Username: values[0], Password: values[1]}, nil
 }

@@ -539,7 +539,7 @@ func TestNewErrors(t *testing.T) {
 	}{
 		{"no host", "https://", upstream.Options{}, "parsing the remote URL: it must have scheme and host"},
 		{"missing CA file", "https://a", upstream.Options{CAFile: "/nonexistent"}, "reading CA file: stat /nonexistent: no such file or directory"},
-		{"CA file without certificate", "https://a", upstream.Options{CAFile: empty}, "reading CA file " + empty + ": it has no PEM certificate"},
+		{"CA file without certificate", "https://a", upstream.Options{CAFile: empty}, "reading CA file " + empty + ": one of its PEM blocks cannot be read, want -----BEGIN CERTIFICATE-----, base64, -----END CERTIFICATE-----"},
 		{"missing credentials", "https://a", upstream.Options{CredentialsDir: "/nonexistent"}, "reading credentials: open /nonexistent/username: no such file or directory"},
 	} {
 		if _, err := upstream.New(test.url, test.o); err == nil || err.Error() != test.want {

@@ -14,32 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
-)
 
-// The values of State.Reachable.
-const (
-	ReachableYes     = "yes"
-	ReachableNo      = "no"
-	ReachableUnknown = "unknown"
-)
-
-// The values of State.Reason.
-const (
-	// ReasonAnswers (yes): the upstream gave a usable answer, if only that it does not have something.
-	ReasonAnswers = "Answers"
-	// ReasonUnreachable (no): no answer, or none in time.
-	ReasonUnreachable = "Unreachable"
-	// ReasonCertificateNotTrusted (no): its certificate is not of a trusted authority, for another host, or expired.
-	ReasonCertificateNotTrusted = "CertificateNotTrusted"
-	// ReasonUnauthorized (no): it does not accept the credentials, or wants some and there are none. That an image is not
-	// shown to a user who is known is no such case.
-	ReasonUnauthorized = "Unauthorized"
-	// ReasonRateLimited (no): it asks for fewer requests.
-	ReasonRateLimited = "RateLimited"
-	// ReasonFailing (no): it answers with errors of its own, 5xx.
-	ReasonFailing = "Failing"
-	// ReasonNotAsked (unknown): nothing was asked yet.
-	ReasonNotAsked = "NotAsked"
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 const (
@@ -48,31 +24,15 @@ const (
 	quietAfter = 10 * time.Minute
 	// failingAfter is the same while the upstream is not reachable, so that its recovery is seen without anybody's pull.
 	failingAfter = time.Minute
-	// maxStateMessage is in bytes.
-	maxStateMessage = 500
 )
 
-// State is what the last request to the upstream has shown.
-type State struct {
-	// Reachable is one of ReachableYes, ReachableNo and ReachableUnknown.
-	Reachable string `json:"reachable"`
-	// Reason is one of the constants above.
-	Reason string `json:"reason"`
-	// Message says it in words, of at most 500 bytes and without credentials and query strings. It names no image.
-	Message string `json:"message"`
-	// Since is when Reachable and Reason became what they are, LastRequest when the last request ended. Both are zero
-	// before the first.
-	Since       time.Time `json:"since,omitzero"`
-	LastRequest time.Time `json:"lastRequest,omitzero"`
-}
-
-// watcher keeps the State. Its methods are safe for concurrent use.
+// watcher keeps the state of the upstream. Its methods are safe for concurrent use.
 type watcher struct {
 	// credentials tells whether the client has some.
 	credentials bool
 
 	mu    sync.Mutex // guards state
-	state State
+	state contract.UpstreamState
 	// asking has room for the one who asks the upstream.
 	asking chan struct{}
 }
@@ -80,28 +40,27 @@ type watcher struct {
 func newWatcher(credentials bool) *watcher {
 	return &watcher{
 		credentials: credentials,
-		state:       State{Reachable: ReachableUnknown, Reason: ReasonNotAsked, Message: "nothing was asked yet"},
+		state:       contract.NewUpstreamState(contract.ReasonNotAsked, "nothing was asked yet"),
 		asking:      make(chan struct{}, 1),
 	}
 }
 
-func (w *watcher) current() State {
+func (w *watcher) current() contract.UpstreamState {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.state
 }
 
-func (w *watcher) set(reachable, reason, message string) {
-	if len(message) > maxStateMessage {
-		message = strings.ToValidUTF8(message[:maxStateMessage-len("…")], "") + "…"
-	}
+func (w *watcher) set(reason contract.Reason, message string) {
+	next := contract.NewUpstreamState(reason, message)
 	now := time.Now().UTC()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.state.Reachable != reachable || w.state.Reason != reason {
-		w.state.Since = now
+	next.Since, next.LastRequest = w.state.Since, now
+	if w.state.Reason != reason {
+		next.Since = now
 	}
-	w.state.Reachable, w.state.Reason, w.state.Message, w.state.LastRequest = reachable, reason, message, now
+	w.state = next
 }
 
 // answered notes an answer with a status, authentication included.
@@ -109,24 +68,24 @@ func (w *watcher) answered(resp *http.Response) {
 	text := fmt.Sprintf("the upstream answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	switch {
 	case resp.StatusCode == http.StatusTooManyRequests:
-		w.set(ReachableNo, ReasonRateLimited, text)
+		w.set(contract.ReasonRateLimited, text)
 	case resp.StatusCode >= http.StatusInternalServerError:
-		w.set(ReachableNo, ReasonFailing, text)
+		w.set(contract.ReasonFailing, text)
 	// To a token, which the upstream itself has given, 401 means that its owner may not see the image, or that there is none
 	// of that name.
 	case resp.StatusCode == http.StatusUnauthorized && hasScheme(resp.Header, "basic") && !hasScheme(resp.Header, "bearer"):
 		w.unauthorized(text)
 	default:
-		w.set(ReachableYes, ReasonAnswers, "the upstream answers")
+		w.set(contract.ReasonAnswers, "the upstream answers")
 	}
 }
 
 // unauthorized notes that the upstream has answered text to the credentials, or to their absence.
 func (w *watcher) unauthorized(text string) {
 	if w.credentials {
-		w.set(ReachableNo, ReasonUnauthorized, text+" to the credentials")
+		w.set(contract.ReasonUnauthorized, text+" to the credentials")
 	} else {
-		w.set(ReachableNo, ReasonUnauthorized, text+", and there are no credentials")
+		w.set(contract.ReasonUnauthorized, text+", and there are no credentials")
 	}
 }
 
@@ -151,15 +110,15 @@ func (w *watcher) failed(err error) {
 		w.unauthorized(tokenServerText(failure))
 	// Nobody in particular may not see the image, or somebody who is known.
 	case failure.Denied():
-		w.set(ReachableYes, ReasonAnswers, "the upstream answers")
+		w.set(contract.ReasonAnswers, "the upstream answers")
 	case failure.RateLimited():
-		w.set(ReachableNo, ReasonRateLimited, tokenServerText(failure))
+		w.set(contract.ReasonRateLimited, tokenServerText(failure))
 	case failure.StatusCode != 0:
-		w.set(ReachableNo, ReasonFailing, tokenServerText(failure))
+		w.set(contract.ReasonFailing, tokenServerText(failure))
 	case isCertificate(failure.Err):
-		w.set(ReachableNo, ReasonCertificateNotTrusted, failure.Err.Error())
+		w.set(contract.ReasonCertificateNotTrusted, failure.Err.Error())
 	default:
-		w.set(ReachableNo, ReasonUnreachable, failure.Err.Error())
+		w.set(contract.ReasonUnreachable, failure.Err.Error())
 	}
 }
 
@@ -176,11 +135,11 @@ func isCertificate(err error) bool {
 // State returns what the requests of clients have shown about the upstream. If there were none for long, it asks the
 // upstream for /v2/ itself, at most once in ten minutes, and once in a minute while the upstream is not reachable; of several
 // callers one asks, and the others get what is known. ctx ends the asking.
-func (c *Client) State(ctx context.Context) State {
+func (c *Client) State(ctx context.Context) contract.UpstreamState {
 	state := c.watcher.current()
 	wait := quietAfter
 	// A registry that wants to be left alone is.
-	if state.Reachable == ReachableNo && state.Reason != ReasonRateLimited {
+	if state.Reachable == contract.ReachableNo && state.Reason != contract.ReasonRateLimited {
 		wait = failingAfter
 	}
 	if !state.LastRequest.IsZero() && time.Since(state.LastRequest) < wait {

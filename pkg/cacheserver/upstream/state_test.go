@@ -5,25 +5,27 @@ package upstream
 import (
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 func TestStateAsksWhenNobodyElseDoes(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
-		name, reachable, reason string
-		age                     time.Duration
-		want                    int64
+		name   string
+		reason contract.Reason
+		age    time.Duration
+		want   int64
 	}{
-		{"some minutes ago", ReachableYes, ReasonAnswers, quietAfter - time.Minute, 0},
-		{"long ago", ReachableYes, ReasonAnswers, quietAfter + time.Second, 1},
-		{"just failed", ReachableNo, ReasonUnreachable, failingAfter - 5*time.Second, 0},
-		{"failed", ReachableNo, ReasonUnreachable, failingAfter + time.Second, 1},
-		{"limits", ReachableNo, ReasonRateLimited, quietAfter - time.Minute, 0},
-		{"has limited long ago", ReachableNo, ReasonRateLimited, quietAfter + time.Second, 1},
+		{"some minutes ago", contract.ReasonAnswers, quietAfter - time.Minute, 0},
+		{"long ago", contract.ReasonAnswers, quietAfter + time.Second, 1},
+		{"just failed", contract.ReasonUnreachable, failingAfter - 5*time.Second, 0},
+		{"failed", contract.ReasonUnreachable, failingAfter + time.Second, 1},
+		{"limits", contract.ReasonRateLimited, quietAfter - time.Minute, 0},
+		{"has limited long ago", contract.ReasonRateLimited, quietAfter + time.Second, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -39,12 +41,13 @@ func TestStateAsksWhenNobodyElseDoes(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			c.watcher.state = State{Reachable: tc.reachable, Reason: tc.reason, LastRequest: time.Now().Add(-tc.age)}
+			c.watcher.state = contract.NewUpstreamState(tc.reason, "")
+			c.watcher.state.LastRequest = time.Now().Add(-tc.age)
 			state := c.State(t.Context())
 			if got := asked.Load(); got != tc.want {
 				t.Errorf("asked %d times, want %d", got, tc.want)
 			}
-			if tc.want > 0 && state.Reachable != ReachableYes {
+			if tc.want > 0 && state.Reachable != contract.ReachableYes {
 				t.Errorf("got %+v", state)
 			}
 			if c.State(t.Context()); asked.Load() != tc.want {
@@ -68,23 +71,14 @@ func TestStateIsAskedForByOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	first := make(chan State)
+	first := make(chan contract.UpstreamState)
 	go func() { first <- c.State(t.Context()) }()
 	<-began
-	if state := c.State(t.Context()); state.Reachable != ReachableUnknown || state.Reason != ReasonNotAsked {
+	if state := c.State(t.Context()); state.Reachable != contract.ReachableUnknown || state.Reason != contract.ReasonNotAsked {
 		t.Errorf("got %+v", state)
 	}
 	close(proceed)
-	if state := <-first; state.Reachable != ReachableYes {
+	if state := <-first; state.Reachable != contract.ReachableYes {
 		t.Errorf("got %+v", state)
-	}
-}
-
-func TestStateMessageIsBounded(t *testing.T) {
-	t.Parallel()
-	w := newWatcher(false)
-	w.set(ReachableNo, ReasonUnreachable, strings.Repeat("é", maxStateMessage))
-	if got := w.current().Message; len(got) > maxStateMessage || !strings.HasSuffix(got, "é…") {
-		t.Errorf("%d bytes, ending in %q", len(got), got[len(got)-5:])
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 // maxFileSize bounds the files of certificates and credentials, in bytes. Debian's bundle of all public roots has 220 KiB.
@@ -138,9 +140,10 @@ func rootPool(caFile string) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading CA file: %w", err)
 	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("reading CA file %s: it has no PEM certificate", caFile)
+	if err := contract.CheckCertificates(string(pem)); err != nil {
+		return nil, fmt.Errorf("reading CA file %s: %w", caFile, err)
 	}
+	pool.AppendCertsFromPEM(pem)
 	return pool, nil
 }
 
