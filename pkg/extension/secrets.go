@@ -19,6 +19,7 @@ import (
 
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/pkg/apis/registry/validation"
+	"github.com/registry-cache/extension/pkg/contract"
 	"github.com/registry-cache/extension/pkg/extension/desired"
 )
 
@@ -69,11 +70,11 @@ func (a *Actuator) referencedSecrets(ctx context.Context, namespace string, shoo
 		var secrets desired.Secrets
 		if credentials := data(cache.SecretReferenceName); credentials != nil {
 			secrets.Credentials = &desired.Credentials{
-				Username: string(credentials[validation.UsernameKey]),
-				Password: string(credentials[validation.PasswordKey]),
+				Username: contract.Credential(credentials[contract.UsernameKey]),
+				Password: contract.Credential(credentials[contract.PasswordKey]),
 			}
 		}
-		secrets.CABundle = string(data(cache.CABundleSecretReferenceName)[validation.CABundleKey])
+		secrets.CABundle = string(data(cache.CABundleSecretReferenceName)[contract.CABundleKey])
 		if secrets != (desired.Secrets{}) {
 			all[cache.Upstream] = secrets
 		}

@@ -140,7 +140,7 @@ func TestBadSecretChangesNothing(t *testing.T) {
 		{
 			name: "white space", credentials: map[string]string{"username": secret + "\n", "password": secret}, bundle: map[string]string{"bundle.crt": certificate(t)},
 			refer: map[string]string{"credentials": "c", "roots": "r"},
-			want:  []string{credentials + `Invalid value: "credentials": Secret "c" must not have white space in "username"`},
+			want:  []string{credentials + `Invalid value: "credentials": Secret "c" has an invalid "username", it must not have white space; a line feed at its end counts`},
 		},
 		{
 			name: "can be changed", credentials: map[string]string{"username": "robot", "password": secret}, bundle: map[string]string{"bundle.crt": certificate(t)}, mutable: true,

@@ -11,8 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"github.com/registry-cache/extension/pkg/apis/cabundle"
 	"github.com/registry-cache/extension/pkg/apis/config/v1alpha1"
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 // The shortest intervals: every look costs requests to the API server of a Shoot, and a Seed has hundreds of them.
@@ -33,7 +33,7 @@ func validate(configuration *v1alpha1.ControllerConfiguration) field.ErrorList {
 		errs = append(errs, field.NotSupported(field.NewPath("engine"), configuration.Engine, engines))
 	}
 	if configuration.CABundle != "" {
-		if err := cabundle.Validate(configuration.CABundle); err != nil {
+		if err := contract.CheckCABundle(configuration.CABundle); err != nil {
 			errs = append(errs, field.Invalid(field.NewPath("caBundle"), field.OmitValueType{}, err.Error()))
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha2"
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/pkg/apis/registry/validation"
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 const (
@@ -95,7 +96,8 @@ func decode(raw, oldRaw []byte, fldPath *field.Path) (*v1alpha3.RegistryConfig, 
 	return config, v.asWritten(errs)
 }
 
-// read decodes raw, converts it and fills in the defaults. It does not validate.
+// read decodes raw, converts it, brings addresses into their canonical form and fills in the defaults. It does not
+// validate.
 func read(raw []byte, fldPath *field.Path) (*v1alpha3.RegistryConfig, version, field.ErrorList) {
 	if len(raw) == 0 {
 		return nil, version{}, field.ErrorList{field.Required(fldPath, "must be a "+configKind+" of "+v1alpha3.APIVersion)}
@@ -108,8 +110,36 @@ func read(raw []byte, fldPath *field.Path) (*v1alpha3.RegistryConfig, version, f
 	if len(errs) > 0 {
 		return nil, version{}, errs
 	}
+	canonicalize(config)
 	v1alpha3.SetDefaults(config)
 	return config, v, nil
+}
+
+// canonicalize brings URLs and proxy exceptions into the form in which nodes and server use them: Shoots may contain
+// "HTTPS://ghcr.io/". Invalid values stay as they are, so that the errors of the validation show them.
+func canonicalize(config *v1alpha3.RegistryConfig) {
+	for i := range config.Caches {
+		cache := &config.Caches[i]
+		canonicalizeURL(cache.RemoteURL, contract.ParseRemoteURL)
+		if proxy := cache.Proxy; proxy != nil {
+			canonicalizeURL(proxy.HTTPProxy, contract.ParseProxyURL)
+			canonicalizeURL(proxy.HTTPSProxy, contract.ParseProxyURL)
+			if proxy.NoProxy != nil {
+				if canonical, err := contract.ParseNoProxy(*proxy.NoProxy); err == nil {
+					*proxy.NoProxy = canonical
+				}
+			}
+		}
+	}
+}
+
+func canonicalizeURL(value *string, parse func(string) (contract.URL, error)) {
+	if value == nil {
+		return
+	}
+	if parsed, err := parse(*value); err == nil {
+		*value = parsed.String()
+	}
 }
 
 // asWritten makes errors of the validation, which is about v1alpha3, fit for the owner of a config of version v.

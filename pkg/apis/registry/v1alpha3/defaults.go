@@ -3,23 +3,15 @@
 package v1alpha3
 
 import (
-	"time"
-
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 const (
-	// DefaultTTL is the time for which unused content is kept if the RegistryConfig does not say: 7 days.
-	DefaultTTL = 7 * 24 * time.Hour
-	// DefaultHighWatermark is the used share of the volume, in percent, at which eviction starts if the RegistryConfig
-	// does not say.
-	DefaultHighWatermark = 90
-	// DefaultTLS tells whether a cache is served by https if the RegistryConfig does not say.
+	// DefaultTLS is the default of HTTP.TLS.
 	DefaultTLS = true
-
-	// watermarkDistance is how far below the high watermark the low one is by default, in percent of the volume.
-	watermarkDistance = 10
 )
 
 // DefaultVolumeSize is the size of a cache's volume if the RegistryConfig does not say: 10Gi.
@@ -47,9 +39,9 @@ func SetDefaults(config *RegistryConfig) {
 		setDefault(&cache.Volume.Size, DefaultVolumeSize())
 
 		setDefault(&cache.GarbageCollection, GarbageCollection{})
-		setDefault(&cache.GarbageCollection.TTL, metav1.Duration{Duration: DefaultTTL})
-		setDefault(&cache.GarbageCollection.HighWatermark, DefaultHighWatermark)
-		setDefault(&cache.GarbageCollection.LowWatermark, max(0, *cache.GarbageCollection.HighWatermark-watermarkDistance))
+		setDefault(&cache.GarbageCollection.TTL, metav1.Duration{Duration: contract.DefaultTTL})
+		setDefault(&cache.GarbageCollection.HighWatermark, contract.DefaultHighWatermark)
+		setDefault(&cache.GarbageCollection.LowWatermark, int32(contract.DefaultLowWatermark(int(*cache.GarbageCollection.HighWatermark))))
 
 		setDefault(&cache.HTTP, HTTP{})
 		setDefault(&cache.HTTP.TLS, DefaultTLS)

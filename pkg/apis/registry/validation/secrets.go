@@ -8,28 +8,18 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unicode"
 
 	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"github.com/registry-cache/extension/pkg/apis/cabundle"
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
-// The keys of Secrets that a RegistryConfig refers to.
-const (
-	// UsernameKey and PasswordKey are the keys of a Secret with credentials.
-	UsernameKey = "username"
-	PasswordKey = "password"
-	// CABundleKey is the key of a Secret with certificate authorities, which are in PEM.
-	CABundleKey = "bundle.crt"
-
-	// serviceAccountKey is the username that Google's registries want with the JSON key of a service account as password.
-	serviceAccountKey = "_json_key"
-)
+// serviceAccountKey is the username that Google's registries require for the JSON key of a service account as password.
+const serviceAccountKey = "_json_key"
 
 // serviceAccountFields are the fields of the JSON key of a Google service account. Others, such as credential_source of an
 // external account, may name files and commands of the machine that reads the key.
@@ -99,18 +89,18 @@ func resolve(reference string, resources []gardencorev1beta1.NamedResourceRefere
 
 // credentialsComplaint says what is wrong with the data of a Secret with credentials, "" for nothing.
 func credentialsComplaint(data map[string][]byte) string {
-	if complaint := keysComplaint(data, PasswordKey, UsernameKey); complaint != "" {
+	if complaint := keysComplaint(data, contract.PasswordKey, contract.UsernameKey); complaint != "" {
 		return complaint
 	}
-	username, password := string(data[UsernameKey]), string(data[PasswordKey])
-	switch {
-	case strings.TrimSpace(username) == "":
-		return `must not have a blank "username"`
-	case strings.TrimSpace(password) == "":
-		return `must not have a blank "password"`
-	case strings.ContainsFunc(username, unicode.IsSpace):
-		return `must not have white space in "username"; a line feed at its end counts`
-	case username == serviceAccountKey && !isServiceAccountKey(password):
+	// A line end after the username is an error, although the cache would ignore it: other extensions do not.
+	username, password := string(data[contract.UsernameKey]), contract.Credential(data[contract.PasswordKey])
+	if err := contract.CheckUsername(username); err != nil {
+		return fmt.Sprintf("has an invalid %q, it %v", contract.UsernameKey, err)
+	}
+	if err := contract.CheckPassword(password); err != nil {
+		return fmt.Sprintf("has an invalid %q, it %v", contract.PasswordKey, err)
+	}
+	if username == serviceAccountKey && !isServiceAccountKey(password) {
 		return fmt.Sprintf("must have the JSON key of a service account as \"password\", because \"username\" is %s: an object of strings with no other fields than %s",
 			serviceAccountKey, strings.Join(serviceAccountFields, ", "))
 	}
@@ -132,11 +122,11 @@ func isServiceAccountKey(password string) bool {
 
 // caBundleComplaint says what is wrong with the data of a Secret with certificate authorities, "" for nothing.
 func caBundleComplaint(data map[string][]byte) string {
-	if complaint := keysComplaint(data, CABundleKey); complaint != "" {
+	if complaint := keysComplaint(data, contract.CABundleKey); complaint != "" {
 		return complaint
 	}
-	if err := cabundle.Validate(string(data[CABundleKey])); err != nil {
-		return fmt.Sprintf("must have certificates in PEM as %q: %v", CABundleKey, err)
+	if err := contract.CheckCABundle(string(data[contract.CABundleKey])); err != nil {
+		return fmt.Sprintf("must have certificates in PEM as %q: %v", contract.CABundleKey, err)
 	}
 	return ""
 }

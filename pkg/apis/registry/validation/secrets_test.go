@@ -44,10 +44,12 @@ func TestCredentials(t *testing.T) {
 		{"no username", map[string]string{"password": leak}, keys + `"password"`},
 		{"more keys", map[string]string{"username": "robot", "password": leak, "email": leak}, keys + `"email", "password", "username"`},
 		{"docker config", map[string]string{".dockerconfigjson": leak}, keys + `".dockerconfigjson"`},
-		{"blank username", map[string]string{"username": " \n", "password": leak}, `must not have a blank "username"`},
-		{"blank password", map[string]string{"username": "robot", "password": "\t"}, `must not have a blank "password"`},
-		{"line feed after the username", map[string]string{"username": leak + "\n", "password": leak}, `must not have white space in "username"; a line feed at its end counts`},
-		{"space in the username", map[string]string{"username": leak + " robot", "password": leak}, `must not have white space in "username"; a line feed at its end counts`},
+		{"blank username", map[string]string{"username": " \n", "password": leak}, `has an invalid "username", it must not be blank`},
+		{"blank password", map[string]string{"username": "robot", "password": "\t"}, `has an invalid "password", it must not be blank`},
+		{"line feed after the username", map[string]string{"username": leak + "\n", "password": leak}, `has an invalid "username", it must not have white space; a line feed at its end counts`},
+		{"space in the username", map[string]string{"username": leak + " robot", "password": leak}, `has an invalid "username", it must not have white space; a line feed at its end counts`},
+		{"colon in the username", map[string]string{"username": "a:" + leak, "password": leak}, `has an invalid "username", it must not have a colon, which would begin the password in HTTP basic authentication`},
+		{"password in Latin 1", map[string]string{"username": "robot", "password": leak + "\xe9"}, `has an invalid "password", it must be UTF-8`},
 		{"service account without JSON", map[string]string{"username": "_json_key", "password": leak}, jsonKeyError},
 		{"service account as a list", map[string]string{"username": "_json_key", "password": `["` + leak + `"]`}, jsonKeyError},
 		{"empty service account", map[string]string{"username": "_json_key", "password": `{}`}, jsonKeyError},
@@ -80,6 +82,8 @@ func TestCABundleSecret(t *testing.T) {
 		// The public extension looks at the first one only.
 		{"second is cut off", map[string]string{"bundle.crt": good + good[:len(good)/2]}, pemError + "one of its PEM blocks cannot be read, want -----BEGIN CERTIFICATE-----, base64, -----END CERTIFICATE-----"},
 		{"second is a key", map[string]string{"bundle.crt": good + string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: []byte(leak)}))}, pemError + "PEM block 2 is a EC PRIVATE KEY, want only certificates"},
+		{"with a header", map[string]string{"bundle.crt": strings.Replace(good, "\n", "\nComment: "+leak+"\n\n", 1)}, pemError + "PEM block 1 has headers, with which its certificate is ignored; remove the lines before the base64"},
+		{"too large", map[string]string{"bundle.crt": good + strings.Repeat("#", 400<<10)}, pemError + "must have at most 409600 bytes"},
 		{"second is no certificate", map[string]string{"bundle.crt": good + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(leak)}))}, pemError + "certificate 2: x509: malformed certificate"},
 	} {
 		checkSecret(t, tc.name, "caBundleSecretReferenceName", v1alpha3.RegistryCache{CABundleSecretReferenceName: new("ref")}, tc.data, tc.want)

@@ -4,11 +4,11 @@ package validation
 
 import (
 	"fmt"
-	"net/url"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 // ValidateRegistryConfigUpdate checks what config changes of old, and nothing else of config. In both the defaults must
@@ -78,12 +78,11 @@ func equal(a, b *string) bool {
 	return a == b || a != nil && b != nil && *a == *b
 }
 
-// remoteHost is the host and port of the remote URL, "" if there is something wrong with it. A change from http to https
-// leaves it as it is.
+// remoteHost is the host and port of the remote URL, "" if the URL is invalid. It does not depend on the scheme.
 func remoteHost(cache *v1alpha3.RegistryCache) string {
-	parsed, err := url.Parse(*cache.RemoteURL)
-	if err != nil || len(validateURL(*cache.RemoteURL, "", nil)) > 0 {
+	remote, err := contract.ParseRemoteURL(*cache.RemoteURL)
+	if err != nil {
 		return ""
 	}
-	return parsed.Host
+	return remote.Host
 }

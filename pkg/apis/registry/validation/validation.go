@@ -4,10 +4,8 @@
 package validation
 
 import (
+	"errors"
 	"fmt"
-	"net/netip"
-	"net/url"
-	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -15,11 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/pkg/contract"
 )
-
-// maxUpstream is how long the name of a file may be in Linux. A longer upstream would keep gardener-node-agent from
-// applying anything at all on the nodes.
-const maxUpstream = 255
 
 // ValidateRegistryConfig checks a config in which the defaults are filled in. The paths of the errors start with
 // fldPath and name the fields of v1alpha3.
@@ -44,7 +39,7 @@ func ValidateRegistryConfig(config *v1alpha3.RegistryConfig, fldPath *field.Path
 		errs = append(errs, invalid...)
 
 		if cache.RemoteURL != nil && *cache.RemoteURL != v1alpha3.DefaultRemoteURL(cache.Upstream) {
-			errs = append(errs, validateURL(*cache.RemoteURL, "https://registry.example.com", path.Child("remoteURL"))...)
+			errs = append(errs, validateAddress(*cache.RemoteURL, contract.ParseRemoteURL, path.Child("remoteURL"))...)
 		}
 		if cache.Volume != nil {
 			errs = append(errs, validateVolume(cache.Volume, path.Child("volume"))...)
@@ -95,122 +90,38 @@ func collision(cache *v1alpha3.RegistryCache, path *field.Path, other string) *f
 }
 
 func validateUpstream(upstream string, path *field.Path) field.ErrorList {
-	const format = "must be host[:port], for example docker.io"
-	rest := upstream
-	if _, after, found := strings.Cut(rest, "://"); found {
-		rest = after
+	if upstream == "" {
+		return field.ErrorList{field.Required(path, "must be host[:port], for example docker.io")}
 	}
-	rest, _, _ = strings.Cut(rest, "/")
-	switch {
-	case upstream == "":
-		return field.ErrorList{field.Required(path, format)}
-	case strings.Contains(upstream, "@"):
-		// What stands before the @ may be a password.
-		return field.ErrorList{field.Invalid(path, field.OmitValueType{}, format+", without user name or password")}
-	case strings.Contains(upstream, "://"):
-		return field.ErrorList{field.Invalid(path, upstream, withSuggestion(format+", without a scheme", rest))}
-	case strings.Contains(upstream, "/"):
-		return field.ErrorList{field.Invalid(path, upstream, withSuggestion(format+", without a path", rest))}
-	case strings.ToLower(upstream) != upstream:
-		return field.ErrorList{field.Invalid(path, upstream, withSuggestion(format+", in lower case", rest))}
-	case len(upstream) > maxUpstream:
-		return field.ErrorList{field.Invalid(path, upstream, fmt.Sprintf("must have at most %d characters, it is the name of a directory on the nodes", maxUpstream))}
-	case !isHostPort(upstream):
-		return field.ErrorList{field.Invalid(path, upstream, format+" or registry.example.com:5000")}
-	}
-	return nil
+	return validateAddress(upstream, contract.ParseHost, path)
 }
 
-// withSuggestion adds what to write instead, if the host and port that can be read out of the bad value are good.
-func withSuggestion(complaint, candidate string) string {
-	if candidate = strings.ToLower(candidate); !isHostPort(candidate) {
-		return complaint
+// validateAddress checks a value by its parser in package contract. A value that may contain a password is left out of
+// the error.
+func validateAddress[T any](value string, parse func(string) (T, error), path *field.Path) field.ErrorList {
+	_, err := parse(value)
+	if err == nil {
+		return nil
 	}
-	return fmt.Sprintf("%s; write %q", complaint, candidate)
-}
-
-// isHostPort tells whether s is a DNS name or an IPv4 address in lower case, with or without a port from 1 to 65535.
-func isHostPort(s string) bool {
-	host, port, hasPort := strings.Cut(s, ":")
-	if hasPort {
-		number, err := strconv.ParseUint(port, 10, 16)
-		// A second spelling of the same port ("0443") would be a second cache of the same registry.
-		if err != nil || number == 0 || strconv.FormatUint(number, 10) != port {
-			return false
-		}
+	var shown any = value
+	if failure, ok := errors.AsType[*contract.AddressError](err); !ok || failure.Secret {
+		shown = field.OmitValueType{}
 	}
-	return len(utilvalidation.IsDNS1123Subdomain(host)) == 0
-}
-
-// validateURL checks the URL of a server whose paths are not the Shoot owner's business. example is one that is good.
-func validateURL(value, example string, path *field.Path) field.ErrorList {
-	format := "must be http or https with a host and an optional port, for example " + example
-	parsed, err := url.Parse(value)
-	switch {
-	case err != nil:
-		// The error and the value may hold a password; what url.Parse does not understand cannot be redacted.
-		return field.ErrorList{field.Invalid(path, field.OmitValueType{}, format)}
-	case parsed.User != nil:
-		return field.ErrorList{field.Invalid(path, parsed.Redacted(), format+", without user name or password")}
-	case strings.Contains(value, "@"):
-		// Without a scheme, what stands before the @ is no user information for url.Parse.
-		return field.ErrorList{field.Invalid(path, field.OmitValueType{}, format+", without user name or password")}
-	case parsed.RawQuery != "" || parsed.ForceQuery || parsed.Fragment != "":
-		return field.ErrorList{field.Invalid(path, field.OmitValueType{}, format+", without query or fragment")}
-	case parsed.Scheme != "http" && parsed.Scheme != "https", !isHostPort(parsed.Host):
-		return field.ErrorList{field.Invalid(path, value, format)}
-	case parsed.Path != "" && parsed.Path != "/":
-		return field.ErrorList{field.Invalid(path, value, format+", without a path")}
-	}
-	return nil
+	return field.ErrorList{field.Invalid(path, shown, err.Error())}
 }
 
 func validateProxy(proxy *v1alpha3.Proxy, path *field.Path) field.ErrorList {
-	const example = "http://proxy.example.com:3128"
 	var errs field.ErrorList
 	if proxy.HTTPProxy != nil {
-		errs = append(errs, validateURL(*proxy.HTTPProxy, example, path.Child("httpProxy"))...)
+		errs = append(errs, validateAddress(*proxy.HTTPProxy, contract.ParseProxyURL, path.Child("httpProxy"))...)
 	}
 	if proxy.HTTPSProxy != nil {
-		errs = append(errs, validateURL(*proxy.HTTPSProxy, example, path.Child("httpsProxy"))...)
+		errs = append(errs, validateAddress(*proxy.HTTPSProxy, contract.ParseProxyURL, path.Child("httpsProxy"))...)
 	}
 	if proxy.NoProxy != nil {
-		errs = append(errs, validateNoProxy(*proxy.NoProxy, path.Child("noProxy"))...)
+		errs = append(errs, validateAddress(*proxy.NoProxy, contract.ParseNoProxy, path.Child("noProxy"))...)
 	}
 	return errs
-}
-
-func validateNoProxy(noProxy string, path *field.Path) field.ErrorList {
-	for i, entry := range strings.Split(noProxy, ",") {
-		if isNoProxyEntry(strings.TrimSpace(entry)) {
-			continue
-		}
-		complaint := fmt.Sprintf("entry %d must be a domain, an IP address or an IP range; separate entries by commas, for example .example.com,10.0.0.0/8", i+1)
-		if strings.Contains(noProxy, "@") {
-			// Somebody has put a URL here, and what stands before the @ may be a password.
-			return field.ErrorList{field.Invalid(path, field.OmitValueType{}, complaint)}
-		}
-		return field.ErrorList{field.Invalid(path, noProxy, complaint)}
-	}
-	return nil
-}
-
-// isNoProxyEntry tells whether golang.org/x/net/http/httpproxy, which the cache uses, would understand the entry.
-func isNoProxyEntry(entry string) bool {
-	if _, err := netip.ParsePrefix(entry); err == nil {
-		return true
-	}
-	if _, err := netip.ParseAddr(entry); err == nil {
-		return true
-	}
-	if _, err := netip.ParseAddrPort(entry); err == nil {
-		return true
-	}
-	domain, wildcard := strings.CutPrefix(entry, "*.")
-	if !wildcard {
-		domain = strings.TrimPrefix(entry, ".")
-	}
-	return entry == "*" || isHostPort(strings.ToLower(domain))
 }
 
 func validateServiceNameSuffix(suffix string, path *field.Path) field.ErrorList {
@@ -255,17 +166,22 @@ func validateSize(size resource.Quantity, path *field.Path) field.ErrorList {
 
 func validateGarbageCollection(gc *v1alpha3.GarbageCollection, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if ttl := gc.TTL; ttl != nil && ttl.Duration < 0 {
-		errs = append(errs, field.Invalid(path.Child("ttl"), ttl.Duration.String(), "must not be negative, for example 168h; 0s means that nothing is ever deleted"))
-	}
-	high := int32(v1alpha3.DefaultHighWatermark)
-	if gc.HighWatermark != nil {
-		if high = *gc.HighWatermark; high < 1 || high > 100 {
-			return append(errs, field.Invalid(path.Child("highWatermark"), high, "must be a percentage of the volume from 1 to 100, for example 90"))
+	check := func(name string, value any, err error) {
+		if err != nil {
+			errs = append(errs, field.Invalid(path.Child(name), value, err.Error()))
 		}
 	}
-	if low := gc.LowWatermark; low != nil && (*low < 0 || *low >= high) {
-		errs = append(errs, field.Invalid(path.Child("lowWatermark"), *low, fmt.Sprintf("must be a percentage of the volume from 0 to %d, below highWatermark, which is %d", high-1, high)))
+	if gc.TTL != nil {
+		check("ttl", gc.TTL.Duration.String(), contract.CheckTTL(gc.TTL.Duration))
+	}
+	high := contract.DefaultHighWatermark
+	if gc.HighWatermark != nil {
+		high = int(*gc.HighWatermark)
+	}
+	if err := contract.CheckHighWatermark(high); err != nil {
+		check("highWatermark", high, err)
+	} else if gc.LowWatermark != nil {
+		check("lowWatermark", *gc.LowWatermark, contract.CheckLowWatermark(int(*gc.LowWatermark), high))
 	}
 	return errs
 }
