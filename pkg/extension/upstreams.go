@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -20,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/pkg/contract"
 	"github.com/registry-cache/extension/pkg/extension/desired"
 )
 
@@ -29,10 +29,6 @@ const (
 	upstreamsTimeout = 12 * time.Second
 	// maxLooks is how many pods are asked at the same time.
 	maxLooks = 8
-	// maxUpstreamState bounds what is read from a pod, in bytes: the owner of a Shoot can put any other there. Of its
-	// message, maxUpstreamMessage bytes are shown.
-	maxUpstreamState   = 64 << 10
-	maxUpstreamMessage = 500
 )
 
 // Reasons of the condition UpstreamReachable that the controller finds by itself, all with the status Unknown.
@@ -44,28 +40,6 @@ const (
 	// reasonNotReported: the server in the pods does not tell.
 	reasonNotReported = "NotReported"
 )
-
-// Reasons that the cache server gives.
-const (
-	reasonAnswers       = "Answers"
-	reasonUnreachable   = "Unreachable"
-	reasonCertificate   = "CertificateNotTrusted"
-	reasonUnauthorized  = "Unauthorized"
-	reasonRateLimited   = "RateLimited"
-	reasonFailing       = "Failing"
-	reasonNotAsked      = "NotAsked"
-	upstreamReachable   = "yes"
-	upstreamUnreachable = "no"
-)
-
-var upstreamReasons = []string{reasonAnswers, reasonUnreachable, reasonCertificate, reasonUnauthorized, reasonRateLimited, reasonFailing, reasonNotAsked}
-
-// upstreamState is what the cache server tells on /upstream (pkg/cacheserver/upstream, State). Nothing in it is trusted.
-type upstreamState struct {
-	Reachable string `json:"reachable"`
-	Reason    string `json:"reason"`
-	Message   string `json:"message"`
-}
 
 // shootConfig returns how the API server of the Shoot is reached whose namespace in the Seed is given.
 type shootConfig func(ctx context.Context, namespace string) (*rest.Config, error)
@@ -144,7 +118,6 @@ type podAnswer struct {
 
 // upstreamCondition makes the condition of the answer of the pod.
 func upstreamCondition(cache v1alpha3.RegistryCache, pod string, answer podAnswer) *metav1.Condition {
-	var state upstreamState
 	switch {
 	case answer.err != nil:
 		return unknownUpstream(reasonNotAnswered, fmt.Sprintf("pod %s was not asked: %v", pod, answer.err))
@@ -152,14 +125,16 @@ func upstreamCondition(cache v1alpha3.RegistryCache, pod string, answer podAnswe
 		return unknownUpstream(reasonNotReported, fmt.Sprintf("the server in pod %s does not tell about its upstream", pod))
 	case answer.status != http.StatusOK:
 		return unknownUpstream(reasonNotAnswered, fmt.Sprintf("pod %s was not asked: the API server of the Shoot answered %d %s", pod, answer.status, http.StatusText(answer.status)))
-	case len(answer.body) > maxUpstreamState || json.Unmarshal(answer.body, &state) != nil || !slices.Contains(upstreamReasons, state.Reason):
+	}
+	state, err := contract.DecodeUpstreamState(answer.body)
+	if err != nil {
 		return unknownUpstream(reasonNotReported, fmt.Sprintf("what the server in pod %s tells about its upstream cannot be read", pod))
 	}
-	condition := unknownUpstream(state.Reason, shorten(state.Message))
+	condition := unknownUpstream(string(state.Reason), state.Message)
 	switch state.Reachable {
-	case upstreamReachable:
+	case contract.ReachableYes:
 		condition.Status = metav1.ConditionTrue
-	case upstreamUnreachable:
+	case contract.ReachableNo:
 		condition.Status = metav1.ConditionFalse
 		condition.Message += ". " + upstreamRemedy(cache, state.Reason)
 	}
@@ -172,31 +147,23 @@ func isStatus(body []byte) bool {
 	return json.Unmarshal(body, &status) == nil && status.Kind == "Status"
 }
 
-func shorten(message string) string {
-	message = strings.ToValidUTF8(message, "")
-	if len(message) > maxUpstreamMessage {
-		return strings.ToValidUTF8(message[:maxUpstreamMessage], "") + "…"
-	}
-	return message
-}
-
 // upstreamRemedy tells a Shoot owner what to do.
-func upstreamRemedy(cache v1alpha3.RegistryCache, reason string) string {
+func upstreamRemedy(cache v1alpha3.RegistryCache, reason contract.Reason) string {
 	const rotate = ": make a new one and let the entry of spec.resources refer to it"
 	switch reason {
-	case reasonUnauthorized:
+	case contract.ReasonUnauthorized:
 		if cache.SecretReferenceName != nil {
 			return fmt.Sprintf("Correct the Secret of secretReferenceName %q%s", *cache.SecretReferenceName, rotate)
 		}
 		return "Give the cache credentials with secretReferenceName (a field of v1alpha3)"
-	case reasonCertificate:
+	case contract.ReasonCertificateNotTrusted:
 		if cache.CABundleSecretReferenceName != nil {
 			return fmt.Sprintf("Correct the roots in the Secret of caBundleSecretReferenceName %q%s", *cache.CABundleSecretReferenceName, rotate)
 		}
 		return "If the certificate is right, give the cache its roots with caBundleSecretReferenceName (a field of v1alpha3)"
-	case reasonRateLimited:
+	case contract.ReasonRateLimited:
 		return "The cache serves what it has. Credentials (secretReferenceName, a field of v1alpha3) raise the limit of most registries"
-	case reasonFailing:
+	case contract.ReasonFailing:
 		return "The cache serves what it has until the upstream has recovered"
 	default:
 		return "The cache serves what it has. Check that the upstream is up, that pods of the Shoot can reach it, and remoteURL and proxy if the cache has them"
@@ -229,7 +196,7 @@ func newPodProxy(config *rest.Config, err error) (*podProxy, error) {
 
 // get asks a pod for the state of its upstream. A body that is too long is one byte longer than the limit.
 func (p *podProxy) get(ctx context.Context, pod string) podAnswer {
-	address := p.base.JoinPath("api/v1/namespaces", desired.Namespace, "pods", fmt.Sprintf("%s:%d", pod, desired.DebugPort), "proxy", "upstream")
+	address := p.base.JoinPath("api/v1/namespaces", desired.Namespace, "pods", fmt.Sprintf("%s:%d", pod, contract.DebugPort), "proxy", contract.UpstreamPath)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address.String(), nil)
 	if err != nil {
 		return podAnswer{err: err}
@@ -242,6 +209,6 @@ func (p *podProxy) get(ctx context.Context, pod string) podAnswer {
 		return podAnswer{err: err}
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxUpstreamState+1))
+	body, err := io.ReadAll(io.LimitReader(response.Body, contract.MaxUpstreamState+1))
 	return podAnswer{response.StatusCode, body, err}
 }

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 // pods stands for the pods of a Shoot behind its API server.
@@ -115,12 +116,12 @@ func TestUpstreamReachable(t *testing.T) {
 			metav1.Condition{Status: "Unknown", Reason: "NotAnswered", Message: "pod " + pod + " was not asked: the API server of the Shoot answered 503 Service Unavailable"}, testIntervals.Unready},
 		{"no JSON", "", answers(200, "<html>"),
 			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "what the server in pod " + pod + " tells about its upstream cannot be read"}, testIntervals.Ready},
-		{"too long", "", answers(200, `{"reachable":"yes","reason":"Answers"}`+strings.Repeat(" ", maxUpstreamState)),
+		{"too long", "", answers(200, `{"reachable":"yes","reason":"Answers"}`+strings.Repeat(" ", contract.MaxUpstreamState)),
 			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "what the server in pod " + pod + " tells about its upstream cannot be read"}, testIntervals.Ready},
 		{"reason that is none", "", states("no", "a reason with spaces", ""),
 			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "what the server in pod " + pod + " tells about its upstream cannot be read"}, testIntervals.Ready},
 		{"long message", "", states("yes", "Answers", strings.Repeat("x", 10_000)),
-			metav1.Condition{Status: "True", Reason: "Answers", Message: strings.Repeat("x", maxUpstreamMessage) + "…"}, testIntervals.Ready},
+			metav1.Condition{Status: "True", Reason: "Answers", Message: strings.Repeat("x", contract.MaxUpstreamMessage-len("…")) + "…"}, testIntervals.Ready},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

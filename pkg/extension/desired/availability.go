@@ -17,9 +17,6 @@ import (
 // manager sets where it finds the label of highly available servers.
 const highlyAvailableReplicas = 2
 
-// DebugPort is the port of the pods that serves health, metrics and what is known about the upstream.
-const DebugPort = debugPort
-
 // Replicas is how many pods the cache has.
 func Replicas(cache v1alpha3.RegistryCache) int {
 	if highlyAvailable(cache) {

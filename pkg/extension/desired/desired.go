@@ -17,17 +17,11 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
-const (
-	// Namespace is the namespace of all objects in the Shoot.
-	Namespace = metav1.NamespaceSystem
-
-	// registryPort serves the registry API, debugPort health, metrics and profiles. Both are the port of the container
-	// and of the Service.
-	registryPort = 5000
-	debugPort    = 5001
-)
+// Namespace is the namespace of all objects in the Shoot.
+const Namespace = metav1.NamespaceSystem
 
 // Service is the ClusterIP Service of cache. clusterIP pins its address: the API server gives a Service that was deleted
 // and comes back the same one. With "" the API server chooses.
@@ -41,7 +35,7 @@ func Service(cache v1alpha3.RegistryCache, clusterIP string) *corev1.Service {
 			Type:      corev1.ServiceTypeClusterIP,
 			ClusterIP: clusterIP,
 			Selector:  selector(cache),
-			Ports:     []corev1.ServicePort{port("registry-cache", registryPort), port("debug", debugPort)},
+			Ports:     []corev1.ServicePort{port(contract.RegistryPortName, contract.RegistryPort), port(contract.DebugPortName, contract.DebugPort)},
 		},
 	}
 }
@@ -53,7 +47,7 @@ func Endpoint(cache v1alpha3.RegistryCache, clusterIP string) string {
 	if TLS(cache) {
 		scheme = "https://"
 	}
-	return scheme + net.JoinHostPort(clusterIP, strconv.Itoa(registryPort))
+	return scheme + net.JoinHostPort(clusterIP, strconv.Itoa(contract.RegistryPort))
 }
 
 // networkPolicy lets everybody in the Shoot reach the cache. Gardener denies ingress to kube-system unless a policy
@@ -67,7 +61,7 @@ func networkPolicy(cache v1alpha3.RegistryCache) *networkingv1.NetworkPolicy {
 		Spec: networkingv1.NetworkPolicySpec{
 			PodSelector: metav1.LabelSelector{MatchLabels: selector(cache)},
 			// No peers: containerd connects from the nodes, whose addresses no selector describes.
-			Ingress:     []networkingv1.NetworkPolicyIngressRule{{Ports: []networkingv1.NetworkPolicyPort{port(registryPort), port(debugPort)}}},
+			Ingress:     []networkingv1.NetworkPolicyIngressRule{{Ports: []networkingv1.NetworkPolicyPort{port(contract.RegistryPort), port(contract.DebugPort)}}},
 			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
 		},
 	}

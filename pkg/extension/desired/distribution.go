@@ -15,6 +15,7 @@ import (
 
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/pkg/cacheserver/config"
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 // Where the images of the distribution project look for their configuration.
@@ -117,13 +118,13 @@ func distribution(cache v1alpha3.RegistryCache, secrets Secrets, options Options
 			Tag:        distributionTag{ConcurrencyLimit: 5},
 		},
 		HTTP: distributionHTTP{
-			Addr: net.JoinHostPort("", strconv.Itoa(registryPort)),
+			Addr: net.JoinHostPort("", strconv.Itoa(contract.RegistryPort)),
 			// Less than the 30 s that Kubernetes gives a pod to end.
 			DrainTimeout: metav1.Duration{Duration: 25 * time.Second},
 			Headers:      map[string][]string{"X-Content-Type-Options": {"nosniff"}},
 			Debug: distributionDebug{
-				Addr:       net.JoinHostPort("", strconv.Itoa(debugPort)),
-				Prometheus: distributionPrometheus{Enabled: true, Path: "/metrics"},
+				Addr:       net.JoinHostPort("", strconv.Itoa(contract.DebugPort)),
+				Prometheus: distributionPrometheus{Enabled: true, Path: contract.MetricsPath},
 			},
 		},
 		Health: distributionHealth{StorageDriver: distributionStorageCheck{Enabled: true, Interval: metav1.Duration{Duration: 10 * time.Second}, Threshold: 3}},

@@ -15,14 +15,11 @@ import (
 	configv1alpha1 "github.com/registry-cache/extension/pkg/apis/config/v1alpha1"
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/pkg/cacheserver/config"
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
-// Keys of the config Secret, which both engines have. The key of the configuration itself is the engine's own.
-const (
-	caBundleKey = "ca.crt"
-	usernameKey = "username"
-	passwordKey = "password"
-)
+// caBundleKey is the key of the config Secret with certificate authorities, for both engines.
+const caBundleKey = "ca.crt"
 
 const (
 	registryCacheDir = "/etc/registry-cache"
@@ -70,7 +67,7 @@ func registryCache(cache v1alpha3.RegistryCache, secrets Secrets, options Option
 	}
 	if credentials := secrets.Credentials; credentials != nil {
 		server.Upstream.CredentialsDir = registryCacheDir
-		files[usernameKey], files[passwordKey] = []byte(credentials.Username), []byte(credentials.Password)
+		files[contract.UsernameKey], files[contract.PasswordKey] = []byte(credentials.Username), []byte(credentials.Password)
 	}
 	configuration, err := server.Marshal()
 	if err != nil {
@@ -81,8 +78,8 @@ func registryCache(cache v1alpha3.RegistryCache, secrets Secrets, options Option
 		files:         files,
 		configDir:     registryCacheDir,
 		args:          []string{"serve", "--config", registryCacheDir + "/" + registryCacheKey},
-		readinessPath: "/readyz",
-		livenessPath:  "/healthz",
+		readinessPath: contract.ReadyPath,
+		livenessPath:  contract.HealthPath,
 		checksum:      checksum(map[string][]byte{registryCacheKey: configuration, caBundleKey: []byte(options.CABundle)}),
 	}, nil
 }

@@ -14,6 +14,7 @@ import (
 	configv1alpha1 "github.com/registry-cache/extension/pkg/apis/config/v1alpha1"
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/pkg/cacheserver/config"
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 const (
@@ -51,7 +52,7 @@ type Secrets struct {
 	CABundle string
 }
 
-// Credentials are a username and a password, both not empty. The server ignores line feeds at their ends.
+// Credentials are a username and a password, both valid for package contract.
 type Credentials struct {
 	Username, Password string
 }
@@ -127,7 +128,7 @@ func statefulSet(cache v1alpha3.RegistryCache, options Options, engine engine) *
 func podSpec(cache v1alpha3.RegistryCache, options Options, engine engine) corev1.PodSpec {
 	probe := func(path string, periodSeconds, failureThreshold int32) *corev1.Probe {
 		return &corev1.Probe{
-			ProbeHandler:     corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromString("debug")}},
+			ProbeHandler:     corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromString(contract.DebugPortName)}},
 			TimeoutSeconds:   5,
 			PeriodSeconds:    periodSeconds,
 			FailureThreshold: failureThreshold,
@@ -147,14 +148,14 @@ func podSpec(cache v1alpha3.RegistryCache, options Options, engine engine) corev
 			SeccompProfile:      &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 		},
 		Containers: []corev1.Container{{
-			Name:            "registry-cache",
+			Name:            contract.ContainerName,
 			Image:           options.Image,
 			ImagePullPolicy: corev1.PullIfNotPresent,
 			Args:            engine.args,
 			Env:             append(proxyEnvironment(cache.Proxy), engine.environment...),
 			Ports: []corev1.ContainerPort{
-				{Name: "registry-cache", ContainerPort: registryPort, Protocol: corev1.ProtocolTCP},
-				{Name: "debug", ContainerPort: debugPort, Protocol: corev1.ProtocolTCP},
+				{Name: contract.RegistryPortName, ContainerPort: contract.RegistryPort, Protocol: corev1.ProtocolTCP},
+				{Name: contract.DebugPortName, ContainerPort: contract.DebugPort, Protocol: corev1.ProtocolTCP},
 			},
 			Resources: resourcesOf(options),
 			// Nodes notice by themselves when the cache does not answer; readiness keeps requests from a pod that is

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 // job is the label job of all metrics of caches, and part of the names of the objects.
@@ -59,8 +60,8 @@ func scrapeConfig() monitoringv1alpha1.ScrapeConfigSpec {
 	spec := shoot.ClusterComponentScrapeConfigSpec(job, shoot.KubernetesServiceDiscoveryConfig{
 		Role:              monitoringv1alpha1.KubernetesRolePod,
 		PodNamePrefix:     "registry-",
-		ContainerName:     "registry-cache",
-		ContainerPortName: "debug",
+		ContainerName:     contract.ContainerName,
+		ContainerPortName: contract.DebugPortName,
 	}, "registry_cache_.+", "registry_proxy_.+")
 	// An upstream does not tell one cache from all others, the name of its StatefulSet does.
 	spec.RelabelConfigs = append(spec.RelabelConfigs, monitoringv1.RelabelConfig{
