@@ -10,16 +10,16 @@ package nodeconfig
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
 
-	"github.com/registry-cache/extension/pkg/apis/cabundle"
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 const (
@@ -64,35 +64,44 @@ type Config struct {
 	Units []extensionsv1alpha1.Unit
 }
 
-// New returns the configuration of a node for caches, in whichever order they are. It is empty if there are no caches.
-// caBundle are the roots, in PEM, by which the caches with an https endpoint are verified; others need none.
+// maxBundle is the maximum size of the roots, in bytes: the unit reads no more of a file.
+const maxBundle = 64 << 10
+
+// Skipped is a cache without node configuration: nodes pull its upstream directly.
+type Skipped struct {
+	// Upstream is that of the provider status, which may be invalid.
+	Upstream string
+	// Reason states the invalid field and its rule. It contains no credential.
+	Reason error
+}
+
+// New returns the configuration of a node for caches, independently of their order. It is empty without a valid cache.
+// caBundle contains the roots, in PEM, by which caches with an https endpoint are verified; others need none.
 //
-// It is an error if an upstream is there twice or cannot be the name of a directory, if an endpoint or remote URL is not
-// an http or https URL of a host, or if the roots are needed and caBundle is anything but certificates.
-func New(caches []v1alpha3.RegistryCacheStatus, caBundle string) (Config, error) {
-	if len(caches) == 0 {
-		return Config{}, nil
-	}
-	caches = slices.SortedFunc(slices.Values(caches), func(a, b v1alpha3.RegistryCacheStatus) int {
+// An invalid cache is skipped and does not affect the others: its upstream, endpoint or remote URL violates the rules of
+// package contract, another cache has the same upstream, or its endpoint is https and caBundle is invalid.
+func New(caches []v1alpha3.RegistryCacheStatus, caBundle string) (config Config, skipped []Skipped) {
+	caches = slices.SortedStableFunc(slices.Values(caches), func(a, b v1alpha3.RegistryCacheStatus) int {
 		return strings.Compare(a.Upstream, b.Upstream)
 	})
-	for i := range caches {
-		// A RegistryConfig may have it with a slash at the end.
-		caches[i].RemoteURL = strings.TrimSuffix(caches[i].RemoteURL, "/")
-	}
-	files := []extensionsv1alpha1.File{file(ScriptPath, 0o755, script)}
-	if slices.ContainsFunc(caches, secure) {
-		if err := cabundle.Validate(caBundle); err != nil {
-			return Config{}, fmt.Errorf("configuring nodes for caches with https: CA bundle: %w", err)
-		}
-		files = append(files, file(CABundlePath, 0o644, caBundle))
-	}
+	bundleErr := checkBundle(caBundle)
+	var roots []extensionsv1alpha1.File
+	var files []extensionsv1alpha1.File
 	for i, cache := range caches {
-		if err := check(cache); err != nil {
-			return Config{}, err
+		cache, err := canonical(cache)
+		switch {
+		case err != nil:
+		case i > 0 && caches[i-1].Upstream == cache.Upstream:
+			err = errors.New("upstream: another cache has the same")
+		case secure(cache) && bundleErr != nil:
+			err = fmt.Errorf("CA bundle: %w", bundleErr)
 		}
-		if i > 0 && caches[i-1].Upstream == cache.Upstream {
-			return Config{}, fmt.Errorf("configuring nodes for upstream %s: it has two caches", cache.Upstream)
+		if err != nil {
+			skipped = append(skipped, Skipped{Upstream: cache.Upstream, Reason: err})
+			continue
+		}
+		if secure(cache) {
+			roots = []extensionsv1alpha1.File{file(CABundlePath, 0o644, caBundle)}
 		}
 		directory := path.Join(HostsDirectory, cache.Upstream)
 		files = append(files,
@@ -103,8 +112,17 @@ func New(caches []v1alpha3.RegistryCacheStatus, caBundle string) (Config, error)
 			files = append(files, file(path.Join(directory, "engine"), 0o644, cache.Engine+"\n"))
 		}
 	}
+	return assemble(roots, files), skipped
+}
+
+// assemble returns the configuration with the file of the roots, if there is one, and the files of the upstreams. It is
+// empty without an upstream.
+func assemble(roots, upstreams []extensionsv1alpha1.File) Config {
+	if len(upstreams) == 0 {
+		return Config{}
+	}
 	return Config{
-		Files: files,
+		Files: slices.Concat([]extensionsv1alpha1.File{file(ScriptPath, 0o755, script)}, roots, upstreams),
 		Units: []extensionsv1alpha1.Unit{{
 			Name:      UnitName,
 			Enable:    new(true),
@@ -112,7 +130,32 @@ func New(caches []v1alpha3.RegistryCacheStatus, caBundle string) (Config, error)
 			Content:   new(unit),
 			FilePaths: []string{ScriptPath},
 		}},
-	}, nil
+	}
+}
+
+// withPrevious returns c with the roots and the files of the upstreams in previous, if it has both. c contains neither.
+func (c Config) withPrevious(previous Config, upstreams []string) Config {
+	isRoots := func(f extensionsv1alpha1.File) bool { return f.Path == CABundlePath }
+	ofUpstream := func(f extensionsv1alpha1.File) bool {
+		directory, isHost := strings.CutPrefix(path.Dir(f.Path), HostsDirectory+"/")
+		return isHost && slices.Contains(upstreams, directory)
+	}
+	roots, kept := filter(previous.Files, isRoots), filter(previous.Files, ofUpstream)
+	if len(roots) == 0 || len(kept) == 0 {
+		return c
+	}
+	all := filter(c.Files, func(f extensionsv1alpha1.File) bool { return strings.HasPrefix(f.Path, HostsDirectory+"/") })
+	all = slices.SortedStableFunc(slices.Values(append(all, kept...)), func(a, b extensionsv1alpha1.File) int {
+		return strings.Compare(path.Dir(a.Path), path.Dir(b.Path))
+	})
+	return assemble(roots, all)
+}
+
+func checkBundle(bundle string) error {
+	if len(bundle) > maxBundle {
+		return fmt.Errorf("must have at most %d bytes", maxBundle)
+	}
+	return contract.CheckCertificates(bundle)
 }
 
 // owns tells whether a file in an OperatingSystemConfig is from New.
@@ -142,24 +185,23 @@ server = %q
 	return text
 }
 
-// What a status may hold here is narrower than what net/url accepts: the upstream becomes the name of a directory, and
-// the URLs go between quotes of TOML.
-var (
-	hostPort = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.-]*(:[0-9]{1,5})?$`)
-	hostURL  = regexp.MustCompile(`^https?://([0-9A-Za-z][0-9A-Za-z.-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
-)
-
-func check(cache v1alpha3.RegistryCacheStatus) error {
-	if !hostPort.MatchString(cache.Upstream) {
-		return fmt.Errorf("configuring nodes for upstream %q: upstream must be host[:port]", cache.Upstream)
+// canonical checks the fields of cache that become names and contents of files, and returns it with canonical URLs. The
+// upstream becomes the name of a directory, and the URLs are placed between quotes of TOML: the grammars of package
+// contract contain no character that is special there.
+func canonical(cache v1alpha3.RegistryCacheStatus) (v1alpha3.RegistryCacheStatus, error) {
+	if _, err := contract.ParseHost(cache.Upstream); err != nil {
+		return cache, fmt.Errorf("upstream: %w", err)
 	}
-	if !hostURL.MatchString(cache.Endpoint) {
-		return fmt.Errorf("configuring nodes for upstream %s: endpoint must be http[s]://host[:port] without a path", cache.Upstream)
+	endpoint, err := contract.ParseEndpoint(cache.Endpoint)
+	if err != nil {
+		return cache, fmt.Errorf("endpoint: %w", err)
 	}
-	if !hostURL.MatchString(cache.RemoteURL) {
-		return fmt.Errorf("configuring nodes for upstream %s: remoteURL must be http[s]://host[:port] without a path", cache.Upstream)
+	remote, err := contract.ParseRemoteURL(cache.RemoteURL)
+	if err != nil {
+		return cache, fmt.Errorf("remoteURL: %w", err)
 	}
-	return nil
+	cache.Endpoint, cache.RemoteURL = endpoint.String(), remote.String()
+	return cache, nil
 }
 
 func file(path string, permissions uint32, content string) extensionsv1alpha1.File {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -28,9 +27,9 @@ func documentCaches() []v1alpha3.RegistryCacheStatus {
 
 func TestNew(t *testing.T) {
 	t.Parallel()
-	config, err := New(documentCaches(), "")
-	if err != nil {
-		t.Fatal(err)
+	config, skipped := New(documentCaches(), "")
+	if len(skipped) > 0 {
+		t.Fatal(skipped)
 	}
 	if got := config.Files[0]; got.Path != ScriptPath || *got.Permissions != 0o755 || got.Content.Inline.Data != script {
 		t.Errorf("first file is %s with mode %o, want the script", got.Path, *got.Permissions)
@@ -47,15 +46,15 @@ func TestNew(t *testing.T) {
 func TestNewDoesNotDependOnTheOrder(t *testing.T) {
 	t.Parallel()
 	caches := documentCaches()
-	want, err := New(caches, "")
-	if err != nil {
-		t.Fatal(err)
+	want, skipped := New(caches, "")
+	if len(skipped) > 0 {
+		t.Fatal(skipped)
 	}
 	slices.Reverse(caches)
 	given := slices.Clone(caches)
-	got, err := New(caches, "")
-	if err != nil {
-		t.Fatal(err)
+	got, skipped := New(caches, "")
+	if len(skipped) > 0 {
+		t.Fatal(skipped)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("other order, other configuration (-want +got):\n%s", diff)
@@ -67,48 +66,46 @@ func TestNewDoesNotDependOnTheOrder(t *testing.T) {
 
 func TestNewWithoutCaches(t *testing.T) {
 	t.Parallel()
-	config, err := New(nil, "")
-	if err != nil {
-		t.Fatal(err)
+	config, skipped := New(nil, "")
+	if len(skipped) > 0 {
+		t.Fatal(skipped)
 	}
 	if len(config.Files) != 0 || len(config.Units) != 0 {
 		t.Errorf("got %d files and %d units for no caches, want none", len(config.Files), len(config.Units))
 	}
 }
 
-func TestNewRefuses(t *testing.T) {
+// An invalid cache does not affect the others, and the reason names it, the field and the rule.
+func TestNewSkips(t *testing.T) {
 	t.Parallel()
-	valid := v1alpha3.RegistryCacheStatus{Upstream: "docker.io", Endpoint: "http://10.96.0.10:5000", RemoteURL: "https://registry-1.docker.io"}
-	for name, tc := range map[string]struct {
+	const url = "must be http or https with a host and an optional port, for example "
+	good := v1alpha3.RegistryCacheStatus{Upstream: "quay.io", Endpoint: "http://10.96.0.12:5000", RemoteURL: "https://quay.io"}
+	want, skipped := New([]v1alpha3.RegistryCacheStatus{good}, "")
+	if len(skipped) > 0 {
+		t.Fatal(skipped)
+	}
+	for _, tc := range []struct {
 		change func(*v1alpha3.RegistryCacheStatus)
 		want   string
 	}{
-		"no upstream":          {func(c *v1alpha3.RegistryCacheStatus) { c.Upstream = "" }, `upstream "": upstream must be host[:port]`},
-		"upstream with path":   {func(c *v1alpha3.RegistryCacheStatus) { c.Upstream = "docker.io/library" }, "upstream must be host[:port]"},
-		"upstream leaves":      {func(c *v1alpha3.RegistryCacheStatus) { c.Upstream = ".." }, "upstream must be host[:port]"},
-		"no endpoint":          {func(c *v1alpha3.RegistryCacheStatus) { c.Endpoint = "" }, "upstream docker.io: endpoint must be http[s]://host[:port] without a path"},
-		"endpoint with quote":  {func(c *v1alpha3.RegistryCacheStatus) { c.Endpoint = "http://a\"b" }, "endpoint must be"},
-		"endpoint, two lines":  {func(c *v1alpha3.RegistryCacheStatus) { c.Endpoint = "http://a\n" }, "endpoint must be"},
-		"endpoint, no scheme":  {func(c *v1alpha3.RegistryCacheStatus) { c.Endpoint = "10.96.0.10" }, "endpoint must be"},
-		"remote URL with path": {func(c *v1alpha3.RegistryCacheStatus) { c.RemoteURL = "https://quay.io/v2" }, "remoteURL must be"},
-		"remote URL with user": {func(c *v1alpha3.RegistryCacheStatus) { c.RemoteURL = "https://me:secret@quay.io" }, "remoteURL must be"},
-		"remote URL, other":    {func(c *v1alpha3.RegistryCacheStatus) { c.RemoteURL = "ftp://quay.io" }, "remoteURL must be"},
+		{func(c *v1alpha3.RegistryCacheStatus) { c.Upstream = "" }, "upstream: must be host[:port], for example docker.io or registry.example.com:5000"},
+		{func(c *v1alpha3.RegistryCacheStatus) { c.Upstream = ".." }, "upstream: must be host[:port], for example docker.io or registry.example.com:5000"},
+		{func(c *v1alpha3.RegistryCacheStatus) { c.Upstream = "quay.io" }, "upstream: another cache has the same"},
+		{func(c *v1alpha3.RegistryCacheStatus) { c.Endpoint = "" }, "endpoint: " + url + "https://10.96.0.10:5000"},
+		{func(c *v1alpha3.RegistryCacheStatus) { c.Endpoint = "http://a\n" }, "endpoint: " + url + "https://10.96.0.10:5000"},
+		{func(c *v1alpha3.RegistryCacheStatus) { c.Endpoint = "https://10.96.0.10:5000" }, "CA bundle: one of its PEM blocks cannot be read, want -----BEGIN CERTIFICATE-----, base64, -----END CERTIFICATE-----"},
+		{func(c *v1alpha3.RegistryCacheStatus) { c.RemoteURL = "https://ghcr.io/v2" }, "remoteURL: " + url + "https://registry.example.com, without a path"},
+		{func(c *v1alpha3.RegistryCacheStatus) { c.RemoteURL = "https://me:secret@ghcr.io" }, "remoteURL: " + url + "https://registry.example.com, without user name or password"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			cache := valid
-			tc.change(&cache)
-			_, err := New([]v1alpha3.RegistryCacheStatus{cache}, "")
-			if err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Fatalf("got error %v, want one with %q", err, tc.want)
-			}
-			if strings.Contains(err.Error(), "secret") {
-				t.Errorf("the error shows the password: %v", err)
-			}
-		})
-	}
-	if _, err := New([]v1alpha3.RegistryCacheStatus{valid, valid}, ""); err == nil || !strings.Contains(err.Error(), "docker.io: it has two caches") {
-		t.Errorf("got error %v for the same upstream twice", err)
+		bad := v1alpha3.RegistryCacheStatus{Upstream: "docker.io", Endpoint: "http://10.96.0.10:5000", RemoteURL: "https://registry-1.docker.io"}
+		tc.change(&bad)
+		got, skipped := New([]v1alpha3.RegistryCacheStatus{good, bad}, "")
+		if len(skipped) != 1 || skipped[0].Upstream != bad.Upstream || skipped[0].Reason.Error() != tc.want {
+			t.Errorf("%+v: skipped %v, want %s", bad, skipped, tc.want)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%+v: the other cache is affected (-want +got):\n%s", bad, diff)
+		}
 	}
 }
 

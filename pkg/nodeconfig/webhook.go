@@ -12,6 +12,7 @@ import (
 	extensionswebhook "github.com/gardener/gardener/extensions/pkg/webhook"
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
 	secretsutils "github.com/gardener/gardener/pkg/utils/secrets"
+	"github.com/go-logr/logr"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -25,8 +26,8 @@ import (
 )
 
 const (
-	// extensionType is the type of the Extension, and its name: gardenlet names Extensions of a Shoot like their type.
-	extensionType = "registry-cache"
+	// extensionName is the name of the Extension: gardenlet names Extensions of a Shoot like their type.
+	extensionName = registry.ExtensionType
 
 	webhookName = "node-configuration"
 	webhookPath = "/webhooks/node-configuration"
@@ -47,7 +48,7 @@ func NewWebhook(mgr manager.Manager) (*extensionswebhook.Webhook, error) {
 		Name:              webhookName,
 		Path:              webhookPath,
 		Target:            extensionswebhook.TargetSeed,
-		NamespaceSelector: extensionswebhook.BuildExtensionTypeNamespaceSelector(extensionType, nil),
+		NamespaceSelector: extensionswebhook.BuildExtensionTypeNamespaceSelector(registry.ExtensionType, nil),
 		Mutators: map[extensionswebhook.Mutator][]extensionswebhook.Type{
 			&mutator{client: mgr.GetAPIReader()}: {{Obj: &extensionsv1alpha1.OperatingSystemConfig{}}},
 		},
@@ -87,18 +88,18 @@ func (m *mutator) Mutate(ctx context.Context, newObj, oldObj client.Object) erro
 		return nil
 	}
 
-	config, err := m.config(ctx, osc, logger.Info)
+	var previous Config
+	if old, ok := oldObj.(*extensionsv1alpha1.OperatingSystemConfig); ok {
+		previous = Config{Files: filter(old.Spec.Files, owns), Units: filter(old.Spec.Units, ownsUnit)}
+	}
+	config, err := m.config(ctx, logger, osc, previous)
 	if err != nil {
 		if errors.Is(err, errNoStatus) {
 			logger.Info("Kept the node configuration as it was", "reason", err.Error())
 		} else {
 			logger.Error(err, "Kept the node configuration as it was")
 		}
-		old, ok := oldObj.(*extensionsv1alpha1.OperatingSystemConfig)
-		if !ok {
-			return nil
-		}
-		config = Config{Files: filter(old.Spec.Files, owns), Units: filter(old.Spec.Units, ownsUnit)}
+		config = previous
 	}
 	osc.Spec.Files = replace(osc.Spec.Files, config.Files, owns)
 	osc.Spec.Units = replace(osc.Spec.Units, config.Units, ownsUnit)
@@ -117,9 +118,12 @@ func (m *mutator) isIdle(ctx context.Context, namespace string) (bool, error) {
 	return cluster.Shoot.DeletionTimestamp != nil || extensionscontroller.IsHibernationEnabled(cluster), nil
 }
 
-// config returns the node configuration for osc: nothing if the Extension is gone or going.
-func (m *mutator) config(ctx context.Context, osc *extensionsv1alpha1.OperatingSystemConfig, info func(string, ...any)) (Config, error) {
-	key := client.ObjectKey{Namespace: osc.Namespace, Name: extensionType}
+// config returns the node configuration for osc. It is empty if the Extension does not exist or is being deleted.
+//
+// An invalid cache is logged and left out. While the roots are missing or invalid, caches with https keep their files of
+// previous, the configuration before; new ones are left out. Neither affects the other caches.
+func (m *mutator) config(ctx context.Context, logger logr.Logger, osc *extensionsv1alpha1.OperatingSystemConfig, previous Config) (Config, error) {
+	key := client.ObjectKey{Namespace: osc.Namespace, Name: extensionName}
 	extension := &extensionsv1alpha1.Extension{}
 	if err := m.client.Get(ctx, key, extension); apierrors.IsNotFound(err) {
 		return Config{}, nil
@@ -142,30 +146,45 @@ func (m *mutator) config(ctx context.Context, osc *extensionsv1alpha1.OperatingS
 		if !configuredByOthers(osc, cache.Upstream) {
 			return false
 		}
-		info("Left an upstream to criConfig.containerd.registries, its cache is not used", "upstream", cache.Upstream)
+		logger.Info("Left an upstream to criConfig.containerd.registries, its cache is not used", "upstream", cache.Upstream)
 		return true
 	})
-	if !slices.ContainsFunc(caches, secure) {
-		return New(caches, "")
+	var bundle string
+	var withoutRoots []string
+	if slices.ContainsFunc(caches, secure) {
+		if bundle, err = m.caBundle(ctx, osc.Namespace, status.CASecretName); err != nil {
+			caches = slices.DeleteFunc(caches, func(cache v1alpha3.RegistryCacheStatus) bool {
+				if !secure(cache) {
+					return false
+				}
+				logger.Error(err, "The node configuration of a cache with https stays as it was", "upstream", cache.Upstream)
+				withoutRoots = append(withoutRoots, cache.Upstream)
+				return true
+			})
+		}
 	}
-	bundle, err := m.caBundle(ctx, osc.Namespace, status.CASecretName)
-	if err != nil {
-		return Config{}, err
+	config, skipped := New(caches, bundle)
+	for _, skip := range skipped {
+		logger.Error(skip.Reason, "Left an invalid cache out of the node configuration, nodes pull its upstream directly", "upstream", skip.Upstream)
 	}
-	return New(caches, bundle)
+	return config.withPrevious(previous, withoutRoots), nil
 }
 
-// caBundle reads the roots of the caches from the Secret that the status of the Extension names.
+// caBundle reads the roots of the caches from the Secret that the status of the Extension names, and checks them.
 func (m *mutator) caBundle(ctx context.Context, namespace string, name *string) (string, error) {
 	if name == nil {
-		return "", fmt.Errorf("reading Extension %s/%s: it has caches with https and no caSecretName", namespace, extensionType)
+		return "", fmt.Errorf("reading Extension %s/%s: it has caches with https and no caSecretName", namespace, extensionName)
 	}
 	key := client.ObjectKey{Namespace: namespace, Name: *name}
 	secret := &corev1.Secret{}
 	if err := m.client.Get(ctx, key, secret); err != nil {
 		return "", fmt.Errorf("reading Secret %s: %w", key, err)
 	}
-	return string(secret.Data[secretsutils.DataKeyCertificateBundle]), nil
+	bundle := string(secret.Data[secretsutils.DataKeyCertificateBundle])
+	if err := checkBundle(bundle); err != nil {
+		return "", fmt.Errorf("reading Secret %s: %s: %w", key, secretsutils.DataKeyCertificateBundle, err)
+	}
+	return bundle, nil
 }
 
 // hasContainerd is true if the OperatingSystemConfig does not say what runs the containers.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,6 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
@@ -74,9 +77,9 @@ func TestMutateAddsTheConfiguration(t *testing.T) {
 	foreignFile, foreignUnit := osc.Spec.Files[0], osc.Spec.Units[0]
 
 	mutate(t, m, osc, nil)
-	want, err := New(documentCaches(), "")
-	if err != nil {
-		t.Fatal(err)
+	want, skipped := New(documentCaches(), "")
+	if len(skipped) > 0 {
+		t.Fatal(skipped)
 	}
 	if diff := cmp.Diff(append([]extensionsv1alpha1.File{foreignFile}, want.Files...), osc.Spec.Files); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
@@ -117,9 +120,9 @@ func TestMutateReplacesWhatHasChanged(t *testing.T) {
 	mutate(t, &mutator{client: newClient(t, newCluster(t, nil), newExtension(t, caches))}, osc, osc.DeepCopy())
 
 	want := newOSC()
-	config, err := New(caches, "")
-	if err != nil {
-		t.Fatal(err)
+	config, skipped := New(caches, "")
+	if len(skipped) > 0 {
+		t.Fatal(skipped)
 	}
 	want.Spec.Files = append(want.Spec.Files, config.Files...)
 	want.Spec.Units = append(want.Spec.Units, config.Units...)
@@ -351,4 +354,25 @@ func newScheme(t *testing.T) *runtime.Scheme {
 func newClient(t *testing.T, objects ...client.Object) client.WithWatch {
 	t.Helper()
 	return fake.NewClientBuilder().WithScheme(newScheme(t)).WithObjects(objects...).Build()
+}
+
+// One invalid cache in the status is left out and logged with its upstream; the others get their new configuration.
+func TestMutateSkipsAnInvalidCache(t *testing.T) {
+	t.Parallel()
+	var log strings.Builder
+	ctx := logf.IntoContext(t.Context(), zap.New(zap.WriteTo(&log)))
+	caches := documentCaches()
+	caches[0].RemoteURL = "https://quay.io?token=hunter2"
+	m := &mutator{client: newClient(t, newCluster(t, nil), newExtension(t, caches))}
+	osc := newOSC()
+	if err := m.Mutate(ctx, osc, nil); err != nil {
+		t.Fatal(err)
+	}
+	want, _ := New(documentCaches()[1:], "")
+	if diff := cmp.Diff(want.Files, filter(osc.Spec.Files, owns)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got := log.String(); !strings.Contains(got, `"upstream":"quay.io"`) || !strings.Contains(got, "without query or fragment") || strings.Contains(got, "hunter2") {
+		t.Errorf("logged %s", got)
+	}
 }

@@ -33,9 +33,9 @@ func mixedCaches() []v1alpha3.RegistryCacheStatus {
 
 func TestNewWithTLS(t *testing.T) {
 	t.Parallel()
-	config, err := New(mixedCaches(), testCA(t))
-	if err != nil {
-		t.Fatal(err)
+	config, skipped := New(mixedCaches(), testCA(t))
+	if len(skipped) > 0 {
+		t.Fatal(skipped)
 	}
 	config.Files[0].Content.Inline.Data = "the script\n"
 	got, err := yaml.Marshal(config)
@@ -49,9 +49,9 @@ func TestNewWithTLS(t *testing.T) {
 		}
 	}
 
-	plain, err := New(documentCaches(), testCA(t))
-	if err != nil {
-		t.Fatal(err)
+	plain, skipped := New(documentCaches(), testCA(t))
+	if len(skipped) > 0 {
+		t.Fatal(skipped)
 	}
 	for _, f := range plain.Files {
 		if f.Path == CABundlePath {
@@ -60,12 +60,19 @@ func TestNewWithTLS(t *testing.T) {
 	}
 }
 
-func TestNewRefusesBadBundles(t *testing.T) {
+func TestNewWithoutBundle(t *testing.T) {
 	t.Parallel()
-	for name, bundle := range map[string]string{"none": "", "not PEM": "certificates", "a key": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"} {
-		_, err := New(mixedCaches(), bundle)
-		if err == nil || !strings.HasPrefix(err.Error(), "configuring nodes for caches with https: CA bundle: ") {
-			t.Errorf("%s: got error %v", name, err)
+	for name, bundle := range map[string]string{
+		"none": "", "not PEM": "certificates", "a key": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+		// The unit reads the first 64 KiB of a file.
+		"too large": strings.Repeat("#", 64<<10) + testCA(t),
+	} {
+		config, skipped := New(mixedCaches(), bundle)
+		if len(skipped) != 2 || skipped[0].Upstream != "docker.io" || skipped[1].Upstream != "ghcr.io" || !strings.HasPrefix(skipped[0].Reason.Error(), "CA bundle: ") {
+			t.Errorf("%s: skipped %v", name, skipped)
+		}
+		if configured(config, "quay.io") == "" {
+			t.Errorf("%s: the cache with http is affected", name)
 		}
 	}
 }
@@ -74,9 +81,9 @@ func TestMutateShipsTheBundle(t *testing.T) {
 	t.Parallel()
 	osc := newOSC()
 	mutate(t, &mutator{client: newTLSClient(t, map[string][]byte{"bundle.crt": []byte(testCA(t))})}, osc, nil)
-	want, err := New(mixedCaches(), testCA(t))
-	if err != nil {
-		t.Fatal(err)
+	want, skipped := New(mixedCaches(), testCA(t))
+	if len(skipped) > 0 {
+		t.Fatal(skipped)
 	}
 	if diff := cmp.Diff(want.Files, filter(osc.Spec.Files, owns)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -104,7 +111,7 @@ func TestMutateShipsTheBundle(t *testing.T) {
 	}
 }
 
-// As with any other error: nodes keep what they have, and nobody is refused.
+// Caches with https keep their configuration, new ones get none, and caches with http are not affected.
 func TestMutateWithoutBundle(t *testing.T) {
 	t.Parallel()
 	good := newTLSClient(t, map[string][]byte{"bundle.crt": []byte(testCA(t))})
@@ -134,7 +141,8 @@ func TestMutateWithoutBundle(t *testing.T) {
 			}
 			osc = newOSC()
 			mutate(t, &mutator{client: reader}, osc, nil)
-			if diff := cmp.Diff(newOSC(), osc); diff != "" {
+			plain, _ := New(mixedCaches()[2:], "")
+			if diff := cmp.Diff(plain, Config{Files: filter(osc.Spec.Files, owns), Units: filter(osc.Spec.Units, ownsUnit)}); diff != "" {
 				t.Errorf("no old configuration (-want +got):\n%s", diff)
 			}
 		})
