@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package imports holds the test that keeps the packages of this module apart as the design wants them.
+// Package imports tests which packages of this module may import each other.
 package imports
 
 import (
@@ -17,58 +17,66 @@ import (
 
 const module = "github.com/registry-cache/extension/"
 
-// rule says what the packages below a folder may import. The longest folder that matches a file counts.
+// rule defines the allowed imports of the packages in a folder and below it. If several rules match a file, the rule
+// with the longest folder applies.
 type rule struct {
 	// folder is relative to the module.
 	folder string
-	// own are the folders of this module that may be imported, with everything below them. The file's own folder
-	// always may, and "" means all.
+	// own are the folders of this module that the packages may import, including all packages below them. Packages of the
+	// same folder may always be imported.
 	own []string
-	// tests are allowed in addition in _test.go files.
+	// tests are additional folders for _test.go files.
 	tests []string
 	// foreign are prefixes of import paths outside of this module that must not be imported.
 	foreign []string
 }
 
-// The server must be usable, and testable, without a cluster.
+// kubernetes must not be imported by the server, which runs and is tested without a cluster.
 var kubernetes = []string{"k8s.io/", "sigs.k8s.io/controller-runtime", "sigs.k8s.io/kind", "github.com/gardener/", "helm.sh/"}
 
+// Every allowance must be in use: TestImportsFollowTheRules also fails for folders that no file imports.
 var rules = []rule{
-	{folder: "hack", own: []string{"hack"}},
+	{folder: "hack"},
 	{folder: "pkg/oci", foreign: kubernetes},
 	{folder: "pkg/imagevector"},
+
 	// All programs share it, so it imports no package of this module but its own test cases.
 	{folder: "pkg/contract", foreign: kubernetes},
 
-	{folder: "pkg/cacheserver", own: []string{"pkg/cacheserver", "pkg/contract", "pkg/oci"}, tests: []string{"test/testbed/upstream", "test/testbed/images", "test/testbed/containerdpull"}, foreign: kubernetes},
+	{
+		folder: "pkg/cacheserver", own: []string{"pkg/contract"},
+		tests: []string{"pkg/oci", "test/testbed/upstream", "test/testbed/images", "test/testbed/containerdpull"}, foreign: kubernetes,
+	},
 	{folder: "pkg/cacheserver/config", own: []string{"pkg/cacheserver/evict", "pkg/contract"}, foreign: kubernetes},
-	{folder: "pkg/cacheserver/evict", own: []string{"pkg/oci"}, foreign: append([]string{"os", "net", "syscall"}, kubernetes...)},
+	{folder: "pkg/cacheserver/evict", foreign: append([]string{"os", "net", "syscall"}, kubernetes...)},
 	{folder: "pkg/cacheserver/store", own: []string{"pkg/cacheserver/evict", "pkg/oci"}, foreign: append([]string{"net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/inspect", own: []string{"pkg/cacheserver/store", "pkg/cacheserver/evict", "pkg/oci"}, foreign: append([]string{"net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/upstream", own: []string{"pkg/contract", "pkg/oci"}, foreign: kubernetes},
 	{folder: "pkg/cacheserver/pullthrough", own: []string{"pkg/cacheserver/store", "pkg/cacheserver/upstream", "pkg/oci"}, tests: []string{"pkg/cacheserver/evict"}, foreign: kubernetes},
 	{folder: "pkg/cacheserver/httpapi", own: []string{"pkg/cacheserver/pullthrough", "pkg/oci"}, foreign: kubernetes},
 
-	{folder: "pkg/apis", own: []string{"pkg/apis", "pkg/contract"}},
+	{folder: "pkg/apis", own: []string{"pkg/contract"}},
 	{folder: "pkg/admission", own: []string{"pkg/apis"}, tests: []string{"pkg/contract"}},
-	{folder: "pkg/extension", own: []string{"pkg/apis", "pkg/contract", "pkg/extension"}},
-	// Only tests, of all that the controller's program puts together.
-	{folder: "pkg/extension/lifecycle", tests: []string{"pkg/apis", "pkg/extension", "pkg/nodeconfig", "test/testbed/controlplane", "test/testbed/gobuild", "test/testbed/poll", "test/testbed/workspace"}},
+	{folder: "pkg/extension", own: []string{"pkg/apis", "pkg/contract"}},
+	// Integration tests of all packages that the controller's program combines.
+	{folder: "pkg/extension/lifecycle", tests: []string{"pkg/apis", "pkg/extension", "test/testbed/controlplane", "test/testbed/gobuild", "test/testbed/poll", "test/testbed/workspace"}},
 	{folder: "pkg/extension/desired", own: []string{"pkg/apis", "pkg/cacheserver/config", "pkg/contract"}},
 	{folder: "pkg/extension/monitoring", own: []string{"pkg/apis", "pkg/contract"}, tests: []string{"pkg/cacheserver"}},
 	{folder: "pkg/nodeconfig", own: []string{"pkg/apis", "pkg/contract"}},
-	{folder: "charts", own: []string{"pkg/apis"}},
+	{folder: "charts", tests: []string{"pkg/apis"}},
 	{folder: "cmd", own: []string{"pkg"}},
 
-	// The testbed must not prove the product with the product's own code.
-	{folder: "test/testbed", own: []string{"test/testbed", "pkg/apis", "pkg/oci", "hack/ociimage"}},
-	// It runs in the cluster, and knows extensions by what any gardenlet knows of them.
+	// The testbed must not use the code that it tests.
+	{folder: "test/testbed", own: []string{"test/testbed/gardenlet", "pkg/apis", "hack/ociimage"}},
+	// It runs in the cluster and, like a gardenlet, uses only Gardener's API for extensions.
 	{folder: "test/testbed/gardenlet", own: []string{"test/testbed/poll"}, tests: []string{"test/testbed"}},
-	{folder: "test/e2e", own: []string{"test/testbed", "test/mutations", "pkg/apis", "pkg/oci", "hack/ociimage"}},
-	{folder: "test/bench", own: []string{"test/testbed", "pkg/apis", "pkg/oci", "hack/ociimage"}},
-	// What is broken is edited as text, in a copy, and never imported.
+	{folder: "test/e2e", own: []string{"test/testbed", "test/mutations", "pkg/apis"}},
+	{folder: "test/bench", own: []string{"test/testbed", "pkg/apis", "pkg/oci"}},
+	// Tests that all programs treat the same input alike.
+	{folder: "test/contract", tests: []string{"pkg/admission", "pkg/apis", "pkg/cacheserver", "pkg/contract", "pkg/extension/desired", "pkg/nodeconfig"}},
+	// Mutations edit a copy of the source text and import none of it.
 	{folder: "test/mutations"},
-	// What shows and compares runs needs nothing that makes them.
+	// Rendering and comparing benchmark runs does not depend on the packages that execute them.
 	{folder: "test/bench/result"},
 	{folder: "test/bench/chart"},
 	{folder: "test/bench/report", own: []string{"test/bench/chart", "test/bench/result"}},
@@ -80,7 +88,8 @@ var rules = []rule{
 
 func TestImportsFollowTheRules(t *testing.T) {
 	root := filepath.Join("..", "..")
-	files := 0
+	used := usage{}
+	covered := map[string]bool{}
 	err := filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -102,13 +111,16 @@ func TestImportsFollowTheRules(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		files++
+		relative = filepath.ToSlash(relative)
+		if r := ruleFor(relative); r != nil {
+			covered[r.folder] = true
+		}
 		for _, spec := range syntax.Imports {
 			imported, err := strconv.Unquote(spec.Path.Value)
 			if err != nil {
 				return err
 			}
-			if complaint := check(filepath.ToSlash(relative), imported); complaint != "" {
+			if complaint := check(relative, imported, used); complaint != "" {
 				t.Error(complaint)
 			}
 		}
@@ -117,8 +129,11 @@ func TestImportsFollowTheRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if files == 0 {
+	if len(covered) == 0 {
 		t.Fatalf("no Go file below %s", root)
+	}
+	for _, complaint := range unused(covered, used) {
+		t.Error(complaint)
 	}
 }
 
@@ -137,17 +152,63 @@ func TestCheck(t *testing.T) {
 		{"pkg/nodeconfig/files.go", module + "pkg/extension/desired", false},
 		{"test/testbed/shoot/shoot.go", module + "pkg/extension", false},
 		{"test/testbed/shoot/shoot.go", module + "pkg/apis/registry/v1alpha3", true},
+		{"pkg/contract/server.go", module + "pkg/oci", false},
+		{"pkg/contract/contract_test.go", module + "pkg/contract/contracttest", true},
 		{"cmd/registry-cache/main.go", module + "test/testbed/host", false},
 		{"somewhere/else.go", "fmt", false},
 	} {
-		if complaint := check(tc.file, tc.imported); (complaint == "") != tc.allowed {
+		if complaint := check(tc.file, tc.imported, usage{}); (complaint == "") != tc.allowed {
 			t.Errorf("check(%s, %s) = %q, want allowed = %t", tc.file, tc.imported, complaint, tc.allowed)
 		}
 	}
 }
 
-// check returns what is wrong with an import in a file, or "".
-func check(file, imported string) string {
+// TestUnused proves that allowances without an import are found: all rules are unused as long as no file was checked.
+func TestUnused(t *testing.T) {
+	t.Parallel()
+	all := map[string]bool{}
+	want := 0
+	for _, r := range rules {
+		all[r.folder] = true
+		want += len(r.own) + len(r.tests)
+	}
+	used := usage{}
+	if got := unused(all, used); len(got) != want {
+		t.Errorf("got %d complaints without any import, want one for each of %d allowances", len(got), want)
+	}
+	if complaint := check("pkg/nodeconfig/nodeconfig.go", module+"pkg/contract", used); complaint != "" {
+		t.Error(complaint)
+	}
+	if got := unused(all, used); len(got) != want-1 || slices.ContainsFunc(got, func(c string) bool { return strings.Contains(c, "pkg/nodeconfig: no file imports pkg/contract") }) {
+		t.Errorf("an allowance in use is reported: %v", got)
+	}
+	delete(all, "pkg/oci")
+	if got := unused(all, used); !slices.Contains(got, "pkg/oci: the folder of this rule has no Go file; remove the rule") {
+		t.Errorf("a rule without files is not reported: %v", got)
+	}
+}
+
+// usage contains the allowances that an import needs: the folder of the rule, and the allowed folder.
+type usage map[[2]string]bool
+
+// unused returns a complaint for each rule whose folder is not in covered, and for each allowance that is not in used.
+func unused(covered map[string]bool, used usage) []string {
+	var complaints []string
+	for _, r := range rules {
+		if !covered[r.folder] {
+			complaints = append(complaints, r.folder+": the folder of this rule has no Go file; remove the rule")
+		}
+		for _, allowed := range slices.Concat(r.own, r.tests) {
+			if !used[[2]string{r.folder, allowed}] {
+				complaints = append(complaints, r.folder+": no file imports "+allowed+"; remove it from the rule")
+			}
+		}
+	}
+	return complaints
+}
+
+// ruleFor returns the rule that applies to file, nil if there is none.
+func ruleFor(file string) *rule {
 	folder := path.Dir(file)
 	var longest *rule
 	for i := range rules {
@@ -155,27 +216,39 @@ func check(file, imported string) string {
 			longest = &rules[i]
 		}
 	}
-	if longest == nil {
-		return file + ": no rule covers this folder; add one that says what it may import"
+	return longest
+}
+
+// check returns the violated rule, or "". It records the allowance that permits the import in used.
+func check(file, imported string, used usage) string {
+	r := ruleFor(file)
+	if r == nil {
+		return file + ": no rule covers this folder; add a rule with its allowed imports"
 	}
 	own, isOwn := strings.CutPrefix(imported, module)
 	if !isOwn {
-		for _, prefix := range longest.foreign {
+		for _, prefix := range r.foreign {
 			if below(imported, strings.TrimSuffix(prefix, "/")) {
-				return file + ": packages in " + longest.folder + " must not import " + imported
+				return file + ": packages in " + r.folder + " must not import " + imported
 			}
 		}
 		return ""
 	}
-	allowed := slices.Clone(longest.own)
-	if strings.HasSuffix(file, "_test.go") {
-		allowed = append(allowed, longest.tests...)
-	}
-	if below(own, folder) || below(own, longest.folder) || slices.ContainsFunc(allowed, func(prefix string) bool { return below(own, prefix) }) {
+	// Packages below the folder of a rule may import each other if the rule itself covers both.
+	if folder := path.Dir(file); below(own, folder) || own == r.folder || ruleFor(own+"/x.go") == r {
 		return ""
 	}
-	return file + ": packages in " + longest.folder + " must not import " + own
+	allowed := slices.Clone(r.own)
+	if strings.HasSuffix(file, "_test.go") {
+		allowed = append(allowed, r.tests...)
+	}
+	index := slices.IndexFunc(allowed, func(prefix string) bool { return below(own, prefix) })
+	if index < 0 {
+		return file + ": packages in " + r.folder + " must not import " + own
+	}
+	used[[2]string{r.folder, allowed[index]}] = true
+	return ""
 }
 
-// below tells whether the slash-separated path is prefix or lies in it.
+// below reports whether the slash-separated path p is prefix or lies below it.
 func below(p, prefix string) bool { return p == prefix || strings.HasPrefix(p, prefix+"/") }
