@@ -49,7 +49,7 @@ func TestControllersStartAfterWebhookRegistration(t *testing.T) {
 				got = append(got, err)
 			}
 		}
-		if len(got) != 1 || got[0] != failed {
+		if len(got) != 1 || !errors.Is(got[0], failed) {
 			t.Errorf("got errors %v, want only the error of the registration", got)
 		}
 	})

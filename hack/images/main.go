@@ -102,7 +102,7 @@ func publicRoots() []byte {
 	var pemFile bytes.Buffer
 	for root := range bundle.Roots() {
 		if root.Constraint == nil {
-			pem.Encode(&pemFile, &pem.Block{Type: "CERTIFICATE", Bytes: root.Certificate}) // a bytes.Buffer never returns an error
+			pemFile.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Certificate}))
 		}
 	}
 	return pemFile.Bytes()

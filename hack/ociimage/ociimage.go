@@ -59,7 +59,7 @@ type Config struct {
 // Build returns the image that cfg describes, for Linux and the architecture of this machine. Source files and tar
 // files are also read later, when the image is written. They must exist, unchanged, until then.
 func Build(cfg Config) (v1.Image, error) {
-	img := v1.Image(empty.Image)
+	img := empty.Image
 	var layers []v1.Layer
 	for _, tarPath := range cfg.LayerTars {
 		layer, err := tarball.LayerFromFile(tarPath)

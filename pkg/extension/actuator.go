@@ -332,7 +332,7 @@ func serviceAddress(ctx context.Context, shoot client.Client, cache v1alpha3.Reg
 	}
 	// "None" is no address either: somebody has replaced the Service by one of his own.
 	if _, err := netip.ParseAddr(service.Spec.ClusterIP); err != nil || service.DeletionTimestamp != nil {
-		return "", nil
+		return "", nil //nolint:nilerr // a Service without an address is a valid state
 	}
 	return service.Spec.ClusterIP, nil
 }

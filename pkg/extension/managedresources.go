@@ -157,7 +157,7 @@ func (a *Actuator) waitUntilApplied(ctx context.Context, namespace, name string)
 			return "", err
 		}
 		if health.CheckManagedResourceApplied(resource) != nil {
-			return appliedMessage(resource), nil
+			return appliedMessage(resource), nil //nolint:nilerr // the message is the reason to wait longer
 		}
 		return "", nil
 	})

@@ -326,7 +326,7 @@ func TestStopAndRemovalWithTLS(t *testing.T) {
 	eventually(t, func() error {
 		for _, path := range []string{filepath.Dir(HostsDirectory), "etc/containerd/certs.d/docker.io", "run/registry-cache-clean"} {
 			if _, err := os.Lstat(n.path(path)); !errors.Is(err, os.ErrNotExist) {
-				return fmt.Errorf("%s is still there (%v)", path, err)
+				return fmt.Errorf("%s is still there (%w)", path, err)
 			}
 		}
 		return nil

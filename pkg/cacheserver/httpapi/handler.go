@@ -81,7 +81,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec := newRecorder(w, h.stallTimeout)
 	if r.ContentLength != 0 {
 		// The server drains a small body before it answers.
-		rec.note(rec.limitReading(bodyTimeout))
+		_ = rec.note(rec.limitReading(bodyTimeout))
 	}
 	target := parsePath(r.URL.Path)
 	start := time.Now()

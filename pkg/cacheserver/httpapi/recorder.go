@@ -43,7 +43,7 @@ func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *recorder) WriteHeader(status int) {
-	w.note(w.extend())
+	_ = w.note(w.extend())
 	if w.status == 0 {
 		w.status = status
 	}
@@ -166,7 +166,7 @@ func (w *recorder) failFor(r *http.Request, notFound oci.ErrorCode, err error) {
 // fail answers with an error body. Nothing may have been written before.
 func (w *recorder) fail(r *http.Request, status int, code oci.ErrorCode, err error) {
 	body, marshalErr := json.Marshal(oci.ErrorBody{Errors: []oci.Error{{Code: code, Message: err.Error()}}})
-	w.note(errors.Join(err, marshalErr))
+	_ = w.note(errors.Join(err, marshalErr))
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
@@ -174,6 +174,6 @@ func (w *recorder) fail(r *http.Request, status int, code oci.ErrorCode, err err
 		return
 	}
 	if _, err := w.Write(body); err != nil {
-		w.note(err)
+		_ = w.note(err)
 	}
 }

@@ -147,6 +147,7 @@ func TestSlowUpstreamIsNoStalledClient(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer resp.Body.Close()
 			if body, err := io.ReadAll(resp.Body); string(body) != layer || err != nil {
 				t.Errorf("size %d: %q, %v", size, body, err)
 			}
@@ -164,6 +165,7 @@ func TestRequestBodyIsNotWaitedFor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer resp.Body.Close()
 		if _, err := io.ReadAll(resp.Body); err != nil {
 			t.Error(err)
 		}

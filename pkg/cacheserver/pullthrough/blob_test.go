@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -75,7 +76,7 @@ func TestManyReadersShareOneFetch(t *testing.T) {
 			}
 			begun <- struct{}{}
 			rest, err := io.ReadAll(b.Content)
-			if err != nil || !bytes.Equal(append(first, rest...), content) {
+			if err != nil || !bytes.Equal(slices.Concat(first, rest), content) {
 				t.Errorf("%d bytes, %v", len(first)+len(rest), err)
 			}
 		})

@@ -268,7 +268,7 @@ func (f *fetch) await(ctx context.Context, offset int64) (progress, error) {
 		state, changed := f.state, f.changed
 		f.mu.Unlock()
 		if state.readable() > offset || state.verified || state.err != nil {
-			return state, nil
+			return state, nil //nolint:nilerr // the caller reads the error of the fetch from state
 		}
 		select {
 		case <-changed:

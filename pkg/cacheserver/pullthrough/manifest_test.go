@@ -68,6 +68,16 @@ func (f *fixture) wantReason(t *testing.T, step string, ref oci.Reference, reaso
 	f.upstream.seen()
 }
 
+// reasonOf returns the reason of an error as the package reports it to clients.
+func reasonOf(t *testing.T, err error) Reason {
+	t.Helper()
+	explained, ok := errors.AsType[*Error](explain(err))
+	if !ok {
+		t.Fatalf("%v is not an *Error", err)
+	}
+	return explained.Reason
+}
+
 func (f *fixture) wantCalls(t *testing.T, step string, calls ...string) {
 	t.Helper()
 	if diff := cmp.Diff(calls, f.upstream.seen()); diff != "" {
@@ -208,10 +218,10 @@ func TestReasons(t *testing.T) {
 		f.failWith(err)
 		f.wantReason(t, err.Error(), byTag, want)
 		f.wantReason(t, err.Error(), oci.Reference{Digest: oldDigest}, want)
-		if _, err := f.Blob(t.Context(), repository, oldDigest); explain(err).(*Error).Reason != want {
+		if _, err := f.Blob(t.Context(), repository, oldDigest); reasonOf(t, err) != want {
 			t.Errorf("blob: %v, want reason %d", err, want)
 		}
-		if _, _, err := f.StatBlob(t.Context(), repository, oldDigest); explain(err).(*Error).Reason != want {
+		if _, _, err := f.StatBlob(t.Context(), repository, oldDigest); reasonOf(t, err) != want {
 			t.Errorf("size of blob: %v, want reason %d", err, want)
 		}
 	}

@@ -153,7 +153,7 @@ func (c *Client) State(ctx context.Context) contract.UpstreamState {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, c.headerTimeout, errHeaderTimeout)
 	defer cancel()
-	resp, err := c.base(ctx)
+	resp, err := c.base(ctx) //nolint:bodyclose // base closes the body
 	if err == nil {
 		c.watcher.answered(resp)
 		return c.watcher.current()
@@ -177,7 +177,7 @@ func (c *Client) base(ctx context.Context) (*http.Response, error) {
 	challenge, err := transport.Ping(ctx, c.auth.registry, answered{resp})
 	if err != nil {
 		// None that is understood; the answer is all there is.
-		return resp, nil
+		return resp, nil //nolint:nilerr // an unknown challenge is not an error of the upstream
 	}
 	switch strings.ToLower(challenge.Scheme) {
 	case "basic":

@@ -54,18 +54,18 @@ func newCopy(ctx context.Context, wrapper []string, repairs bool) (*copied, erro
 }
 
 // remove deletes the worktree. It uses no context of the caller, because it must also work after an interrupt.
-func (c *copied) remove() error {
-	_, err := command(context.Background(), ".", nil, "git", "worktree", "remove", "--force", c.dir)
+func (c *copied) remove(ctx context.Context) error {
+	_, err := command(context.WithoutCancel(ctx), ".", nil, "git", "worktree", "remove", "--force", c.dir)
 	return errors.Join(err, os.RemoveAll(filepath.Dir(c.dir)))
 }
 
 // repair installs the product of HEAD on the cluster if the cluster runs a mutated product. With -repair=false it does
 // nothing.
-func (c *copied) repair() error {
+func (c *copied) repair(ctx context.Context) error {
 	if !c.used || !c.repairs {
 		return nil
 	}
-	_, err := command(context.Background(), c.dir, c.wrapper, "go", "run", "./test/testbed/cmd/testbed", "up")
+	_, err := command(context.WithoutCancel(ctx), c.dir, c.wrapper, "go", "run", "./test/testbed/cmd/testbed", "up")
 	if err != nil {
 		return fmt.Errorf("installing the product of HEAD again (\"make kind-up\" does the same): %w", err)
 	}
@@ -81,7 +81,7 @@ func (c *copied) try(ctx context.Context, m mutations.Mutation, tests, specs boo
 	}
 	defer func() {
 		// Without the context, so that an interrupt cannot leave the worktree mutated.
-		_, undo := command(context.Background(), c.dir, nil, "git", "checkout", "--quiet", "--", ".")
+		_, undo := command(context.WithoutCancel(ctx), c.dir, nil, "git", "checkout", "--quiet", "--", ".")
 		err = errors.Join(err, undo)
 	}()
 	for file, content := range changed {

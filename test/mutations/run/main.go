@@ -68,7 +68,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer func() {
-		if err := copied.remove(); err != nil {
+		if err := copied.remove(ctx); err != nil {
 			fmt.Fprintln(os.Stderr, "mutations:", err)
 		}
 	}()
@@ -81,7 +81,7 @@ func run(ctx context.Context) error {
 		result, err := copied.try(ctx, mutation, *tests, *specs)
 		if err != nil {
 			junit.addError(mutation.Name, err)
-			return errors.Join(fmt.Errorf("mutation %s: %w", mutation.Name, err), junit.write(junitFile), copied.repair())
+			return errors.Join(fmt.Errorf("mutation %s: %w", mutation.Name, err), junit.write(junitFile), copied.repair(ctx))
 		}
 		fmt.Printf("%s (%s)\n  test: %s\n  spec: %s\n", mutation.Name, mutation.Breaks, result.Test, result.Spec)
 		if !result.Test.ran() && !result.Spec.ran() {
@@ -96,7 +96,7 @@ func run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := copied.repair(); err != nil {
+	if err := copied.repair(ctx); err != nil {
 		return err
 	}
 	if len(undetected) > 0 {
