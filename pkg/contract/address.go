@@ -104,10 +104,10 @@ func (u URL) String() string { return u.Scheme + "://" + u.Host }
 // *AddressError.
 func ParseRemoteURL(s string) (URL, error) { return parseURL(s, "https://registry.example.com") }
 
-// ParseProxyURL parses the URL of a proxy, whose grammar is that of ParseRemoteURL.
+// ParseProxyURL parses the URL of a proxy, with the grammar of ParseRemoteURL.
 func ParseProxyURL(s string) (URL, error) { return parseURL(s, "http://proxy.example.com:3128") }
 
-// ParseEndpoint parses the URL under which nodes reach a cache, whose grammar is that of ParseRemoteURL.
+// ParseEndpoint parses the URL under which nodes reach a cache, with the grammar of ParseRemoteURL.
 func ParseEndpoint(s string) (URL, error) { return parseURL(s, "https://10.96.0.10:5000") }
 
 func parseURL(s, example string) (URL, error) {
@@ -156,7 +156,7 @@ func canonicalHost(s string) (string, bool) {
 	return "[" + address.String() + "]" + port, true
 }
 
-// ParseNoProxy parses a list of what is reached without a proxy, separated by commas, and returns it in canonical form:
+// ParseNoProxy parses a list of destinations without a proxy, separated by commas, and returns it in canonical form:
 // without white space, in lower case, ports without leading zeros. Each entry must have an effect in
 // golang.org/x/net/http/httpproxy, which the cache server uses: "*", a domain ("example.com" includes its subdomains,
 // ".example.com" and "*.example.com" are the subdomains only), an IP address, both with an optional port, or an IP range

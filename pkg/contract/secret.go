@@ -57,14 +57,11 @@ func checkCredential(value string) error {
 	switch {
 	case len(value) > MaxCredential:
 		return fmt.Errorf("must have at most %d bytes", MaxCredential)
-	// The configuration of the distribution project's registry is YAML, which contains printable Unicode only, and RFC 7617
-	// forbids control characters. The JSON key of a service account may have line ends.
+	// The configuration of the distribution project's registry is YAML, which cannot contain other characters.
 	case !utf8.ValidString(value):
 		return errors.New("must be UTF-8")
-	case strings.ContainsFunc(value, func(r rune) bool { return unicode.IsControl(r) && !strings.ContainsRune("\t\n\r", r) }):
-		return errors.New("must not have control characters other than tabs and line ends")
-	case strings.ContainsAny(value, "\ufeff\ufffe\uffff"):
-		return errors.New("must not have the characters U+FEFF, U+FFFE and U+FFFF")
+	case strings.ContainsFunc(value, func(r rune) bool { return r >= 0x7f && r <= 0x9f || r == '\ufffe' || r == '\uffff' }):
+		return errors.New("must not have the characters U+007F to U+009F, U+FFFE and U+FFFF")
 	}
 	return nil
 }

@@ -72,7 +72,7 @@ type UpstreamState struct {
 	// Reachable is the value that Reason implies.
 	Reachable Reachability `json:"reachable"`
 	Reason    Reason       `json:"reason"`
-	// Message is for people: at most MaxUpstreamMessage bytes, without credentials, query strings and names of images.
+	// Message is human-readable: at most MaxUpstreamMessage bytes, without credentials, query strings and names of images.
 	Message string `json:"message"`
 	// Since is the time of the last change of Reason; LastRequest is the end of the last request. Both are zero before
 	// the first request.

@@ -29,6 +29,7 @@ import (
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/pkg/cacheserver/config"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+	"github.com/registry-cache/extension/pkg/contract/contracttest"
 	"github.com/registry-cache/extension/pkg/extension/desired"
 	"github.com/registry-cache/extension/pkg/nodeconfig"
 )
@@ -308,6 +309,11 @@ func FuzzPrograms(f *testing.F) {
 	add("[::1]:5000", "https://ghcr.io:00443", "proxy:3128", "a:0", "7d", 0, 0, all)
 	add("docker.io.", "https://ghcr.io?", "http://gh\u212acr.io", "a,", "", 50, 50, 0b1100000)
 	add(strings.Repeat("a.", 124)+"io:65535", "https://xn--bcher-kva.example", "http://b\x7f", "a\n", "1h", 90, 95, 0b1000001)
+	// Every case of the table, in an arbitrary combination.
+	hosts, urls, exceptions := contracttest.Hosts(), contracttest.URLs(), contracttest.NoProxies()
+	for i, tc := range urls {
+		add(hosts[i%len(hosts)].Input, tc.Input, urls[(i+7)%len(urls)].Input, exceptions[i%len(exceptions)].Input, "1h", int32(i%110), int32(i%100), uint8(i))
+	}
 	admit := newAdmission(f)
 	f.Fuzz(func(t *testing.T, upstream, remoteURL, httpProxy, httpsProxy, noProxy, ttl string, high, low int32, mask uint8) {
 		given := func(bit int, value string) *string {

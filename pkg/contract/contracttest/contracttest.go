@@ -125,7 +125,7 @@ func URLs() []Address {
 	return append(valid, invalid...)
 }
 
-// NoProxies are lists of what is reached without a proxy.
+// NoProxies are lists of destinations without a proxy.
 func NoProxies() []Address {
 	valid := accept(
 		"*", "example.com", ".example.com", "*.example.com", "example.com:5000", ".example.com:443", "localhost",
