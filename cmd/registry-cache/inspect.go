@@ -11,6 +11,7 @@ import (
 
 	"github.com/registry-cache/extension/pkg/cacheserver/config"
 	"github.com/registry-cache/extension/pkg/cacheserver/inspect"
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 // inspectOptions are the flags of the subcommand inspect.
@@ -49,6 +50,9 @@ stock registry has filled.`,
 					o.overrides = append(o.overrides, set)
 				}
 			}
+			if cmd.Flags().Changed("high-watermark") && !cmd.Flags().Changed("low-watermark") && o.configFile == "" {
+				o.overrides = append(o.overrides, func(c *config.Config) { c.Storage.LowWatermark = contract.DefaultLowWatermark(high) })
+			}
 			cfg, write, err := o.complete()
 			if err != nil {
 				return err
@@ -66,7 +70,7 @@ stock registry has filled.`,
 	flags.StringVar(&root, "root", defaults.Storage.Root, "directory of the volume")
 	flags.DurationVar(&ttl, "ttl", time.Duration(defaults.GarbageCollection.TTL), "duration after the last use of an object at which it expires; 0s disables garbage collection")
 	flags.IntVar(&high, "high-watermark", defaults.Storage.HighWatermark, "percentage of used space on the volume at which eviction starts")
-	flags.IntVar(&low, "low-watermark", defaults.Storage.LowWatermark, "percentage of used space on the volume at which eviction stops")
+	flags.IntVar(&low, "low-watermark", defaults.Storage.LowWatermark, "percentage of used space on the volume at which eviction stops; without --config, 10 less than --high-watermark by default")
 	flags.StringVarP(&o.output, "output", "o", "table", "output format: table or json")
 	return cmd
 }

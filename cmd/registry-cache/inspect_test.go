@@ -55,6 +55,8 @@ func TestInspect(t *testing.T) {
 		{[]string{"--root", root}, inspect.Policy{TTLSeconds: 168 * 3600, HighWatermarkPercent: 90, LowWatermarkPercent: 80}},
 		{[]string{"--config", file}, inspect.Policy{TTLSeconds: 48 * 3600, HighWatermarkPercent: 70, LowWatermarkPercent: 60}},
 		{[]string{"--config", file, "--ttl", "0s", "--high-watermark", "95"}, inspect.Policy{HighWatermarkPercent: 95, LowWatermarkPercent: 60}},
+		// The low watermark follows the high one, as in a configuration without it.
+		{[]string{"--root", root, "--high-watermark", "70"}, inspect.Policy{TTLSeconds: 168 * 3600, HighWatermarkPercent: 70, LowWatermarkPercent: 60}},
 		{[]string{"--root", root, "--ttl", "1h", "--low-watermark", "0"}, inspect.Policy{TTLSeconds: 3600, HighWatermarkPercent: 90}},
 	} {
 		out, err := runInspect(t, append(test.args, "-o", "json")...)

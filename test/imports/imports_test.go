@@ -191,7 +191,7 @@ func TestUnused(t *testing.T) {
 // usage contains the allowances that an import needs: the folder of the rule, and the allowed folder.
 type usage map[[2]string]bool
 
-// unused returns a complaint for each rule whose folder is not in covered, and for each allowance that is not in used.
+// unused returns an error message for each rule whose folder is not in covered, and for each allowance that is not in used.
 func unused(covered map[string]bool, used usage) []string {
 	var complaints []string
 	for _, r := range rules {
