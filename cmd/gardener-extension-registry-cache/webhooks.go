@@ -32,7 +32,7 @@ type sequencedManager struct {
 }
 
 // Add implements manager.Manager. It treats each leader-elected runnable that is not a controller as a one-shot
-// runnable. Runnables without leader election are added unchanged.
+// runnable. If such a runnable fails, the manager stops. Runnables without leader election are added unchanged.
 func (m *sequencedManager) Add(r manager.Runnable) error {
 	if leading, ok := r.(manager.LeaderElectionRunnable); !ok || !leading.NeedLeaderElection() {
 		return m.Manager.Add(r)

@@ -18,7 +18,7 @@ import (
 type inspectOptions struct {
 	configFile string // empty: the default configuration
 	output     string // "table" or "json"
-	// overrides apply the flags that are set on the command line to the configuration.
+	// overrides replace values of the configuration by those of the flags on the command line.
 	overrides []func(*config.Config)
 }
 
@@ -50,6 +50,8 @@ stock registry has filled.`,
 					o.overrides = append(o.overrides, set)
 				}
 			}
+			// The default of the low watermark depends on the high one. A configuration file already contains its result, which
+			// a flag for the high watermark does not change.
 			if cmd.Flags().Changed("high-watermark") && !cmd.Flags().Changed("low-watermark") && o.configFile == "" {
 				o.overrides = append(o.overrides, func(c *config.Config) { c.Storage.LowWatermark = contract.DefaultLowWatermark(high) })
 			}
