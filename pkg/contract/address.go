@@ -26,7 +26,7 @@ const (
 type AddressError struct {
 	// Rule is the grammar, and Example a valid value.
 	Rule, Example string
-	// Detail is the violated part of the rule. It is empty if the value does not resemble a valid one.
+	// Detail is the violated part of the rule, for example "without a scheme". It is empty if no single part is violated.
 	Detail string
 	// Suggestion is a valid value similar to the rejected one, or empty.
 	Suggestion string
@@ -79,7 +79,7 @@ func ParseHost(s string) (string, error) {
 	case lower(s) != s:
 		return fail("in lower case", candidate)
 	case len(s) > MaxHost:
-		return "", &AddressError{Rule: fmt.Sprintf("must have at most %d characters, it is the name of a directory on the nodes", MaxHost)}
+		return "", &AddressError{Rule: fmt.Sprintf("must have at most %d characters, because it is the name of a directory on the nodes", MaxHost)}
 	case !isHostPort(s):
 		return "", &AddressError{Rule: "must be host[:port]", Example: "docker.io or registry.example.com:5000"}
 	}
@@ -99,8 +99,8 @@ type URL struct {
 func (u URL) String() string { return u.Scheme + "://" + u.Host }
 
 // ParseRemoteURL parses the URL of a registry: http or https, host and optional port. Scheme and host are
-// case-insensitive (RFC 3986, section 6.2.2.1). One slash, an empty fragment, or both at the end are dropped, since
-// earlier releases have admitted them. User information, query, path, and IPv6 zones are errors. An error is an
+// case-insensitive (RFC 3986, section 6.2.2.1). A slash, an empty fragment (#), or "/#" at the end is dropped, because
+// earlier releases have admitted such URLs. User information, query, path, and IPv6 zones are errors. An error is an
 // *AddressError.
 func ParseRemoteURL(s string) (URL, error) { return parseURL(s, "https://registry.example.com") }
 
@@ -122,13 +122,14 @@ func parseURL(s, example string) (URL, error) {
 	case strings.Contains(s, "@"):
 		return fail("without user name or password", true)
 	case strings.ContainsAny(s, "?#"):
+		// A query may contain a token.
 		return fail("without query or fragment", true)
 	case scheme != "http" && scheme != "https":
 		return fail("", false)
 	}
 	host, ok := canonicalHost(authority)
 	if !ok {
-		// In "https://user:password" without a host, the port is a password.
+		// "https://user:password" has the form host:port. A port that is not a number is therefore treated as a password.
 		_, port, _ := strings.Cut(authority, ":")
 		return fail("", strings.Trim(port, "0123456789") != "")
 	}
@@ -159,8 +160,8 @@ func canonicalHost(s string) (string, bool) {
 // ParseNoProxy parses a list of destinations without a proxy, separated by commas, and returns it in canonical form:
 // without white space, in lower case, ports without leading zeros. Each entry must have an effect in
 // golang.org/x/net/http/httpproxy, which the cache server uses: "*", a domain ("example.com" includes its subdomains,
-// ".example.com" and "*.example.com" are the subdomains only), an IP address, both with an optional port, or an IP range
-// in CIDR notation. An error is an *AddressError.
+// ".example.com" and "*.example.com" are the subdomains only), an IP address, or an IP range in CIDR notation. Domains and
+// IP addresses can have a port. An error is an *AddressError.
 func ParseNoProxy(s string) (string, error) {
 	if len(s) > MaxNoProxy {
 		return "", &AddressError{Rule: fmt.Sprintf("must have at most %d bytes", MaxNoProxy), Secret: strings.Contains(s, "@")}

@@ -66,7 +66,7 @@ func TestSuggestions(t *testing.T) {
 		"Docker_io":                       `must be host[:port], for example docker.io, in lower case`,
 		"docker_io":                       `must be host[:port], for example docker.io or registry.example.com:5000`,
 		"me:secret@docker.io":             `must be host[:port], for example docker.io, without user name or password`,
-		strings.Repeat("a.", 127) + "b:5": `must have at most 255 characters, it is the name of a directory on the nodes`,
+		strings.Repeat("a.", 127) + "b:5": `must have at most 255 characters, because it is the name of a directory on the nodes`,
 	} {
 		if _, err := ParseHost(input); err == nil || err.Error() != want {
 			t.Errorf("%s: got %v, want %s", input, err, want)

@@ -37,7 +37,7 @@ func TestUpstream(t *testing.T) {
 		{"docker.io:0443", `caches[0].upstream: Invalid value: "docker.io:0443": ` + format + ` or registry.example.com:5000`},
 		{"docker.io:https", `caches[0].upstream: Invalid value: "docker.io:https": ` + format + ` or registry.example.com:5000`},
 		{longest, ""},
-		{longest + "0", `caches[0].upstream: Invalid value: "` + longest + `0": must have at most 255 characters, it is the name of a directory on the nodes`},
+		{longest + "0", `caches[0].upstream: Invalid value: "` + longest + `0": must have at most 255 characters, because it is the name of a directory on the nodes`},
 		{"docker_io", `caches[0].upstream: Invalid value: "docker_io": ` + format + ` or registry.example.com:5000`},
 		{"[::1]:5000", `caches[0].upstream: Invalid value: "[::1]:5000": ` + format + ` or registry.example.com:5000`},
 	} {
