@@ -41,7 +41,7 @@ func seconds(v float64) string {
 	return fmt.Sprintf("%d m %d s", whole/60, whole%60)
 }
 
-// times formats a factor.
+// times formats a ratio.
 func times(v float64) string { return fmt.Sprintf("%s ×", thousands(v)) }
 
 // mebibytes formats a number of bytes in MiB.

@@ -93,14 +93,14 @@ func TestLosses(t *testing.T) {
 	for _, l := range losses(r) {
 		got[l.Name+" "+l.Engine+" "+l.To] = l
 	}
-	for name, factor := range map[string]string{
+	for name, ratio := range map[string]string{
 		"cold/rtt=0ms ours direct":                                "2 ×",
 		"stale/containerd-2/alpine stale-unit-first direct":       "1.5 ×",
 		"stale/containerd-2/ops-toolbelt stale-unit-first direct": "1.5 ×",
 		"blob/warm/http ours stock":                               "2 ×",
 	} {
-		if got[name].Factor != factor {
-			t.Errorf("%s: worse by %q, want %q", name, got[name].Factor, factor)
+		if got[name].Ratio != ratio {
+			t.Errorf("%s: worse by %q, want %q", name, got[name].Ratio, ratio)
 		}
 		delete(got, name)
 	}
@@ -127,7 +127,7 @@ func TestReadme(t *testing.T) {
 | Start of 3 nodes: time until each node has the images of all system components; the caches are empty | 30 s | 15 s | 12 s |
 | 50 clients pull one uncached blob concurrently: bytes sent by the upstream, as a multiple of the blob size | – | 50 × | 1 × |
 
-Medians of one run on one machine with 2 processors. [docs/benchmarks](docs/benchmarks/README.md) defines the columns and contains all results.
+*direct* is without a cache; *stock* is the registry of the distribution project as cache, with the configuration of the public extension. Values are medians of one run on one machine with 2 processors. [docs/benchmarks](docs/benchmarks/README.md) contains all results.
 `
 	if text != want {
 		t.Errorf("got\n%s\nwant\n%s", text, want)

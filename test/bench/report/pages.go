@@ -30,7 +30,8 @@ func Readme(r *result.Run, folder string) (text string, picture Picture, err err
 	}
 	var s strings.Builder
 	fmt.Fprintf(&s, "![%s](%s)\n\n%s\n", pictureText, path.Join(folder, picture.Name), table(r, func(w row) bool { return w.headline }))
-	fmt.Fprintf(&s, "Medians of one run on one machine with %d processors. [%s](%s) defines the columns and contains all results.\n",
+	fmt.Fprintf(&s, "*direct* is without a cache; *stock* is the registry of the distribution project as cache, with the configuration of the public extension. "+
+		"Values are medians of one run on one machine with %d processors. [%s](%s) contains all results.\n",
 		r.Host.CPUs, path.Dir(folder), path.Join(path.Dir(folder), "README.md"))
 	return s.String(), picture, nil
 }

@@ -21,8 +21,8 @@ type loss struct {
 	Name, Engine, Unit string
 	To                 string
 	Ours, Theirs       string
-	// Factor is the ratio of the worse to the better median.
-	Factor string
+	// Ratio is the worse median divided by the better one.
+	Ratio string
 	// Within is true if the ranges of the values overlap. The difference may then be noise.
 	Within bool
 }
@@ -48,7 +48,7 @@ func losses(r *result.Run) []loss {
 			}
 			all = append(all, loss{
 				Name: s.Name, Engine: s.Engine, Unit: s.Unit, To: to, Ours: spread(s.Values), Theirs: spread(other.Values),
-				Factor: factor(a.Median(), b.Median()),
+				Ratio:  ratio(a.Median(), b.Median()),
 				Within: result.Percentile(a.Values, 0) <= result.Percentile(b.Values, 100),
 			})
 		}
@@ -56,8 +56,8 @@ func losses(r *result.Run) []loss {
 	return all
 }
 
-// factor formats a / b; "∞" if b is 0.
-func factor(a, b float64) string {
+// ratio formats a / b; "∞" if b is 0.
+func ratio(a, b float64) string {
 	if b == 0 {
 		return "∞"
 	}
