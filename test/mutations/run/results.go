@@ -104,15 +104,15 @@ func (r results) writeReport(file string, all []mutations.Mutation) error {
 
 const introduction = `# Mutations
 
-A mutation is a deliberate defect in the product. It proves that the specs and tests which cover the product can fail: a test that passes with a
-defective product proves nothing.
+A mutation is a deliberate defect in the product. It proves that a test can fail: a test that passes with a defective product proves nothing.
 
-` + "`make mutations`" + ` applies each mutation of [mutations.yaml](../test/mutations/mutations.yaml) to a copy of the checkout. It then runs a spec of a
-story on the kind-based Shoot, with the mutated product, and a Go test, which needs no cluster. Some mutations have only a spec or only a test.
-Each of them must fail with the expected message of mutations.yaml. A failure with another message does not count.
+` + "`make mutations`" + ` applies each mutation of [mutations.yaml](../test/mutations/mutations.yaml) to a copy of the checkout. Then it runs
+one spec of a story on the kind-based Shoot with the mutated product, and one Go test, which needs no cluster. Some mutations have only a spec or
+only a test. Each of them must fail with the expected message of mutations.yaml. A failure with another message does not count.
 
-The command generates this page from the stored outcomes in [results.json](../test/mutations/results.json). A duration includes the installation
-of the product for a spec, and compilation for a test. Specs have their current names, also where the outcome is of an older commit.
+The command generates this page from the stored outcomes in [results.json](../test/mutations/results.json). In the table, the duration of a spec
+includes the installation of the mutated product, and that of a test its compilation. The sections below the table contain the failure messages,
+shortened and as the named commit has printed them. Names of specs are the current ones; the commit may have used another name.
 
 `
 
@@ -137,13 +137,17 @@ func (r results) report(all []mutations.Mutation) []byte {
 			continue
 		}
 		fmt.Fprintf(&text, "\n## %s\n\n", m.Name)
-		for _, o := range []outcome{found.Spec, found.Test} {
-			if o.ran() {
-				fmt.Fprintf(&text, "- %s (commit %s)\n\n  ```\n  %s\n  ```\n", o.Name, o.Commit, strings.ReplaceAll(o.Message, "```", "'''"))
-			}
-		}
+		writeMessage(&text, "Spec", found.Spec)
+		writeMessage(&text, "Test", found.Test)
 	}
 	return text.Bytes()
+}
+
+// writeMessage writes the failure message of a spec or test that was run as an item of a list.
+func writeMessage(text *bytes.Buffer, kind string, o outcome) {
+	if o.ran() {
+		fmt.Fprintf(text, "- %s: %s (commit %s)\n\n  ```\n  %s\n  ```\n", kind, o.Name, o.Commit, strings.ReplaceAll(o.Message, "```", "'''"))
+	}
 }
 
 // tally counts the specs or tests that must fail, that were run, and that failed with the expected message.
