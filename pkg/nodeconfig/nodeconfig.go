@@ -9,6 +9,7 @@
 package nodeconfig
 
 import (
+	"cmp"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -79,19 +80,23 @@ type Skipped struct {
 // caBundle contains the roots, in PEM, by which caches with an https endpoint are verified; others need none.
 //
 // An invalid cache is skipped and does not affect the others: its upstream, endpoint or remote URL violates the rules of
-// package contract, another cache has the same upstream, or its endpoint is https and caBundle is invalid.
+// package contract, another valid cache has the same upstream, or its endpoint is https and caBundle is invalid.
 func New(caches []v1alpha3.RegistryCacheStatus, caBundle string) (config Config, skipped []Skipped) {
 	caches = slices.SortedStableFunc(slices.Values(caches), func(a, b v1alpha3.RegistryCacheStatus) int {
-		return strings.Compare(a.Upstream, b.Upstream)
+		return cmp.Or(
+			strings.Compare(a.Upstream, b.Upstream), strings.Compare(a.Endpoint, b.Endpoint),
+			strings.Compare(a.RemoteURL, b.RemoteURL), strings.Compare(a.Engine, b.Engine),
+		)
 	})
 	bundleErr := checkBundle(caBundle)
 	var roots []extensionsv1alpha1.File
 	var files []extensionsv1alpha1.File
-	for i, cache := range caches {
+	last := "" // the last configured upstream
+	for _, cache := range caches {
 		cache, err := canonical(cache)
 		switch {
 		case err != nil:
-		case i > 0 && caches[i-1].Upstream == cache.Upstream:
+		case cache.Upstream == last:
 			err = errors.New("upstream: another cache has the same")
 		case secure(cache) && bundleErr != nil:
 			err = fmt.Errorf("CA bundle: %w", bundleErr)
@@ -100,6 +105,7 @@ func New(caches []v1alpha3.RegistryCacheStatus, caBundle string) (config Config,
 			skipped = append(skipped, Skipped{Upstream: cache.Upstream, Reason: err})
 			continue
 		}
+		last = cache.Upstream
 		if secure(cache) {
 			roots = []extensionsv1alpha1.File{file(CABundlePath, 0o644, caBundle)}
 		}
@@ -165,9 +171,10 @@ func owns(f extensionsv1alpha1.File) bool {
 
 func ownsUnit(u extensionsv1alpha1.Unit) bool { return u.Name == UnitName }
 
-// secure tells whether the cache speaks https.
+// secure reports whether the endpoint of the cache is valid and has the scheme https.
 func secure(cache v1alpha3.RegistryCacheStatus) bool {
-	return strings.HasPrefix(cache.Endpoint, "https://")
+	endpoint, err := contract.ParseEndpoint(cache.Endpoint)
+	return err == nil && endpoint.Scheme == "https"
 }
 
 // The unit finds the server, the hosts and the roots in these lines by their beginning; see header and round in its script.

@@ -90,7 +90,7 @@ func TestNewSkips(t *testing.T) {
 	}{
 		{func(c *v1alpha3.RegistryCacheStatus) { c.Upstream = "" }, "upstream: must be host[:port], for example docker.io or registry.example.com:5000"},
 		{func(c *v1alpha3.RegistryCacheStatus) { c.Upstream = ".." }, "upstream: must be host[:port], for example docker.io or registry.example.com:5000"},
-		{func(c *v1alpha3.RegistryCacheStatus) { c.Upstream = "quay.io" }, "upstream: another cache has the same"},
+		{func(c *v1alpha3.RegistryCacheStatus) { c.Upstream, c.Endpoint = "quay.io", "http://10.96.0.13:5000" }, "upstream: another cache has the same"},
 		{func(c *v1alpha3.RegistryCacheStatus) { c.Endpoint = "" }, "endpoint: " + url + "https://10.96.0.10:5000"},
 		{func(c *v1alpha3.RegistryCacheStatus) { c.Endpoint = "http://a\n" }, "endpoint: " + url + "https://10.96.0.10:5000"},
 		{func(c *v1alpha3.RegistryCacheStatus) { c.Endpoint = "https://10.96.0.10:5000" }, "CA bundle: one of its PEM blocks cannot be read, want -----BEGIN CERTIFICATE-----, base64, -----END CERTIFICATE-----"},
@@ -105,6 +105,27 @@ func TestNewSkips(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%+v: the other cache is affected (-want +got):\n%s", bad, diff)
+		}
+	}
+}
+
+// Of several caches with the same upstream, one is configured: a valid one, whatever their order is.
+func TestNewWithDuplicates(t *testing.T) {
+	t.Parallel()
+	valid := v1alpha3.RegistryCacheStatus{Upstream: "docker.io", Endpoint: "http://10.96.0.11:5000", RemoteURL: "https://registry-1.docker.io"}
+	invalid, other := valid, valid
+	invalid.Endpoint, other.Endpoint = "http://10.96.0.10:5000/v2", "http://10.96.0.12:5000"
+	want, skipped := New([]v1alpha3.RegistryCacheStatus{valid}, "")
+	if len(skipped) > 0 {
+		t.Fatal(skipped)
+	}
+	for _, caches := range [][]v1alpha3.RegistryCacheStatus{{invalid, valid, other}, {other, valid, invalid}, {valid, other, invalid}} {
+		got, skipped := New(caches, "")
+		if len(skipped) != 2 {
+			t.Errorf("skipped %v, want two of three", skipped)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%+v (-want +got):\n%s", caches, diff)
 		}
 	}
 }

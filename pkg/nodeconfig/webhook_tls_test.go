@@ -111,6 +111,26 @@ func TestMutateShipsTheBundle(t *testing.T) {
 	}
 }
 
+// The scheme of an endpoint is case-insensitive, also for the decision whether the roots are read.
+func TestMutateReadsTheBundleForUpperCase(t *testing.T) {
+	t.Parallel()
+	for _, endpoint := range []string{"HTTPS://10.96.0.10:5000", "https://10.96.0.10:5000/"} {
+		status := registry.NewStatus([]v1alpha3.RegistryCacheStatus{{Upstream: "docker.io", Endpoint: endpoint, RemoteURL: "https://registry-1.docker.io"}})
+		status.CASecretName = new("roots")
+		raw, err := json.Marshal(status)
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "roots"}, Data: map[string][]byte{"bundle.crt": []byte(testCA(t))}}
+		osc := newOSC()
+		mutate(t, &mutator{client: newClient(t, newCluster(t, nil), newExtensionWithStatus(raw), secret)}, osc, nil)
+		got := configured(Config{Files: osc.Spec.Files}, "docker.io")
+		if !strings.Contains(got, `[host."https://10.96.0.10:5000"]`) || !hasFile(osc, CABundlePath) {
+			t.Errorf("%s: got %q, roots %t", endpoint, got, hasFile(osc, CABundlePath))
+		}
+	}
+}
+
 // Caches with https keep their configuration, new ones get none, and caches with http are not affected.
 func TestMutateWithoutBundle(t *testing.T) {
 	t.Parallel()
