@@ -5,6 +5,7 @@ package contract
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -57,7 +58,7 @@ func (e *AddressError) Error() string {
 // their labels.
 func ParseHost(s string) (string, error) {
 	fail := func(detail, candidate string) (string, error) {
-		err := &AddressError{Rule: "must be host[:port]", Example: "docker.io", Detail: detail}
+		err := &AddressError{Rule: "must be host[:port]", Example: "docker.io", Detail: detail, Secret: mayContainSecret(s)}
 		if candidate = strings.ToLower(candidate); isHostPort(candidate) && len(candidate) <= MaxHost {
 			err.Suggestion = candidate
 		}
@@ -79,9 +80,9 @@ func ParseHost(s string) (string, error) {
 	case lower(s) != s:
 		return fail("in lower case", candidate)
 	case len(s) > MaxHost:
-		return "", &AddressError{Rule: fmt.Sprintf("must have at most %d characters, because it is the name of a directory on the nodes", MaxHost)}
+		return "", &AddressError{Rule: fmt.Sprintf("must have at most %d characters, because it is the name of a directory on the nodes", MaxHost), Secret: mayContainSecret(s)}
 	case !isHostPort(s):
-		return "", &AddressError{Rule: "must be host[:port]", Example: "docker.io or registry.example.com:5000"}
+		return "", &AddressError{Rule: "must be host[:port]", Example: "docker.io or registry.example.com:5000", Secret: mayContainSecret(s)}
 	}
 	return s, nil
 }
@@ -111,8 +112,8 @@ func ParseProxyURL(s string) (URL, error) { return parseURL(s, "http://proxy.exa
 func ParseEndpoint(s string) (URL, error) { return parseURL(s, "https://10.96.0.10:5000") }
 
 func parseURL(s, example string) (URL, error) {
-	fail := func(detail string, secret bool) (URL, error) {
-		return URL{}, &AddressError{Rule: "must be http or https with a host and an optional port", Example: example, Detail: detail, Secret: secret}
+	fail := func(detail string) (URL, error) {
+		return URL{}, &AddressError{Rule: "must be http or https with a host and an optional port", Example: example, Detail: detail, Secret: mayContainSecret(s)}
 	}
 	s, _ = strings.CutSuffix(s, "#")
 	scheme, rest, _ := strings.Cut(s, "://")
@@ -120,23 +121,36 @@ func parseURL(s, example string) (URL, error) {
 	authority, path, hasPath := strings.Cut(rest, "/")
 	switch {
 	case strings.Contains(s, "@"):
-		return fail("without user name or password", true)
+		return fail("without user name or password")
 	case strings.ContainsAny(s, "?#"):
-		// A query may contain a token.
-		return fail("without query or fragment", true)
+		return fail("without query or fragment")
 	case scheme != "http" && scheme != "https":
-		return fail("", false)
+		return fail("")
 	}
 	host, ok := canonicalHost(authority)
 	if !ok {
-		// "https://user:password" has the form host:port. A port that is not a number is therefore treated as a password.
-		_, port, _ := strings.Cut(authority, ":")
-		return fail("", strings.Trim(port, "0123456789") != "")
+		return fail("")
 	}
 	if hasPath && path != "" {
-		return fail("without a path", false)
+		return fail("without a path")
 	}
 	return URL{Scheme: scheme, Host: host}, nil
+}
+
+// mayContainSecret reports whether an invalid address may contain a credential: user information, also with an encoded
+// "@", or a query or fragment, which may contain a token. "https://user:password" has the form host:port; a port that is
+// neither a number, the name of a scheme, nor a part of an IPv6 address is therefore treated as a password.
+func mayContainSecret(s string) bool {
+	if strings.ContainsAny(s, "@?#") || strings.Contains(s, "%40") {
+		return true
+	}
+	if _, rest, found := strings.Cut(s, ":/"); found {
+		s = rest
+	}
+	authority, _, _ := strings.Cut(strings.TrimLeft(s, "/"), "/")
+	_, port, _ := strings.Cut(authority, ":")
+	isNamed := port == "http" || port == "https"
+	return !isNamed && strings.Trim(port, "0123456789") != "" && strings.Trim(authority, "0123456789abcdefABCDEF:.[]") != ""
 }
 
 // canonicalHost returns host[:port] with the host in lower case and an IPv6 address in its shortest form.
@@ -163,18 +177,19 @@ func canonicalHost(s string) (string, bool) {
 // ".example.com" and "*.example.com" are the subdomains only), an IP address, or an IP range in CIDR notation. Domains and
 // IP addresses can have a port. An error is an *AddressError.
 func ParseNoProxy(s string) (string, error) {
-	if len(s) > MaxNoProxy {
-		return "", &AddressError{Rule: fmt.Sprintf("must have at most %d bytes", MaxNoProxy), Secret: strings.Contains(s, "@")}
-	}
 	entries := strings.Split(s, ",")
+	// The list may contain a URL with a password.
+	secret := slices.ContainsFunc(entries, mayContainSecret)
+	if len(s) > MaxNoProxy {
+		return "", &AddressError{Rule: fmt.Sprintf("must have at most %d bytes", MaxNoProxy), Secret: secret}
+	}
 	for i, entry := range entries {
 		canonical, ok := canonicalNoProxy(lower(strings.TrimSpace(entry)))
 		if !ok {
 			return "", &AddressError{
 				Rule:    fmt.Sprintf("entry %d must be a domain, an IP address or an IP range; separate entries by commas", i+1),
 				Example: ".example.com,10.0.0.0/8",
-				// The list may contain a URL with a password.
-				Secret: strings.Contains(s, "@"),
+				Secret:  secret,
 			}
 		}
 		entries[i] = canonical

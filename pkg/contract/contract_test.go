@@ -74,6 +74,32 @@ func TestSuggestions(t *testing.T) {
 	}
 }
 
+// A rejected value that may contain a credential is marked, whichever rule it violates first.
+func TestSecrets(t *testing.T) {
+	t.Parallel()
+	all := parsers()
+	for _, input := range []string{
+		"ftp://robot:hunter2", "ssh://robot:hunter2@registry.example.com", "https://robot:hunter2", "https://robot:hunter2/v2/", "HTTPS://Robot:hunter2",
+		"https://robot:hunter2%40registry.example.com", "robot:hunter2", "robot:hunter2/", "Robot:hunter2",
+		"https://registry.example.com?token=hunter2", "https://registry.example.com/v2/?sig=hunter2", "registry.example.com/v2?sig=hunter2", "registry.example.com#hunter2",
+		"https://registry.example.com:5000:hunter2", "//robot:hunter2", "https:/robot:hunter2", "https:robot:hunter2",
+	} {
+		for name, parser := range all {
+			_, err := parser.parse(input)
+			failure, ok := errors.AsType[*AddressError](err)
+			if !ok || !failure.Secret || strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("%s %q: got %#v, want a secret that the error does not contain", name, input, err)
+			}
+		}
+	}
+	for name, input := range map[string]string{"host": "Docker.io:5000/library/alpine:3.13", "remoteURL": "ftp://ghcr.io:5000/v2", "endpoint": "10.96.0.10:5000", "noProxy": "a b:443,[fd00::1]"} {
+		_, err := all[name].parse(input)
+		if failure, ok := errors.AsType[*AddressError](err); !ok || failure.Secret {
+			t.Errorf("%s %q: got %#v, want an error that allows to show the value", name, input, err)
+		}
+	}
+}
+
 // Every accepted value is stable, and contains no byte with a meaning in TOML, YAML, a shell or a path.
 func FuzzAddresses(f *testing.F) {
 	for _, parser := range parsers() {
