@@ -15,7 +15,11 @@ import (
 	"testing"
 )
 
-const module = "github.com/registry-cache/extension/"
+const (
+	module = "github.com/registry-cache/extension/"
+	// noRule follows the name of a file in a folder without a rule.
+	noRule = ": no rule covers this folder; add a rule with its allowed imports"
+)
 
 // rule defines the allowed imports of the packages in a folder and below it. If several rules match a file, the rule
 // with the longest folder applies.
@@ -112,9 +116,12 @@ func TestImportsFollowTheRules(t *testing.T) {
 			return err
 		}
 		relative = filepath.ToSlash(relative)
-		if r := ruleFor(relative); r != nil {
-			covered[r.folder] = true
+		r := ruleFor(relative)
+		if r == nil {
+			t.Error(relative + noRule) // also for a file without imports
+			return nil
 		}
+		covered[r.folder] = true
 		for _, spec := range syntax.Imports {
 			imported, err := strconv.Unquote(spec.Path.Value)
 			if err != nil {
@@ -223,7 +230,7 @@ func ruleFor(file string) *rule {
 func check(file, imported string, used usage) string {
 	r := ruleFor(file)
 	if r == nil {
-		return file + ": no rule covers this folder; add a rule with its allowed imports"
+		return file + noRule
 	}
 	own, isOwn := strings.CutPrefix(imported, module)
 	if !isOwn {
