@@ -160,6 +160,11 @@ func TestAcceptedUpdates(t *testing.T) {
 		{"garbage collection off", v1 + "caches: [{upstream: a}]", v1 + "caches: [{upstream: a, garbageCollection: {enabled: false}}]"},
 		{"garbage collection on again", v3 + "caches: [{upstream: a, garbageCollection: {ttl: 0s}}]", v3 + "caches: [{upstream: a, garbageCollection: {ttl: 1h}}]"},
 		{"watermarks and proxy", v3 + "caches: [{upstream: a}]", v3 + "caches: [{upstream: a, garbageCollection: {lowWatermark: 5}, proxy: {httpsProxy: 'http://p'}}]"},
+		// Canonical addresses are compared, so another spelling of the same host is not a change.
+		{"remote URL spelled differently", v3 + "caches: [{upstream: a, remoteURL: 'HTTPS://Registry.Example.com:5000/#'}]", v3 + "caches: [{upstream: a, remoteURL: 'https://registry.example.com:5000'}]"},
+		{"spelling of earlier releases", v3 + "caches: [{upstream: a, remoteURL: 'https://b/'}]", v3 + "caches: [{upstream: a, remoteURL: 'hTTps://b#'}]"},
+		{"IPv6 spelled differently", v3 + "caches: [{upstream: a, remoteURL: 'https://[FD00:0::1]:5000'}]", v3 + "caches: [{upstream: a, remoteURL: 'https://[fd00::1]:5000/'}]"},
+		{"default given in upper case", v3 + "caches: [{upstream: docker.io}]", v3 + "caches: [{upstream: docker.io, remoteURL: 'HTTPS://REGISTRY-1.DOCKER.IO/'}]"},
 		{"upstream speaks https now", v3 + "caches: [{upstream: a, remoteURL: 'http://a'}]", v3 + "caches: [{upstream: a}]"},
 		{"caches come and go", v3 + "caches: [{upstream: a, volume: {size: 1Ti}}]", v3 + "caches: [{upstream: b, volume: {size: 1Gi}}]"},
 		{"order changed", v3 + "caches: [{upstream: a, serviceNameSuffix: x}, {upstream: b}]", v3 + "caches: [{upstream: b}, {upstream: a, serviceNameSuffix: x}]"},
