@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"os"
 	"strconv"
@@ -143,14 +142,10 @@ func (c Config) Policy() evict.Policy {
 	}
 }
 
-// unset is the low watermark of a document that has none. No valid document has this value.
-const unset = math.MinInt
-
 // Parse decodes a document, sets defaults, validates, and brings the remote URL into its canonical form. An unknown or
 // repeated field is an error; field names are case-sensitive.
 func Parse(data []byte) (Config, error) {
 	cfg := Default()
-	cfg.Storage.LowWatermark = unset
 	document, err := yaml.YAMLToJSONStrict(data)
 	if err != nil {
 		return Config{}, fmt.Errorf("decoding configuration: %w", err)
@@ -159,7 +154,16 @@ func Parse(data []byte) (Config, error) {
 	if err := errors.Join(append(unknown, err)...); err != nil {
 		return Config{}, fmt.Errorf("decoding configuration: %w", err)
 	}
-	if cfg.Storage.LowWatermark == unset {
+	// The default of the low watermark depends on the high one.
+	var given struct {
+		Storage struct {
+			LowWatermark *int `json:"lowWatermark"`
+		} `json:"storage"`
+	}
+	if err := json.Unmarshal(document, &given); err != nil {
+		return Config{}, fmt.Errorf("decoding configuration: %w", err)
+	}
+	if given.Storage.LowWatermark == nil {
 		cfg.Storage.LowWatermark = contract.DefaultLowWatermark(cfg.Storage.HighWatermark)
 	}
 	return cfg.canonical()

@@ -60,6 +60,7 @@ func TestParseErrors(t *testing.T) {
 		{"repeated field", minimal + "tags: {}\ntags: {}\n", `already set in map`},
 		{"duration without unit", minimal + "tags: {revalidateAfter: 10}", `duration 10: write a string with a unit, such as "168h"`},
 		{"duration in days", minimal + "tags: {revalidateAfter: 7d}", `duration "7d": write a number with a unit, such as "168h"`},
+		{"smallest integer", minimal + "storage: {lowWatermark: -9223372036854775808}", `storage.lowWatermark: -9223372036854775808 must be a percentage`},
 		{"not a mapping", "- a", "decoding configuration"},
 	} {
 		_, err := Parse([]byte(test.document))
