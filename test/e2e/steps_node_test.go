@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -32,6 +33,15 @@ func drain(ctx context.Context, node kindcluster.Node) {
 func uncordon(ctx context.Context, node kindcluster.Node) {
 	GinkgoHelper()
 	kubectl(ctx, "uncordon", node.Name)
+}
+
+// unitLog returns what the unit on the node has reported since a moment.
+func unitLog(ctx context.Context, node kindcluster.Node, since time.Time) string {
+	GinkgoHelper()
+	out, err := node.Run(ctx, nil, "journalctl", "--quiet", "--no-pager", "--output=cat",
+		"--unit=configure-containerd-registries", fmt.Sprintf("--since=@%d.%06d", since.Unix(), since.Nanosecond()/1000))
+	Expect(err).NotTo(HaveOccurred())
+	return string(out)
 }
 
 // undo ends what a run that was killed may have left on the upstream and the nodes.

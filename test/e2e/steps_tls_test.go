@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/http"
-	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -80,13 +79,4 @@ func probe(ctx context.Context, node kindcluster.Node, result *shoot.Result, sch
 		return fmt.Errorf("GET %s answered %s", request.URL, response.Status)
 	}
 	return nil
-}
-
-// unitLog returns what the unit on the node has reported since a moment.
-func unitLog(ctx context.Context, node kindcluster.Node, since time.Time) string {
-	GinkgoHelper()
-	out, err := node.Run(ctx, nil, "journalctl", "--quiet", "--no-pager", "--output=cat",
-		"--unit=configure-containerd-registries", fmt.Sprintf("--since=@%d.%06d", since.Unix(), since.Nanosecond()/1000))
-	Expect(err).NotTo(HaveOccurred())
-	return string(out)
 }
