@@ -84,7 +84,7 @@ test: shellcheck ## Run unit and integration tests with the race detector; they 
 	  case $$module in containerd-pull|promql) packages=./... ;; *) packages=tool ;; esac; \
 	  (cd hack/$$module && go build -trimpath -o /dev/null $$packages) || exit 1; \
 	done
-	$(call GOTESTSUM,specs) -- -run '^Test(Document|SpecProof|MutationsNameSpecs|OutputHasNoColour)$$' ./test/e2e
+	$(call GOTESTSUM,specs) -- -run '^Test(Document|SpecProof|MutationsNameSpecs|StoryLabels|OutputHasNoColour)$$' ./test/e2e
 	$(call GOTESTSUM,unit) --raw-command -- .ci/race -timeout 15m $$(go list ./... | grep -v -e /test/e2e -e /pkg/extension/lifecycle -e '/test/bench$$')
 	$(call GOTESTSUM,bench) -- ./test/bench
 	$(call GOTESTSUM,lifecycle) --raw-command -- .ci/race -timeout 30m ./pkg/extension/lifecycle

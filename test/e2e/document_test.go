@@ -6,18 +6,22 @@ import (
 	"bytes"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/onsi/ginkgo/v2/types"
 	"sigs.k8s.io/yaml"
 
@@ -119,12 +123,14 @@ func TestDocument(t *testing.T) {
 	got, err := os.ReadFile(file)
 	switch {
 	case err == nil && bytes.Equal(got, want):
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		t.Fatal(err)
 	case *update:
 		if err := os.WriteFile(file, want, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	default:
-		t.Errorf("%s is out of date (%v): run \"make generate\"", proofFile, err)
+		t.Errorf("%s is out of date: run \"make generate\"", proofFile)
 	}
 }
 
@@ -227,6 +233,40 @@ func TestSpecProof(t *testing.T) {
 		if ok != (want != "") || ok && file+" "+text != want {
 			t.Errorf("%q: %q %q %t, want %q", name, file, text, ok, want)
 		}
+	}
+}
+
+// "make e2e LABELS=<label>" must select one story, so the label of a story is the name of its file. test/README.md lists
+// the labels.
+func TestStoryLabels(t *testing.T) {
+	used := map[string]bool{}
+	for _, spec := range allSpecs(t) {
+		file := filepath.Base(spec.FileName())
+		story := strings.TrimSuffix(strings.TrimPrefix(file, "story_"), "_test.go")
+		labels := slices.DeleteFunc(spec.Labels(), func(label string) bool { return label == "long" })
+		if !slices.Equal(labels, []string{story}) {
+			t.Errorf("%s: %q has the labels %q; a story has the label %q and can have the label \"long\"", file, spec.FullText(), labels, story)
+		}
+		for _, label := range spec.Labels() {
+			used[label] = true
+		}
+	}
+	readme, err := os.ReadFile(filepath.Join("..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(readme), "\nLabels of stories:\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	listed := map[string]bool{}
+	for line := range strings.Lines(table) {
+		if cells := strings.Split(line, "|"); len(cells) > 1 {
+			for _, label := range regexp.MustCompile("`(.+?)`").FindAllStringSubmatch(cells[1], -1) {
+				listed[label[1]] = true
+			}
+		}
+	}
+	if diff := cmp.Diff(used, listed); diff != "" {
+		t.Errorf("labels of the stories (-) and in test/README.md (+):\n%s", diff)
 	}
 }
 
