@@ -169,6 +169,37 @@ func TestMutateWithoutBundle(t *testing.T) {
 	}
 }
 
+// The files that are kept without the roots are those of New with the roots, in the same order: another order would
+// change the checksum of the OperatingSystemConfig.
+func TestWithPreviousKeepsTheOrder(t *testing.T) {
+	t.Parallel()
+	var all, plain []v1alpha3.RegistryCacheStatus
+	var withoutRoots []string
+	for i, upstream := range []string{"docker.io:443", "docker.io", "a.io", "docker-a.io", "docker.io.example.com", "z.io:5000"} {
+		cache := v1alpha3.RegistryCacheStatus{Upstream: upstream, Endpoint: "https://10.96.0.10:5000", RemoteURL: "https://registry.example.com", Engine: "registry-cache"}
+		if i%2 == 1 {
+			cache.Endpoint = "http://10.96.0.11:5000"
+			plain = append(plain, cache)
+		} else {
+			withoutRoots = append(withoutRoots, upstream)
+		}
+		all = append(all, cache)
+	}
+	previous, _ := New(all, testCA(t))
+	config, skipped := New(plain, "")
+	if len(skipped) > 0 {
+		t.Fatal(skipped)
+	}
+	if diff := cmp.Diff(previous, config.withPrevious(previous, withoutRoots)); diff != "" {
+		t.Errorf("(-with roots +kept):\n%s", diff)
+	}
+	// An upstream that was removed from the status meanwhile is not kept.
+	kept := config.withPrevious(previous, withoutRoots[1:])
+	if configured(kept, withoutRoots[0]) != "" || configured(kept, withoutRoots[1]) == "" {
+		t.Errorf("kept %v, want only %v", kept.Files, withoutRoots[1:])
+	}
+}
+
 // An upstream that belongs to somebody else needs no roots of ours.
 func TestMutateReadsNoBundleThatIsNotNeeded(t *testing.T) {
 	t.Parallel()
