@@ -59,7 +59,7 @@ func (e *AddressError) Error() string {
 func ParseHost(s string) (string, error) {
 	fail := func(detail, candidate string) (string, error) {
 		err := &AddressError{Rule: "must be host[:port]", Example: "docker.io", Detail: detail, Secret: mayContainSecret(s)}
-		if candidate = strings.ToLower(candidate); isHostPort(candidate) && len(candidate) <= MaxHost {
+		if candidate = lower(candidate); isHostPort(candidate) && len(candidate) <= MaxHost {
 			err.Suggestion = candidate
 		}
 		return "", err

@@ -59,11 +59,13 @@ func TestAddresses(t *testing.T) {
 func TestSuggestions(t *testing.T) {
 	t.Parallel()
 	for input, want := range map[string]string{
-		"https://docker.io":               `must be host[:port], for example docker.io, without a scheme; write "docker.io"`,
-		"HTTPS://Docker.io:5000/v2/":      `must be host[:port], for example docker.io, without a scheme; write "docker.io:5000"`,
-		"docker.io/library":               `must be host[:port], for example docker.io, without a path; write "docker.io"`,
-		"Docker.io":                       `must be host[:port], for example docker.io, in lower case; write "docker.io"`,
-		"Docker_io":                       `must be host[:port], for example docker.io, in lower case`,
+		"https://docker.io":          `must be host[:port], for example docker.io, without a scheme; write "docker.io"`,
+		"HTTPS://Docker.io:5000/v2/": `must be host[:port], for example docker.io, without a scheme; write "docker.io:5000"`,
+		"docker.io/library":          `must be host[:port], for example docker.io, without a path; write "docker.io"`,
+		"Docker.io":                  `must be host[:port], for example docker.io, in lower case; write "docker.io"`,
+		"Docker_io":                  `must be host[:port], for example docker.io, in lower case`,
+		// The Kelvin sign is not a k.
+		"https://\u212adocker.io":         `must be host[:port], for example docker.io, without a scheme`,
 		"docker_io":                       `must be host[:port], for example docker.io or registry.example.com:5000`,
 		"me:secret@docker.io":             `must be host[:port], for example docker.io, without user name or password`,
 		strings.Repeat("a.", 127) + "b:5": `must have at most 255 characters, because it is the name of a directory on the nodes`,
