@@ -60,6 +60,7 @@ func TestBrokenLinks(t *testing.T) {
 ![picture](missing.svg)
 [no heading](docs/page.md#missing) [no self](#missing)
 <img src="missing.png">
+[no definition][undefined] ` + "`[in code][undefined]`" + `
 
 [reference]: docs/missing.md
 `,
@@ -84,6 +85,7 @@ func TestBrokenLinks(t *testing.T) {
 		"README.md: docs/page.md#missing: docs/page.md has no such heading",
 		"README.md: #missing: README.md has no such heading",
 		"README.md: missing.png: file does not exist",
+		"README.md: [no definition][undefined]: the reference is not defined",
 		"docs/page.md: ../../README.md: is outside of the repository",
 		"docs/page.md: /README.md: is outside of the repository",
 	}

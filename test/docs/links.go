@@ -27,10 +27,15 @@ type document struct {
 	anchors map[string]bool
 	// links are the destinations of links and images, as written.
 	links []string
+	// undefined are links in the form [text][reference] without a definition of the reference.
+	undefined []string
 }
 
 // htmlAttribute finds anchors and destinations in inline HTML, such as <a name="x"> and <img src="x">.
 var htmlAttribute = regexp.MustCompile(`(?i)\b(id|name|href|src)\s*=\s*["']([^"']*)["']`)
+
+// undefinedReference finds links that the parser has left as text, because their reference has no definition.
+var undefinedReference = regexp.MustCompile(`\[[^\[\]]*\]\[[^\[\]]+\]`)
 
 // parse reads a Markdown file in the dialect of GitHub.
 func parse(source []byte) (document, error) {
@@ -53,9 +58,30 @@ func parse(source []byte) (document, error) {
 		case *ast.HTMLBlock:
 			d.addHTML(node.Lines().Value(source))
 		}
+		if node.Type() == ast.TypeBlock && node.FirstChild() != nil && node.FirstChild().Type() == ast.TypeInline {
+			d.undefined = append(d.undefined, undefinedReference.FindAllString(proseText(node, source), -1)...)
+		}
 		return ast.WalkContinue, nil
 	})
 	return d, err
+}
+
+// proseText returns the text of a block without code.
+func proseText(block ast.Node, source []byte) string {
+	var out bytes.Buffer
+	// The callback returns no error.
+	_ = ast.Walk(block, func(node ast.Node, entering bool) (ast.WalkStatus, error) {
+		switch node := node.(type) {
+		case *ast.CodeSpan:
+			return ast.WalkSkipChildren, nil
+		case *ast.Text:
+			if entering {
+				out.Write(node.Value(source))
+			}
+		}
+		return ast.WalkContinue, nil
+	})
+	return out.String()
 }
 
 func (d *document) addHTML(html []byte) {
@@ -111,7 +137,7 @@ func (s slugger) slug(heading string) string {
 }
 
 // brokenLinks checks the Markdown files, which are slash-separated paths relative to the folder root. It returns one
-// line for each link to a file or heading that does not exist. Links to other hosts are not checked.
+// line for each link to a file or heading that does not exist, or with an undefined reference. Links to other hosts are not checked.
 func brokenLinks(root string, files []string) ([]string, error) {
 	documents := map[string]document{}
 	load := func(file string) (document, error) {
@@ -165,6 +191,9 @@ func brokenLinks(root string, files []string) ([]string, error) {
 			if !linked.anchors[target.Fragment] {
 				broken = append(broken, fmt.Sprintf("%s: %s: %s has no such heading", file, link, to))
 			}
+		}
+		for _, link := range d.undefined {
+			broken = append(broken, fmt.Sprintf("%s: %s: the reference is not defined", file, link))
 		}
 	}
 	return broken, nil
