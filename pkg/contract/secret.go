@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 )
 
+// Keys and limits of Secrets.
 const (
 	// UsernameKey and PasswordKey are the keys of a Secret with the credentials for an upstream, and the names of the
 	// files in which the cache server finds them.

@@ -311,7 +311,7 @@ func (c *cache) listen(t *testing.T, address string) {
 		}})
 	}
 	c.server = &http.Server{Handler: c, ReadHeaderTimeout: patience, ErrorLog: log.New(&c.approaches, "", 0)}
-	go c.server.Serve(listener) //nolint:errcheck // ends with ErrServerClosed
+	go c.server.Serve(listener) // ends with ErrServerClosed
 }
 
 // close has the kernel refuse connections, as kube-proxy does for a Service without endpoints.

@@ -93,7 +93,7 @@ func (p *process) kill() error {
 	if err := p.cmd.Process.Kill(); err != nil {
 		return err
 	}
-	<-p.exited // with an error because of the signal
+	<-p.exited //nolint:errcheck // the error only reports the signal
 	return nil
 }
 

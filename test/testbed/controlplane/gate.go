@@ -52,7 +52,7 @@ func (g *gate) Open(ctx context.Context) error {
 			if err != nil {
 				return // shut
 			}
-			g.running.Go(func() { g.pass(client) })
+			g.running.Go(func() { g.pass(context.WithoutCancel(ctx), client) })
 		}
 	})
 	return nil
@@ -74,14 +74,14 @@ func (g *gate) Shut() error {
 	return errors.Join(errs...)
 }
 
-func (g *gate) pass(client net.Conn) {
+func (g *gate) pass(ctx context.Context, client net.Conn) {
 	if !g.track(client) {
 		client.Close()
 		return
 	}
 	defer g.untrack(client)
 	var dialer net.Dialer
-	server, err := dialer.DialContext(context.Background(), "tcp", g.backend)
+	server, err := dialer.DialContext(ctx, "tcp", g.backend)
 	if err != nil {
 		return // the client sees a cut connection
 	}
@@ -90,15 +90,15 @@ func (g *gate) pass(client net.Conn) {
 		return
 	}
 	defer g.untrack(server)
-	// Either side may end it; then the other copy ends, too.
+	// Either side may end it; then the other copy ends, too. Errors mean that a side has cut the connection.
 	var copies sync.WaitGroup
 	copies.Go(func() {
-		io.Copy(server, client)
-		server.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(server, client)
+		_ = server.(*net.TCPConn).CloseWrite()
 	})
 	copies.Go(func() {
-		io.Copy(client, server)
-		client.(*net.TCPConn).CloseWrite()
+		_, _ = io.Copy(client, server)
+		_ = client.(*net.TCPConn).CloseWrite()
 	})
 	copies.Wait()
 }

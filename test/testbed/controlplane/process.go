@@ -38,6 +38,7 @@ type Process struct {
 // latest. Environment is added to that of this process, which it wins against.
 func StartProcess(dir, path string, environment []string, args ...string) (*Process, error) {
 	name := filepath.Base(path)
+	//nolint:noctx // the process runs until Stop
 	p := &Process{name: name, log: filepath.Join(dir, name+".log"), cmd: exec.Command(path, args...), done: make(chan struct{})}
 	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
@@ -68,6 +69,7 @@ func (p *Process) Err() error {
 	select {
 	case <-p.done:
 		log, err := p.Log()
+		//nolint:errorlint // %w cannot format nil, the error of a process that has ended with exit status 0
 		return errors.Join(fmt.Errorf("%s has ended: %v\n%s", p.name, p.err, lastLines(log, 20)), err)
 	default:
 		return nil

@@ -20,6 +20,7 @@ import (
 	gardenerutils "github.com/gardener/gardener/pkg/utils/gardener"
 	"github.com/gardener/gardener/pkg/utils/managedresources"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -154,11 +155,10 @@ func abbreviate(checksum string) string { return checksum[:min(len(checksum), 12
 // resetNodes has the nodes apply a configuration that no extension has added to. Nodes that never got any are left.
 func (o *operation) resetNodes(ctx context.Context) error {
 	err := o.client.Get(ctx, client.ObjectKey{Namespace: o.namespace, Name: nodeAgentResource}, &resourcesv1alpha1.ManagedResource{})
-	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("reading ManagedResource %s/%s: %w", o.namespace, nodeAgentResource, err)
-	}
-	if err != nil {
+	if apierrors.IsNotFound(err) {
 		return nil
+	} else if err != nil {
+		return fmt.Errorf("reading ManagedResource %s/%s: %w", o.namespace, nodeAgentResource, err)
 	}
 	for _, do := range []func(context.Context) error{o.deployOperatingSystemConfig, o.deployNodeAgentSecret, o.waitForNodes} {
 		if err := do(ctx); err != nil {

@@ -71,7 +71,7 @@ func (c *Cluster) untilCancelled(ctx context.Context, create func() error) error
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupWait)
 		defer cancel()
 		early := c.removeNodes(cleanup)
-		<-done
+		<-done //nolint:errcheck // the error only reports that the nodes were removed
 		// kind may have made nodes after the first removal.
 		if err := c.removeNodes(cleanup); err != nil {
 			return errors.Join(context.Cause(ctx), early, err)

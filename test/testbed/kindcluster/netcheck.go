@@ -95,7 +95,7 @@ func (c *Cluster) loadNetcheck(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder may stay
 	program := filepath.Join(dir, "netcheck")
 	if err := gobuild.Build(ctx, gobuild.Options{Dir: root, Packages: []string{"./test/testbed/kindcluster/netcheck"}, Output: program}); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -97,6 +98,11 @@ type target struct {
 	answers []string
 }
 
+// nameURL returns the URL at which a check pod reports the name of its node.
+func nameURL(address string) string {
+	return "http://" + net.JoinHostPort(address, strconv.Itoa(netcheckPort)) + "/name"
+}
+
 func (p *checkPods) targets() []target {
 	var targets []target
 	var names []string
@@ -104,13 +110,13 @@ func (p *checkPods) targets() []target {
 		names = append(names, pod.Spec.NodeName)
 		targets = append(targets, target{
 			what:    "the pod on " + pod.Spec.NodeName,
-			url:     fmt.Sprintf("http://%s:%d/name", pod.Status.PodIP, netcheckPort),
+			url:     nameURL(pod.Status.PodIP),
 			answers: []string{pod.Spec.NodeName},
 		})
 	}
 	return append(targets, target{
 		what:    "the Service of all pods",
-		url:     fmt.Sprintf("http://%s:%d/name", p.service, netcheckPort),
+		url:     nameURL(p.service),
 		answers: names,
 	})
 }
@@ -191,7 +197,7 @@ func (p *checkPods) unownedService(ctx context.Context, nodes []Node) error {
 		if captures[i], err = startCapture(ctx, node, netip.MustParsePrefix(serviceNetwork)); err != nil {
 			return fmt.Errorf("capturing the packets of node %s: %w", node.Name, err)
 		}
-		defer captures[i].stop()
+		defer captures[i].stop() //nolint:errcheck // matters only after an error; the counts are read after another stop
 	}
 	url := "http://" + address + "/"
 	errs := []error{

@@ -59,7 +59,7 @@ func TestUntilStops(t *testing.T) {
 		calls++
 		return Stop(refused)
 	})
-	if err != refused || calls != 1 {
+	if err != refused || calls != 1 { //nolint:errorlint // the error itself, not an error that wraps it
 		t.Errorf("%d calls, error %v, want one call and the error itself", calls, err)
 	}
 }

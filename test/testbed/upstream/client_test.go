@@ -164,7 +164,8 @@ func TestStopEndsAnswers(t *testing.T) {
 	if log := registry.Requests(); log[0].Status != 200 || log[0].Bytes >= layer.Size || log[0].Bytes < int64(n) {
 		t.Errorf("the log has %+v after the client got %d of %d bytes", log[0], n, layer.Size)
 	}
-	if _, err := client.Get(registry.URL + "/v2/"); err == nil {
+	if response, err := client.Get(registry.URL + "/v2/"); err == nil {
+		response.Body.Close()
 		t.Error("the stopped server answers")
 	}
 	if err := newClient(t, registry).Healthy(t.Context()); err == nil || errors.Is(err, context.Canceled) {

@@ -49,7 +49,7 @@ func FileOf(path string) (File, error) {
 	if !ok {
 		return File{}, fmt.Errorf("reading the inode of %s: unexpected type %T", path, info.Sys())
 	}
-	return File{Device: uint64(stat.Dev), Inode: stat.Ino}, nil
+	return File{Device: stat.Dev, Inode: stat.Ino}, nil
 }
 
 // Device is a loop device with a file behind it.
