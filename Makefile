@@ -61,7 +61,7 @@ images: build ## Write OCI images of these binaries as archives to bin/images/ (
 
 ##@ Development
 
-.PHONY: generate check envtest test e2e clean
+.PHONY: generate check lint envtest test e2e clean
 generate: ## Generate deepcopy functions, the API reference and the generated parts of the documentation.
 	$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./pkg/apis/...
 	$(TOOL) crd-ref-docs --log-level=ERROR --source-path=pkg/apis/registry --renderer=markdown --output-path=docs/api-reference.md \
@@ -71,6 +71,9 @@ generate: ## Generate deepcopy functions, the API reference and the generated pa
 
 check: shellcheck ## Check formatting, linters, modules, licence headers, commits, links, workflows and generated files.
 	@.ci/check $(MODULES)
+
+lint: ## Run golangci-lint, a part of "make check", in the main module.
+	go tool -modfile=$(CURDIR)/hack/golangci-lint/go.mod golangci-lint run
 
 envtest: $(TESTBED) ## Build the control plane programs that the life cycle tests of "make test" run; some minutes, once.
 	$(TESTBED) programs
