@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/controller-runtime/pkg/manager/signals"
+
+	_ "github.com/registry-cache/extension/pkg/logfilter" // removes a log line of a dependency
 )
 
 // version is set by the linker (-X main.version=<version>). It is also the default tag of the cache server's image.

@@ -43,6 +43,7 @@ var rules = []rule{
 	{folder: "hack"},
 	{folder: "pkg/oci", foreign: kubernetes},
 	{folder: "pkg/imagevector"},
+	{folder: "pkg/logfilter"},
 
 	// All programs share it, so it imports no package of this module but its own test cases.
 	{folder: "pkg/contract", foreign: kubernetes},
@@ -71,7 +72,7 @@ var rules = []rule{
 	{folder: "cmd", own: []string{"pkg"}},
 
 	// The testbed must not use the code that it tests.
-	{folder: "test/testbed", own: []string{"test/testbed/gardenlet", "pkg/apis", "hack/ociimage"}},
+	{folder: "test/testbed", own: []string{"test/testbed/gardenlet", "pkg/apis", "pkg/logfilter", "hack/ociimage"}},
 	// It runs in the cluster and, like a gardenlet, uses only Gardener's API for extensions.
 	{folder: "test/testbed/gardenlet", own: []string{"test/testbed/poll"}, tests: []string{"test/testbed"}},
 	{folder: "test/e2e", own: []string{"test/testbed", "test/mutations", "pkg/apis"}},

@@ -9,10 +9,10 @@ import (
 	"errors"
 	"os"
 
+	_ "github.com/registry-cache/extension/pkg/logfilter" // removes a log line of a dependency
 	"github.com/registry-cache/extension/test/testbed/gardener"
 	"github.com/registry-cache/extension/test/testbed/host"
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
-	_ "github.com/registry-cache/extension/test/testbed/logfilter" // removes a log line of a dependency
 	"github.com/registry-cache/extension/test/testbed/nodeimage"
 	"github.com/registry-cache/extension/test/testbed/product"
 	"github.com/registry-cache/extension/test/testbed/shoot"

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	_ "github.com/registry-cache/extension/pkg/logfilter" // removes a log line of a dependency
 	"github.com/registry-cache/extension/test/testbed/gardenlet"
 )
 
