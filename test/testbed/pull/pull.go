@@ -126,8 +126,8 @@ type Outcome struct {
 	Reference, Node string
 	// Duration is the time from the start of the pull to its end.
 	Duration time.Duration
-	// Requests, BlobRequests and BlobBytes are what the upstream received and sent meanwhile: all requests, those that
-	// transferred a blob, and the bytes of their bodies.
+	// Requests is the number of requests that the upstream received for the registry of the image, BlobRequests the number
+	// of those that transferred a blob, and BlobBytes the sum of the sizes of their bodies.
 	Requests, BlobRequests int
 	BlobBytes              int64
 	// FromCache and FromNodes count the upstream's requests by who sent them: a cache server, or containerd itself.
@@ -143,8 +143,8 @@ func Mark(ctx context.Context, client *upstream.Client) (int64, error) {
 	return requests[len(requests)-1].ID, nil
 }
 
-// Measured removes the image from the node, pulls it there and returns what the upstream's log says of it. Nothing else
-// may be pulled meanwhile.
+// Measured removes the image from the node, pulls it there, and counts the requests that the upstream received for the
+// registry of the image. Concurrent pulls from the same registry would be counted, too.
 func Measured(ctx context.Context, client *upstream.Client, node kindcluster.Node, reference string) (Outcome, error) {
 	outcome := Outcome{Reference: reference, Node: node.Name}
 	if err := Remove(ctx, node, reference); err != nil {
@@ -166,7 +166,12 @@ func Measured(ctx context.Context, client *upstream.Client, node kindcluster.Nod
 }
 
 func (o *Outcome) count(requests []upstream.Request) {
+	registry, _, _ := strings.Cut(o.Reference, "/")
+	registry, _, _ = strings.Cut(registry, ":") // the upstream logs hosts without port
 	for _, request := range requests {
+		if request.Host != registry {
+			continue
+		}
 		o.Requests++
 		if strings.HasPrefix(request.UserAgent, cacheAgent) {
 			o.FromCache++

@@ -66,3 +66,14 @@ func TestParseList(t *testing.T) {
 		}
 	}
 }
+
+// A cache of another upstream can revalidate a tag while an image is pulled.
+func TestRequestsForOtherRegistriesDoNotCount(t *testing.T) {
+	t.Parallel()
+	got := Outcome{Reference: "quay.io:443/e2e/sample:1"}
+	got.count([]upstream.Request{{Host: "docker.io", UserAgent: cacheAgent + "dev"}, {Host: "quay.io", UserAgent: "containerd/v2.3.4"}})
+	want := Outcome{Reference: got.Reference, Requests: 1, FromNodes: 1}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
