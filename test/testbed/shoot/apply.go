@@ -19,6 +19,7 @@ import (
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/test/testbed/gardenlet"
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
+	"github.com/registry-cache/extension/test/testbed/poll"
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
 
@@ -167,12 +168,33 @@ func order(shoot *gardencorev1beta1.Shoot) {
 }
 
 func (g *garden) delete(ctx context.Context, key client.ObjectKey) error {
-	shoot := &gardencorev1beta1.Shoot{}
-	if err := g.client.Get(ctx, key, shoot); apierrors.IsNotFound(err) {
+	var deleted *gardencorev1beta1.Shoot
+	// Requests are repeated because the API server of a loaded machine can time out for a few seconds.
+	err := poll.Until(ctx, g.interval, requestTimeout, func(ctx context.Context) error {
+		var err error
+		deleted, err = g.requestDeletion(ctx, key)
+		if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
+			return poll.Stop(err)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if deleted == nil {
 		g.progress.Printf("Shoot %s: there is nothing to delete", key)
 		return nil
+	}
+	return g.waitForDeletion(ctx, deleted)
+}
+
+// requestDeletion confirms and requests the deletion of a Shoot. It returns nil if the Shoot does not exist.
+func (g *garden) requestDeletion(ctx context.Context, key client.ObjectKey) (*gardencorev1beta1.Shoot, error) {
+	shoot := &gardencorev1beta1.Shoot{}
+	if err := g.client.Get(ctx, key, shoot); apierrors.IsNotFound(err) {
+		return nil, nil
 	} else if err != nil {
-		return fmt.Errorf("reading Shoot %s: %w", key, err)
+		return nil, fmt.Errorf("reading Shoot %s: %w", key, err)
 	}
 	patch := client.MergeFrom(shoot.DeepCopy())
 	metav1.SetMetaDataAnnotation(&shoot.ObjectMeta, v1beta1constants.ConfirmationDeletion, "true")
@@ -180,10 +202,10 @@ func (g *garden) delete(ctx context.Context, key client.ObjectKey) error {
 		order(shoot) // an earlier deletion may have failed
 	}
 	if err := g.client.Patch(ctx, shoot, patch); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("confirming the deletion of Shoot %s: %w", key, err)
+		return nil, fmt.Errorf("confirming the deletion of Shoot %s: %w", key, err)
 	}
 	if err := g.client.Delete(ctx, shoot); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("deleting Shoot %s: %w", key, err)
+		return nil, fmt.Errorf("deleting Shoot %s: %w", key, err)
 	}
-	return g.waitForDeletion(ctx, shoot)
+	return shoot, nil
 }

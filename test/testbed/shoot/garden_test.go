@@ -34,6 +34,8 @@ type landscape struct {
 	errors  []gardencorev1beta1.LastError
 	// orders are the operations that the annotation has asked for.
 	orders []string
+	// retries is the number of reads until the gardenlet retries a failed operation successfully, 0 if it never does.
+	retries int
 	// refuse is the API server's answer to what is written.
 	refuse error
 }
@@ -95,7 +97,17 @@ func newLandscape() *landscape {
 				if err := c.Get(ctx, key, object, options...); err != nil {
 					return err
 				}
-				if shoot, ok := object.(*gardencorev1beta1.Shoot); ok && shoot.Status.ObservedGeneration != shoot.Generation {
+				shoot, ok := object.(*gardencorev1beta1.Shoot)
+				if !ok {
+					return nil
+				}
+				if l.retries > 0 && shoot.DeletionTimestamp != nil {
+					if l.retries--; l.retries == 0 {
+						l.outcome.State, l.errors = gardencorev1beta1.LastOperationStateSucceeded, nil
+						return l.work(ctx, c, shoot.DeepCopy())
+					}
+				}
+				if shoot.Status.ObservedGeneration != shoot.Generation {
 					return l.work(ctx, c, shoot.DeepCopy())
 				}
 				return nil
@@ -202,7 +214,7 @@ func TestDeleteConfirmsAndWaits(t *testing.T) {
 	if _, err := l.applyManifest(t, documented); err != nil {
 		t.Fatal(err)
 	}
-	l.outcome = gardencorev1beta1.LastOperation{Type: "Delete", State: "Error"}
+	l.outcome = gardencorev1beta1.LastOperation{Type: "Delete", State: "Failed"}
 	l.errors = []gardencorev1beta1.LastError{{Description: "stuck"}}
 	if err := l.delete(t.Context(), key); err == nil || !strings.Contains(err.Error(), "stuck") {
 		t.Errorf("error is %v, want the gardenlet's", err)
@@ -216,5 +228,45 @@ func TestDeleteConfirmsAndWaits(t *testing.T) {
 	}
 	if err := l.client.Get(t.Context(), key, &gardencorev1beta1.Shoot{}); !apierrors.IsNotFound(err) {
 		t.Errorf("the Shoot still exists: %v", err)
+	}
+}
+
+// The gardenlet retries an operation in state Error, for example after the timeout of one of its steps.
+func TestDeleteWaitsForRetries(t *testing.T) {
+	t.Parallel()
+	l := newLandscape()
+	key := client.ObjectKey{Namespace: "garden-dev", Name: "crazy-botany"}
+	if _, err := l.applyManifest(t, documented); err != nil {
+		t.Fatal(err)
+	}
+	l.outcome = gardencorev1beta1.LastOperation{Type: "Delete", State: "Error"}
+	l.errors = []gardencorev1beta1.LastError{{Description: "timeout"}}
+	l.retries = 4
+	if err := l.delete(t.Context(), key); err != nil {
+		t.Error(err)
+	}
+	if err := l.client.Get(t.Context(), key, &gardencorev1beta1.Shoot{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the Shoot still exists: %v", err)
+	}
+}
+
+func TestDeleteRepeatsRequests(t *testing.T) {
+	t.Parallel()
+	l := newLandscape()
+	key := client.ObjectKey{Namespace: "garden-dev", Name: "crazy-botany"}
+	if _, err := l.applyManifest(t, documented); err != nil {
+		t.Fatal(err)
+	}
+	failures := 2
+	l.client = interceptor.NewClient(l.client.(client.WithWatch), interceptor.Funcs{
+		Delete: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.DeleteOption) error {
+			if failures--; failures >= 0 {
+				return apierrors.NewTimeoutError("etcdserver: request timed out", 1)
+			}
+			return c.Delete(ctx, object, options...)
+		},
+	})
+	if err := l.delete(t.Context(), key); err != nil {
+		t.Error(err)
 	}
 }

@@ -22,6 +22,8 @@ const (
 	// operationTimeout is more than the sum of what the gardenlet grants the steps of an operation, and one operation
 	// that may be running before.
 	operationTimeout = 25 * time.Minute
+	// requestTimeout bounds the attempts of one request to the API server. Timeouts of etcd last a few seconds.
+	requestTimeout = time.Minute
 	// reportTimeout bounds what is done after a failure, for the sake of the report.
 	reportTimeout = 10 * time.Second
 )
@@ -58,8 +60,9 @@ func (e *operationError) at(taskID string) bool {
 	return false
 }
 
-// outcome returns nil when the gardenlet has come to a good end with that generation of the Shoot, an error that stops
-// the wait when it has failed, and another one while it is on its way.
+// outcome returns nil after the gardenlet has reconciled that generation of the Shoot. It returns an error that stops the
+// wait after a failed reconciliation, also if the gardenlet will retry it: the caller can correct the Shoot. A deletion
+// waits for the retries, because a timeout of one attempt needs no correction.
 func outcome(shoot *gardencorev1beta1.Shoot, generation int64) error {
 	last := shoot.Status.LastOperation
 	if last == nil || shoot.Status.ObservedGeneration < generation {
@@ -70,7 +73,13 @@ func outcome(shoot *gardencorev1beta1.Shoot, generation int64) error {
 		if shoot.DeletionTimestamp == nil {
 			return nil
 		}
-	case gardencorev1beta1.LastOperationStateError, gardencorev1beta1.LastOperationStateFailed, gardencorev1beta1.LastOperationStateAborted:
+	case gardencorev1beta1.LastOperationStateError:
+		failure := &operationError{client.ObjectKeyFromObject(shoot), *last, shoot.Status.LastErrors}
+		if shoot.DeletionTimestamp != nil {
+			return failure
+		}
+		return poll.Stop(failure)
+	case gardencorev1beta1.LastOperationStateFailed, gardencorev1beta1.LastOperationStateAborted:
 		return poll.Stop(&operationError{client.ObjectKeyFromObject(shoot), *last, shoot.Status.LastErrors})
 	}
 	return fmt.Errorf("%s %s (%d%%): %s", last.Type, last.State, last.Progress, last.Description)
