@@ -19,26 +19,25 @@ import (
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/test/testbed/gardenlet"
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
-	"github.com/registry-cache/extension/test/testbed/poll"
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
 
-// Result is what a Shoot has become.
+// Result is the state of a reconciled Shoot.
 type Result struct {
 	// Namespace is the Shoot's namespace in the seed, "shoot--<project>--<name>".
 	Namespace string
-	// Status is what the extension registry-cache reports, nil if the Shoot does not have it.
+	// Status is the provider status of the extension registry-cache, nil if the Shoot does not use the extension.
 	Status *v1alpha3.RegistryStatus
 }
 
-// Apply makes the Shoot what the manifest says and waits until the gardenlet has reconciled it: the extensions are ready
-// and every node has applied its configuration. What the manifest leaves out of the testbed's landscape is filled in. A
-// second call with the same manifest reconciles again.
+// Apply creates or updates the Shoot of the manifest and waits until the gardenlet has reconciled it: the extensions are
+// ready and every node has applied its configuration. Fields that depend on the testbed have defaults. A second call with
+// the same manifest starts another reconciliation.
 //
-// A Shoot that Gardener's API server refuses is an error for which apierrors.IsForbidden or apierrors.IsInvalid hold;
-// what the gardenlet and the extensions complain about is the error of a failed operation. Either has the field's path.
+// If Gardener's API server rejects the Shoot, apierrors.IsForbidden or apierrors.IsInvalid hold for the error. Errors of the
+// gardenlet and the extensions are the error of a failed operation. Both contain the path of the invalid field.
 //
-// A testbed cluster holds one Shoot. Extensions that a manifest no longer lists are deleted.
+// A testbed cluster has at most one Shoot. Extensions that a manifest no longer lists are deleted.
 func Apply(ctx context.Context, cluster *kindcluster.Cluster, progress *workspace.Progress, manifest []byte) (*Result, error) {
 	shoot, err := Parse(manifest)
 	if err != nil {
@@ -60,8 +59,8 @@ func Apply(ctx context.Context, cluster *kindcluster.Cluster, progress *workspac
 	return result, err
 }
 
-// Delete deletes the Shoot that the manifest names, with the confirmation that Gardener asks for: its extensions, what
-// they made the nodes apply, and its namespace. A Shoot that does not exist is no error.
+// Delete confirms and deletes the Shoot of the manifest: its extensions, their configuration of the nodes, and its
+// namespace. It waits while the gardenlet retries a failed deletion. A missing Shoot is no error.
 func Delete(ctx context.Context, cluster *kindcluster.Cluster, progress *workspace.Progress, manifest []byte) error {
 	shoot, err := Parse(manifest)
 	if err != nil {
@@ -99,7 +98,11 @@ func newGarden(c client.Client, progress *workspace.Progress) *garden {
 }
 
 func (g *garden) apply(ctx context.Context, wanted *gardencorev1beta1.Shoot) (*Result, error) {
-	written, err := g.write(ctx, wanted)
+	var written *gardencorev1beta1.Shoot
+	err := g.repeat(ctx, func(ctx context.Context) (err error) {
+		written, err = g.write(ctx, wanted)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +158,7 @@ func metaAnnotations(shoot *gardencorev1beta1.Shoot) map[string]string {
 	return shoot.Annotations
 }
 
-// order asks for an operation though the spec stays as it is. Without a last operation there is one to come anyway.
+// order requests an operation without a change of the spec. Without a last operation, the first one is still pending.
 func order(shoot *gardencorev1beta1.Shoot) {
 	last := shoot.Status.LastOperation
 	switch {
@@ -169,13 +172,8 @@ func order(shoot *gardencorev1beta1.Shoot) {
 
 func (g *garden) delete(ctx context.Context, key client.ObjectKey) error {
 	var deleted *gardencorev1beta1.Shoot
-	// Requests are repeated because the API server of a loaded machine can time out for a few seconds.
-	err := poll.Until(ctx, g.interval, requestTimeout, func(ctx context.Context) error {
-		var err error
+	err := g.repeat(ctx, func(ctx context.Context) (err error) {
 		deleted, err = g.requestDeletion(ctx, key)
-		if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
-			return poll.Stop(err)
-		}
 		return err
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ package shoot
 
 import (
 	"context"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -231,14 +232,20 @@ func TestDeleteConfirmsAndWaits(t *testing.T) {
 	}
 }
 
-// The gardenlet retries an operation in state Error, for example after the timeout of one of its steps.
-func TestDeleteWaitsForRetries(t *testing.T) {
-	t.Parallel()
+// withShoot returns a landscape with a Shoot.
+func withShoot(t *testing.T) (*landscape, client.ObjectKey) {
+	t.Helper()
 	l := newLandscape()
-	key := client.ObjectKey{Namespace: "garden-dev", Name: "crazy-botany"}
 	if _, err := l.applyManifest(t, documented); err != nil {
 		t.Fatal(err)
 	}
+	return l, client.ObjectKey{Namespace: "garden-dev", Name: "crazy-botany"}
+}
+
+// The gardenlet retries an operation in state Error, for example after the timeout of one of its steps.
+func TestDeleteWaitsForRetries(t *testing.T) {
+	t.Parallel()
+	l, key := withShoot(t)
 	l.outcome = gardencorev1beta1.LastOperation{Type: "Delete", State: "Error"}
 	l.errors = []gardencorev1beta1.LastError{{Description: "timeout"}}
 	l.retries = 4
@@ -250,23 +257,51 @@ func TestDeleteWaitsForRetries(t *testing.T) {
 	}
 }
 
-func TestDeleteRepeatsRequests(t *testing.T) {
-	t.Parallel()
-	l := newLandscape()
-	key := client.ObjectKey{Namespace: "garden-dev", Name: "crazy-botany"}
-	if _, err := l.applyManifest(t, documented); err != nil {
-		t.Fatal(err)
+// failTwice makes the first two calls of a method fail.
+func failTwice(l *landscape, err error) (calls *int) {
+	calls = new(int)
+	fail := func() error {
+		if *calls++; *calls <= 2 {
+			return err
+		}
+		return nil
 	}
-	failures := 2
 	l.client = interceptor.NewClient(l.client.(client.WithWatch), interceptor.Funcs{
 		Delete: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.DeleteOption) error {
-			if failures--; failures >= 0 {
-				return apierrors.NewTimeoutError("etcdserver: request timed out", 1)
+			if err := fail(); err != nil {
+				return err
 			}
 			return c.Delete(ctx, object, options...)
 		},
+		Update: func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.UpdateOption) error {
+			if err := fail(); err != nil {
+				return err
+			}
+			return c.Update(ctx, object, options...)
+		},
 	})
-	if err := l.delete(t.Context(), key); err != nil {
-		t.Error(err)
+	return calls
+}
+
+func TestRequestsAreRepeated(t *testing.T) {
+	t.Parallel()
+	timeout := apierrors.NewTimeoutError("etcdserver: request timed out", 1)
+	l, key := withShoot(t)
+	calls := failTwice(l, timeout)
+	if err := l.delete(t.Context(), key); err != nil || *calls != 3 {
+		t.Errorf("deletion: %v after %d requests", err, *calls)
+	}
+	l, _ = withShoot(t)
+	calls = failTwice(l, &apierrors.StatusError{ErrStatus: metav1.Status{Code: 500, Message: "etcdserver: request timed out"}})
+	if _, err := l.applyManifest(t, documented); err != nil || *calls != 3 {
+		t.Errorf("update: %v after %d requests", err, *calls)
+	}
+	// Another request would have the same result.
+	for _, rejection := range []error{apierrors.NewBadRequest("no"), apierrors.NewInternalError(errors.New("webhook"))} {
+		l, key = withShoot(t)
+		calls = failTwice(l, rejection)
+		if err := l.delete(t.Context(), key); !errors.Is(err, rejection) || *calls != 1 {
+			t.Errorf("rejected deletion: %v after %d requests", err, *calls)
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	nodeagentconfigv1alpha1 "github.com/gardener/gardener/pkg/apis/config/nodeagent/v1alpha1"
 	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
@@ -19,12 +20,11 @@ import (
 )
 
 const (
-	// operationTimeout is more than the sum of what the gardenlet grants the steps of an operation, and one operation
-	// that may be running before.
+	// operationTimeout is longer than the timeouts of all steps of two operations: a previous one can be in progress.
 	operationTimeout = 25 * time.Minute
-	// requestTimeout bounds the attempts of one request to the API server. Timeouts of etcd last a few seconds.
+	// requestTimeout bounds all attempts of one request to the API server. Timeouts of etcd last a few seconds.
 	requestTimeout = time.Minute
-	// reportTimeout bounds what is done after a failure, for the sake of the report.
+	// reportTimeout bounds the collection of logs after a failure.
 	reportTimeout = 10 * time.Second
 )
 
@@ -50,7 +50,7 @@ func (e *operationError) Error() string {
 	return fmt.Sprintf("shoot %s: %s %s (%d%%): %s", e.shoot, e.lastOperation.Type, e.lastOperation.State, e.lastOperation.Progress, strings.Join(reasons, "\n"))
 }
 
-// at tells whether the operation failed in that task.
+// at reports whether the operation failed in that task.
 func (e *operationError) at(taskID string) bool {
 	for _, lastError := range e.lastErrors {
 		if lastError.TaskID != nil && *lastError.TaskID == taskID {
@@ -73,19 +73,37 @@ func outcome(shoot *gardencorev1beta1.Shoot, generation int64) error {
 		if shoot.DeletionTimestamp == nil {
 			return nil
 		}
-	case gardencorev1beta1.LastOperationStateError:
+	case gardencorev1beta1.LastOperationStateError, gardencorev1beta1.LastOperationStateFailed, gardencorev1beta1.LastOperationStateAborted:
 		failure := &operationError{client.ObjectKeyFromObject(shoot), *last, shoot.Status.LastErrors}
-		if shoot.DeletionTimestamp != nil {
+		if shoot.DeletionTimestamp != nil && last.State == gardencorev1beta1.LastOperationStateError {
 			return failure
 		}
 		return poll.Stop(failure)
-	case gardencorev1beta1.LastOperationStateFailed, gardencorev1beta1.LastOperationStateAborted:
-		return poll.Stop(&operationError{client.ObjectKeyFromObject(shoot), *last, shoot.Status.LastErrors})
 	}
 	return fmt.Errorf("%s %s (%d%%): %s", last.Type, last.State, last.Progress, last.Description)
 }
 
-// waitForOperation waits until the gardenlet has reconciled what was written, and returns the Shoot.
+// repeat calls send until it succeeds or fails for another reason than the state of the API server, which can time out for a
+// few seconds on a loaded machine.
+func (g *garden) repeat(ctx context.Context, send func(context.Context) error) error {
+	return poll.Until(ctx, g.interval, requestTimeout, func(ctx context.Context) error {
+		err := send(ctx)
+		if err == nil || isTemporary(err) {
+			return err
+		}
+		return poll.Stop(err)
+	})
+}
+
+// isTemporary reports that the API server was unreachable or did not process the request. An internal error is not
+// temporary in general, because an admission webhook returns it, too; a timeout of etcd is recognized by its text.
+func isTemporary(err error) bool {
+	return apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) ||
+		utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err) ||
+		err != nil && strings.Contains(err.Error(), "etcdserver: ")
+}
+
+// waitForOperation waits until the gardenlet has reconciled the written generation, and returns the Shoot.
 func (g *garden) waitForOperation(ctx context.Context, written *gardencorev1beta1.Shoot) (*gardencorev1beta1.Shoot, error) {
 	key := client.ObjectKeyFromObject(written)
 	var shoot *gardencorev1beta1.Shoot
@@ -110,7 +128,7 @@ func (g *garden) waitForOperation(ctx context.Context, written *gardencorev1beta
 func (g *garden) waitForDeletion(ctx context.Context, deleted *gardencorev1beta1.Shoot) error {
 	key := client.ObjectKeyFromObject(deleted)
 	shown := g.show(key)
-	// The order of the deletion is in the object, whose generation it has raised.
+	// The deletion has increased the generation of the object.
 	ordered := deleted.Generation
 	err := poll.Until(ctx, g.interval, operationTimeout, func(ctx context.Context) error {
 		shoot := &gardencorev1beta1.Shoot{}
@@ -120,7 +138,7 @@ func (g *garden) waitForDeletion(ctx context.Context, deleted *gardencorev1beta1
 			return err
 		}
 		if shoot.UID != deleted.UID {
-			return nil // somebody has made a new one of this name
+			return nil // a new Shoot with the same name
 		}
 		shown(shoot)
 		return outcome(shoot, max(ordered, shoot.Generation))
