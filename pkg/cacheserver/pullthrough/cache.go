@@ -26,7 +26,7 @@ type Upstream interface {
 	HeadManifest(ctx context.Context, repository string, ref oci.Reference) (upstream.Descriptor, error)
 	Manifest(ctx context.Context, repository string, ref oci.Reference) (*upstream.Manifest, error)
 	HeadBlob(ctx context.Context, repository string, d digest.Digest) (int64, error)
-	Blob(ctx context.Context, repository string, d digest.Digest, from upstream.From) (*upstream.Blob, error)
+	Blob(ctx context.Context, repository string, d digest.Digest, from upstream.Range) (*upstream.Blob, error)
 	Tags(ctx context.Context, repository string, query url.Values) (*upstream.TagPage, error)
 	Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*upstream.Referrers, error)
 }

@@ -137,7 +137,7 @@ func (u *fakeUpstream) HeadBlob(_ context.Context, repository string, d digest.D
 	return int64(len(content)), err
 }
 
-func (u *fakeUpstream) Blob(ctx context.Context, repository string, d digest.Digest, from upstream.From) (*upstream.Blob, error) {
+func (u *fakeUpstream) Blob(ctx context.Context, repository string, d digest.Digest, from upstream.Range) (*upstream.Blob, error) {
 	method, offset := "GET", from.Offset
 	if offset > 0 {
 		method = fmt.Sprintf("GET from %d", offset)
@@ -153,7 +153,9 @@ func (u *fakeUpstream) Blob(ctx context.Context, repository string, d digest.Dig
 	body := u.body
 	u.mu.Unlock()
 	if body != nil {
-		return body(ctx, content, offset), nil
+		blob := body(ctx, content, offset)
+		blob.Offset = offset
+		return blob, nil
 	}
 	return whole(content, offset), nil
 }
@@ -183,7 +185,7 @@ var errSilent = &upstream.Error{Op: "request", Err: os.ErrDeadlineExceeded}
 var errBroken = &upstream.Error{Op: "request", Err: io.ErrUnexpectedEOF}
 
 func whole(content []byte, offset int64) *upstream.Blob {
-	return &upstream.Blob{ReadCloser: io.NopCloser(bytes.NewReader(content[offset:])), Size: int64(len(content))}
+	return &upstream.Blob{ReadCloser: io.NopCloser(bytes.NewReader(content[offset:])), Offset: offset, Size: int64(len(content))}
 }
 
 // cut sends n bytes and then err.

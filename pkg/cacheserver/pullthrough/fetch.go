@@ -187,7 +187,7 @@ func (c *Cache) transfer(ctx context.Context, f *fetch, partial *store.Partial, 
 
 // copyFrom gets the blob from the first missing byte on.
 func (c *Cache) copyFrom(ctx context.Context, f *fetch, partial *store.Partial, repository string, buffer []byte) (err error) {
-	blob, err := c.upstream.Blob(ctx, repository, f.digest, upstream.From{Offset: f.progress().written, IfRange: f.etag})
+	blob, err := c.blobFrom(ctx, repository, f.digest, upstream.Range{Offset: f.progress().written, IfRange: f.etag})
 	if err != nil {
 		return err
 	}
@@ -223,6 +223,18 @@ func (c *Cache) copyFrom(ctx context.Context, f *fetch, partial *store.Partial, 
 			return err
 		}
 	}
+}
+
+// blobFrom returns a body that begins at the offset of the range.
+func (c *Cache) blobFrom(ctx context.Context, repository string, d digest.Digest, part upstream.Range) (*upstream.Blob, error) {
+	blob, err := c.upstream.Blob(ctx, repository, d, part)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.CopyN(io.Discard, blob, part.Offset-blob.Offset); err != nil {
+		return nil, errors.Join(err, blob.Close())
+	}
+	return blob, nil
 }
 
 // allow lets readers of another repository see the blob, which is then stored for that one too.

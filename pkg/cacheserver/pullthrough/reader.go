@@ -170,7 +170,7 @@ func (r *reader) passThrough(offset int64) error {
 			return err
 		}
 	}
-	blob, err := r.cache.upstream.Blob(r.ctx, r.repository, r.digest, upstream.From{Offset: offset})
+	blob, err := r.cache.blobFrom(r.ctx, r.repository, r.digest, upstream.Range{Offset: offset})
 	if err != nil {
 		return err
 	}

@@ -170,7 +170,7 @@ func TestRedirectionGetsNoCredentials(t *testing.T) {
 		s.handle(w, r)
 	})
 	c := r.client(t, upstream.Options{CAFile: bundle(t, r, storage)})
-	blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{})
+	blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.Range{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func TestRedirectionGetsNoCredentials(t *testing.T) {
 		t.Errorf("the storage got the headers %v", header)
 	}
 	storage.Close()
-	_, err = c.Blob(t.Context(), repository, layerDigest, upstream.From{})
+	_, err = c.Blob(t.Context(), repository, layerDigest, upstream.Range{})
 	if err == nil || strings.Contains(err.Error(), "secret") {
 		t.Errorf("storage away: %v, want an error without the signature", err)
 	}

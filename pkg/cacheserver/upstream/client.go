@@ -140,18 +140,25 @@ type Manifest struct {
 // inside of it.
 type Blob struct {
 	io.ReadCloser
-	// Size of the whole blob in bytes, -1 where the upstream did not tell.
+	// Offset is the position of the first byte of the body in the blob. It is the requested offset, or 0 if the upstream
+	// sends the whole blob instead of the range (RFC 9110, section 14.2, allows that).
+	Offset int64
+	// Size of the whole blob in bytes, -1 if the response does not state it.
 	Size int64
-	// ETag is a strong validator of the content, empty where the upstream sent none.
+	// ETag is a strong validator of the content, empty if the upstream sent none.
 	ETag string
+	// Ranges reports that the upstream supports ranges: it sent one, or the header "Accept-Ranges: bytes".
+	Ranges bool
 }
 
-// From is where a blob is to begin.
-type From struct {
-	// Offset is in bytes.
+// Range is the requested part of a blob. The zero value is the whole blob.
+type Range struct {
+	// Offset is the first byte.
 	Offset int64
-	// IfRange is the ETag of an earlier answer, of which this one is to be the rest. An upstream whose content has
-	// another one by now sends all of it. Empty means that any content will do, because its digest is known anyway.
+	// End is the byte behind the last one. 0 requests everything from Offset on.
+	End int64
+	// IfRange is the ETag of an earlier response whose content this one continues. An upstream whose content has another
+	// ETag now sends all of it. Empty means that any content is acceptable, because the caller verifies its digest.
 	IfRange string
 }
 
@@ -232,27 +239,27 @@ func (c *Client) HeadBlob(ctx context.Context, repository string, d digest.Diges
 	return size, nil
 }
 
-// Blob returns the blob, or its rest. Its content is not checked. ctx must live as long as the body is read; the caller
-// closes the body. Errors are *Error, or the context's.
-func (c *Client) Blob(ctx context.Context, repository string, d digest.Digest, from From) (*Blob, error) {
-	offset := from.Offset
-	req := request{method: http.MethodGet, repository: repository, kind: "blobs", reference: d.String(), offset: offset, ifRange: from.IfRange}
+// Blob requests a blob or a part of it. The body can begin before the range and end behind it, see Blob.Offset. Its content
+// is not verified. ctx must live as long as the body is read; the caller closes the body. Errors are *Error, or the
+// context's.
+func (c *Client) Blob(ctx context.Context, repository string, d digest.Digest, part Range) (*Blob, error) {
+	req := request{method: http.MethodGet, repository: repository, kind: "blobs", reference: d.String(), part: part}
 	resp, err := c.do(ctx, req)
 	if err != nil {
 		return nil, err
 	}
+	blob := &Blob{ReadCloser: resp.Body, Size: resp.ContentLength, ETag: strongETag(resp), Ranges: acceptsRanges(resp)}
 	if resp.StatusCode == http.StatusPartialContent {
-		size, err := rangeSize(resp.Header.Get("Content-Range"), offset)
-		if err != nil {
+		blob.Offset = part.Offset
+		if blob.Size, err = rangeSize(resp.Header.Get("Content-Range"), part.Offset); err != nil {
 			return nil, errors.Join(&Error{Op: req.String(), Err: err}, resp.Body.Close())
 		}
-		return &Blob{ReadCloser: resp.Body, Size: size, ETag: strongETag(resp)}, nil
 	}
-	// An upstream without ranges, or with other content, sends everything.
-	if _, err := io.CopyN(io.Discard, resp.Body, offset); err != nil {
-		return nil, errors.Join(err, resp.Body.Close())
-	}
-	return &Blob{ReadCloser: resp.Body, Size: resp.ContentLength, ETag: strongETag(resp)}, nil
+	return blob, nil
+}
+
+func acceptsRanges(resp *http.Response) bool {
+	return resp.StatusCode == http.StatusPartialContent || strings.EqualFold(strings.TrimSpace(resp.Header.Get("Accept-Ranges")), "bytes")
 }
 
 // strongETag returns the ETag of an answer if it may stand in If-Range (RFC 9110, section 13.1.5), or "".

@@ -244,19 +244,19 @@ func TestBlobIfRange(t *testing.T) {
 			http.ServeContent(w, r, "", time.Time{}, strings.NewReader(layer))
 		})
 		c := r.client(t, upstream.Options{})
-		first, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{})
+		first, err := c.Blob(t.Context(), repository, layerDigest, upstream.Range{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		first.Close()
 		etag.Store(test.later)
-		rest, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{Offset: 4, IfRange: first.ETag})
+		rest, err := c.Blob(t.Context(), repository, layerDigest, upstream.Range{Offset: 4, IfRange: first.ETag})
 		if err != nil {
 			t.Fatal(err)
 		}
 		got, err := io.ReadAll(rest)
 		rest.Close()
-		if err != nil || string(got) != layer[4:] {
+		if err != nil || string(got) != layer[rest.Offset:] {
 			t.Errorf("%+v: %q, %v", test, got, err)
 		}
 		if how := <-answered; how != test.want {
@@ -284,12 +284,44 @@ func TestBlobRange(t *testing.T) {
 			w.WriteHeader(http.StatusPartialContent)
 			io.WriteString(w, layer[4:])
 		})
-		blob, err := r.client(t, upstream.Options{}).Blob(t.Context(), repository, layerDigest, upstream.From{Offset: 4})
+		blob, err := r.client(t, upstream.Options{}).Blob(t.Context(), repository, layerDigest, upstream.Range{Offset: 4})
 		if (err == nil) != valid {
 			t.Errorf("Content-Range %q: %v", header, err)
 		}
 		if err == nil {
 			blob.Close()
+		}
+	}
+}
+
+func TestBlobRanges(t *testing.T) {
+	t.Parallel()
+	ranges := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(layer))
+	})
+	whole := serve(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, layer) })
+	size := int64(len(layer))
+	for _, test := range []struct {
+		from   *registry
+		part   upstream.Range
+		offset int64
+		body   string
+		ranges bool
+	}{
+		{ranges, upstream.Range{}, 0, layer, true},
+		{ranges, upstream.Range{Offset: 4}, 4, layer[4:], true},
+		{ranges, upstream.Range{End: 3}, 0, layer[:3], true},
+		{ranges, upstream.Range{Offset: 4, End: 6}, 4, layer[4:6], true},
+		{whole, upstream.Range{Offset: 4, End: 6}, 0, layer, false},
+	} {
+		blob, err := test.from.client(t, upstream.Options{}).Blob(t.Context(), repository, layerDigest, test.part)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(blob)
+		blob.Close()
+		if err != nil || string(body) != test.body || blob.Offset != test.offset || blob.Size != size || blob.Ranges != test.ranges {
+			t.Errorf("%+v: %q from %d of %d, ranges %t, %v", test.part, body, blob.Offset, blob.Size, blob.Ranges, err)
 		}
 	}
 }
@@ -426,7 +458,7 @@ func TestSilentUpstream(t *testing.T) {
 	t.Run("body", func(t *testing.T) {
 		t.Parallel()
 		c := serve(t, hanging(layer)).client(t, upstream.Options{IdleTimeout: 10 * limit})
-		blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{})
+		blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.Range{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -454,7 +486,7 @@ func TestSilentUpstream(t *testing.T) {
 		if _, err := c.Manifest(t.Context(), repository, byTag); !isTimeout(err) {
 			t.Errorf("manifest: %v, want a timeout", err)
 		}
-		blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{})
+		blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.Range{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -483,7 +515,7 @@ func TestSlowReaderIsNoSlowUpstream(t *testing.T) {
 	t.Parallel()
 	const idle = 250 * time.Millisecond
 	c := serve(t, content).client(t, upstream.Options{IdleTimeout: idle})
-	blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{})
+	blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.Range{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -550,13 +582,16 @@ func TestNewErrors(t *testing.T) {
 
 func readBlob(t *testing.T, c *upstream.Client, offset int64) string {
 	t.Helper()
-	blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{Offset: offset})
+	blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.Range{Offset: offset})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer blob.Close()
 	if blob.Size != int64(len(layer)) {
 		t.Errorf("size %d, want %d", blob.Size, len(layer))
+	}
+	if _, err := io.CopyN(io.Discard, blob, offset-blob.Offset); err != nil {
+		t.Fatal(err)
 	}
 	got, err := io.ReadAll(blob)
 	if err != nil {

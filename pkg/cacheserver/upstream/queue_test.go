@@ -28,7 +28,7 @@ func TestTransfersAreBounded(t *testing.T) {
 	c := r.client(t, upstream.Options{MaxTransfers: limit, QueueTimeout: time.Minute, Registerer: metrics})
 	var held []*upstream.Blob
 	for range limit {
-		blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{})
+		blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.Range{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -67,11 +67,11 @@ func TestWaitingIsBounded(t *testing.T) {
 	r := serve(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, layer) })
 	metrics := prometheus.NewRegistry()
 	c := r.client(t, upstream.Options{MaxTransfers: 1, QueueTimeout: time.Millisecond, Registerer: metrics})
-	first, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{})
+	first, err := c.Blob(t.Context(), repository, layerDigest, upstream.Range{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = c.Blob(t.Context(), repository, manifestDigest, upstream.From{})
+	_, err = c.Blob(t.Context(), repository, manifestDigest, upstream.Range{})
 	if failed, ok := errors.AsType[*upstream.Error](err); !ok || !failed.Busy() || !failed.Temporary() || failed.Timeout() {
 		t.Errorf("%v, want one that says busy", err)
 	}
@@ -79,7 +79,7 @@ func TestWaitingIsBounded(t *testing.T) {
 	gone, cancel := context.WithCancelCause(t.Context())
 	cause := errors.New("the client left")
 	cancel(cause)
-	if _, err = c.Blob(gone, repository, manifestDigest, upstream.From{}); !errors.Is(err, cause) {
+	if _, err = c.Blob(gone, repository, manifestDigest, upstream.Range{}); !errors.Is(err, cause) {
 		t.Errorf("%v, want the cause", err)
 	}
 	for range 2 { // the second Close gives nothing back
@@ -122,7 +122,7 @@ func TestTurnsAreGivenBack(t *testing.T) {
 		})
 		c := r.client(t, upstream.Options{MaxTransfers: 1, MaxRequests: 1, QueueTimeout: time.Minute})
 		for range 2 {
-			blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.From{Offset: 4})
+			blob, err := c.Blob(t.Context(), repository, layerDigest, upstream.Range{Offset: 4})
 			if err == nil {
 				_, err = io.ReadAll(blob)
 				if err := blob.Close(); err != nil {

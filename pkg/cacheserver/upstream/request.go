@@ -19,10 +19,8 @@ import (
 // request is a GET or HEAD below /v2/<repository>/.
 type request struct {
 	method, repository, kind, reference string
-	// offset is the first byte to get; 0 asks for the whole.
-	offset int64
-	// ifRange goes with it, unless it is empty.
-	ifRange string
+	// part is the requested part of a blob.
+	part Range
 	// firstByte asks for no more than that.
 	firstByte bool
 	// query is encoded. It stays out of errors.
@@ -39,8 +37,10 @@ func (r request) rangeHeader() string {
 	switch {
 	case r.firstByte:
 		return "bytes=0-0"
-	case r.offset > 0:
-		return fmt.Sprintf("bytes=%d-", r.offset)
+	case r.part.End > 0:
+		return fmt.Sprintf("bytes=%d-%d", r.part.Offset, r.part.End-1)
+	case r.part.Offset > 0:
+		return fmt.Sprintf("bytes=%d-", r.part.Offset)
 	}
 	return ""
 }
@@ -133,8 +133,8 @@ func (c *Client) authenticated(ctx context.Context, r request) (*http.Response, 
 		}
 		if span := r.rangeHeader(); span != "" {
 			req.Header.Set("Range", span)
-			if r.ifRange != "" {
-				req.Header.Set("If-Range", r.ifRange)
+			if r.part.IfRange != "" {
+				req.Header.Set("If-Range", r.part.IfRange)
 			}
 		}
 		resp, err := c.http.Do(req)
