@@ -57,8 +57,14 @@ var rules = []rule{
 	{folder: "pkg/cacheserver/store", own: []string{"pkg/cacheserver/evict", "pkg/oci"}, foreign: append([]string{"net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/inspect", own: []string{"pkg/cacheserver/store", "pkg/cacheserver/evict", "pkg/oci"}, foreign: append([]string{"net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/upstream", own: []string{"pkg/contract", "pkg/oci"}, foreign: kubernetes},
-	{folder: "pkg/cacheserver/pullthrough", own: []string{"pkg/cacheserver/store", "pkg/cacheserver/upstream", "pkg/oci"}, tests: []string{"pkg/cacheserver/evict"}, foreign: kubernetes},
-	{folder: "pkg/cacheserver/httpapi", own: []string{"pkg/cacheserver/pullthrough", "pkg/oci"}, foreign: kubernetes},
+	{folder: "pkg/cacheserver/result", own: []string{"pkg/cacheserver/upstream"}, foreign: kubernetes},
+	{folder: "pkg/cacheserver/background", foreign: append([]string{"os", "net"}, kubernetes...)},
+	{
+		folder: "pkg/cacheserver/pullthrough",
+		own:    []string{"pkg/cacheserver/background", "pkg/cacheserver/result", "pkg/cacheserver/store", "pkg/cacheserver/upstream", "pkg/oci"},
+		tests:  []string{"pkg/cacheserver/evict"}, foreign: kubernetes,
+	},
+	{folder: "pkg/cacheserver/httpapi", own: []string{"pkg/cacheserver/pullthrough", "pkg/cacheserver/result", "pkg/oci"}, foreign: kubernetes},
 
 	{folder: "pkg/apis", own: []string{"pkg/contract"}},
 	{folder: "pkg/admission", own: []string{"pkg/apis"}, tests: []string{"pkg/contract"}},

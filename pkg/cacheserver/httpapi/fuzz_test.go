@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -32,7 +33,7 @@ func FuzzRequest(f *testing.F) {
 			return
 		}
 		cache := &fakeCache{
-			manifest: &pullthrough.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Content: []byte(manifest), Outcome: pullthrough.Hit},
+			manifest: &pullthrough.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Content: []byte(manifest), Outcome: result.Hit},
 			blob:     blobOf(memory{strings.NewReader(layer)}, int64(len(layer))),
 			tags:     &pullthrough.TagPage{Tags: []string{"v1"}, Next: r.URL.Query()},
 			refers:   &pullthrough.Referrers{Index: []byte(`{}`), Next: url.Values{"token": {target}}},

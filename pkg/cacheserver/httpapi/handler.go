@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -39,7 +40,7 @@ type Cache interface {
 	Manifest(ctx context.Context, repository string, ref oci.Reference) (*pullthrough.Manifest, error)
 	StatManifest(ctx context.Context, repository string, ref oci.Reference) (*pullthrough.Manifest, error)
 	Blob(ctx context.Context, repository string, d digest.Digest) (*pullthrough.Blob, error)
-	StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, pullthrough.Outcome, error)
+	StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, result.Outcome, error)
 	Tags(ctx context.Context, repository string, query url.Values) (*pullthrough.TagPage, error)
 	Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*pullthrough.Referrers, error)
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -43,7 +44,7 @@ type fakeCache struct {
 	manifest *pullthrough.Manifest
 	blob     func() *pullthrough.Blob
 	size     int64
-	outcome  pullthrough.Outcome
+	outcome  result.Outcome
 	tags     *pullthrough.TagPage
 	refers   *pullthrough.Referrers
 	err      error
@@ -67,7 +68,7 @@ func (c *fakeCache) Blob(_ context.Context, repository string, d digest.Digest) 
 	return c.blob(), nil
 }
 
-func (c *fakeCache) StatBlob(_ context.Context, repository string, d digest.Digest) (int64, pullthrough.Outcome, error) {
+func (c *fakeCache) StatBlob(_ context.Context, repository string, d digest.Digest) (int64, result.Outcome, error) {
 	c.asked = "stat blob " + repository + "@" + d.String()
 	return c.size, c.outcome, c.err
 }
@@ -131,7 +132,7 @@ func headers(pairs ...string) map[string]string {
 }
 
 func blobOf(content io.ReadSeekCloser, size int64) func() *pullthrough.Blob {
-	return func() *pullthrough.Blob { return pullthrough.NewBlob(content, size, pullthrough.Miss) }
+	return func() *pullthrough.Blob { return pullthrough.NewBlob(content, size, result.Miss) }
 }
 
 type memory struct{ *strings.Reader }
@@ -153,9 +154,9 @@ func TestAnswers(t *testing.T) {
 		}
 		return changed
 	}
-	stored := &pullthrough.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Content: []byte(manifest), Outcome: pullthrough.Hit}
-	stale := &pullthrough.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Content: []byte(manifest), Outcome: pullthrough.Stale}
-	described := &pullthrough.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Outcome: pullthrough.Miss}
+	stored := &pullthrough.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Content: []byte(manifest), Outcome: result.Hit}
+	stale := &pullthrough.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Content: []byte(manifest), Outcome: result.Stale}
+	described := &pullthrough.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Outcome: result.Miss}
 	withoutRanges := with(manifestHeaders)
 	delete(withoutRanges, "Accept-Ranges")
 	ranged := with(blobHeaders, "Content-Length", "3", "Content-Range", "bytes 2-4/10")
@@ -201,14 +202,14 @@ func TestAnswers(t *testing.T) {
 		{"page of tags", "GET", "/v2/a/tags/list?n=1&last=v1&ns=docker.io", nil,
 			fakeCache{tags: &pullthrough.TagPage{Tags: []string{"v2"}, Next: url.Values{"n": {"1"}, "last": {"v2"}, "ns": {"elsewhere"}}}}, "tags a?last=v1&n=1",
 			answer{200, tagsHeaders(26, "Link", `</v2/a/tags/list?last=v2&n=1&ns=docker.io>; rel="next"`), `{"name":"a","tags":["v2"]}`}},
-		{"stale tags, HEAD", "HEAD", "/v2/a/tags/list", nil, fakeCache{tags: &pullthrough.TagPage{Tags: []string{"v2"}, Outcome: pullthrough.Stale}}, "tags a?",
+		{"stale tags, HEAD", "HEAD", "/v2/a/tags/list", nil, fakeCache{tags: &pullthrough.TagPage{Tags: []string{"v2"}, Outcome: result.Stale}}, "tags a?",
 			answer{200, tagsHeaders(26, "Warning", `111 registry-cache "Revalidation Failed"`), ""}},
 		{"referrers", "GET", referrersPath + "?artifactType=a%2Fb", nil,
 			fakeCache{refers: &pullthrough.Referrers{Index: []byte(index), FiltersApplied: "artifactType", Next: url.Values{"token": {"a/b"}}}}, "referrers a@" + manifestDigest.String() + "?artifactType=a%2Fb",
 			answer{200, indexHeaders("Oci-Filters-Applied", "artifactType", "Link", "<"+referrersPath+`?token=a%2Fb>; rel="next"`), index}},
-		{"stale referrers", "GET", referrersPath, nil, fakeCache{refers: &pullthrough.Referrers{Index: []byte(index), Outcome: pullthrough.Stale}}, "referrers a@" + manifestDigest.String() + "?",
+		{"stale referrers", "GET", referrersPath, nil, fakeCache{refers: &pullthrough.Referrers{Index: []byte(index), Outcome: result.Stale}}, "referrers a@" + manifestDigest.String() + "?",
 			answer{200, indexHeaders("Warning", `111 registry-cache "Revalidation Failed"`), index}},
-		{"HEAD of blob", "HEAD", blobPath, nil, fakeCache{size: 10, outcome: pullthrough.Miss}, "stat blob library/alpine@" + layerDigest.String(), answer{200, blobHeaders, ""}},
+		{"HEAD of blob", "HEAD", blobPath, nil, fakeCache{size: 10, outcome: result.Miss}, "stat blob library/alpine@" + layerDigest.String(), answer{200, blobHeaders, ""}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -228,8 +229,8 @@ func TestAnswers(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	t.Parallel()
-	reason := func(r pullthrough.Reason) fakeCache {
-		return fakeCache{err: &pullthrough.Error{Reason: r, Err: errors.New("the cause")}}
+	reason := func(r result.Reason) fakeCache {
+		return fakeCache{err: &result.Error{Reason: r, Err: errors.New("the cause")}}
 	}
 	const (
 		empty         = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -254,11 +255,11 @@ func TestErrors(t *testing.T) {
 		{"negative number of tags", "GET", "/v2/a/tags/list?n=-1", fakeCache{}, 400, oci.CodePageInvalid, `n is "-1": give the number of tags that are wanted`},
 		{"tags without number", "GET", "/v2/a/tags/list?n=", fakeCache{}, 400, oci.CodePageInvalid, `n is "": give the number of tags that are wanted`},
 		{"huge number of tags", "GET", "/v2/a/tags/list?n=2147483648", fakeCache{}, 400, oci.CodePageInvalid, `n is "2147483648": give the number of tags that are wanted`},
-		{"tags of an unknown repository", "GET", "/v2/a/tags/list", reason(pullthrough.NotFound), 404, oci.CodeNameUnknown, "the cause"},
-		{"tags, rate limited", "GET", "/v2/a/tags/list", reason(pullthrough.RateLimited), 503, oci.CodeTooManyRequests, "the cause"},
+		{"tags of an unknown repository", "GET", "/v2/a/tags/list", reason(result.NotFound), 404, oci.CodeNameUnknown, "the cause"},
+		{"tags, rate limited", "GET", "/v2/a/tags/list", reason(result.RateLimited), 503, oci.CodeTooManyRequests, "the cause"},
 		{"referrers of a tag", "GET", "/v2/a/referrers/v1", fakeCache{}, 400, oci.CodeDigestInvalid, `invalid digest "v1": invalid checksum digest format`},
-		{"upstream without referrers", "GET", referrersPath, reason(pullthrough.NotFound), 404, oci.CodeUnsupported, "the cause"},
-		{"referrers, timed out", "GET", referrersPath, reason(pullthrough.TimedOut), 504, oci.CodeUnavailable, "the cause"},
+		{"upstream without referrers", "GET", referrersPath, reason(result.NotFound), 404, oci.CodeUnsupported, "the cause"},
+		{"referrers, timed out", "GET", referrersPath, reason(result.TimedOut), 504, oci.CodeUnavailable, "the cause"},
 		{"no API", "GET", "/", fakeCache{}, 405, oci.CodeUnsupported, "only manifests, blobs, tags and referrers are served"},
 		{"version 1", "GET", "/v1/a/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "only manifests, blobs, tags and referrers are served"},
 		{"version with suffix", "GET", "/v2x/a/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "only manifests, blobs, tags and referrers are served"},
@@ -271,16 +272,16 @@ func TestErrors(t *testing.T) {
 		{"no tag", "GET", "/v2/a/manifests/", fakeCache{}, 404, oci.CodeManifestUnknown, `invalid tag "": use up to 128 letters, digits, '_', '.' and '-'`},
 		{"short digest", "GET", "/v2/a/manifests/sha256:abc", fakeCache{}, 400, oci.CodeDigestInvalid, `invalid digest "sha256:abc": invalid checksum digest length`},
 		{"blob by tag", "GET", "/v2/a/blobs/v1", fakeCache{}, 400, oci.CodeDigestInvalid, `invalid digest "v1": invalid checksum digest format`},
-		{"unknown manifest", "GET", "/v2/a/manifests/v1", reason(pullthrough.NotFound), 404, oci.CodeManifestUnknown, "the cause"},
-		{"unknown blob", "GET", blobPath, reason(pullthrough.NotFound), 404, oci.CodeBlobUnknown, "the cause"},
-		{"unknown blob, HEAD", "HEAD", blobPath, reason(pullthrough.NotFound), 404, "", ""},
-		{"denied", "GET", "/v2/a/manifests/v1", reason(pullthrough.Denied), 403, oci.CodeDenied, "the cause"},
-		{"rate limited", "GET", "/v2/a/manifests/v1", reason(pullthrough.RateLimited), 503, oci.CodeTooManyRequests, "the cause"},
-		{"rate limited, HEAD", "HEAD", "/v2/a/manifests/v1", reason(pullthrough.RateLimited), 503, "", ""},
-		{"busy", "GET", "/v2/a/manifests/v1", reason(pullthrough.Busy), 503, oci.CodeUnavailable, "the cause"},
+		{"unknown manifest", "GET", "/v2/a/manifests/v1", reason(result.NotFound), 404, oci.CodeManifestUnknown, "the cause"},
+		{"unknown blob", "GET", blobPath, reason(result.NotFound), 404, oci.CodeBlobUnknown, "the cause"},
+		{"unknown blob, HEAD", "HEAD", blobPath, reason(result.NotFound), 404, "", ""},
+		{"denied", "GET", "/v2/a/manifests/v1", reason(result.Denied), 403, oci.CodeDenied, "the cause"},
+		{"rate limited", "GET", "/v2/a/manifests/v1", reason(result.RateLimited), 503, oci.CodeTooManyRequests, "the cause"},
+		{"rate limited, HEAD", "HEAD", "/v2/a/manifests/v1", reason(result.RateLimited), 503, "", ""},
+		{"busy", "GET", "/v2/a/manifests/v1", reason(result.Busy), 503, oci.CodeUnavailable, "the cause"},
 		{"long URL", "GET", "/v2/a/tags/list?last=" + strings.Repeat("x", maxURLSize), fakeCache{}, 414, oci.CodeUnsupported, "the URL has 4117 bytes, 4096 are allowed"},
-		{"timed out", "GET", "/v2/a/manifests/v1", reason(pullthrough.TimedOut), 504, oci.CodeUnavailable, "the cause"},
-		{"unavailable", "GET", blobPath, reason(pullthrough.Unavailable), 502, oci.CodeUnavailable, "the cause"},
+		{"timed out", "GET", "/v2/a/manifests/v1", reason(result.TimedOut), 504, oci.CodeUnavailable, "the cause"},
+		{"unavailable", "GET", blobPath, reason(result.Unavailable), 502, oci.CodeUnavailable, "the cause"},
 		{"unexplained", "GET", "/v2/a/manifests/v1", fakeCache{err: errors.New("the cause")}, 502, oci.CodeUnavailable, "the cause"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -386,7 +387,7 @@ func TestRecord(t *testing.T) {
 	var log bytes.Buffer
 	metrics := prometheus.NewRegistry()
 	cache := &fakeCache{
-		manifest: &pullthrough.Manifest{Digest: manifestDigest, Content: []byte(manifest), Outcome: pullthrough.Stale},
+		manifest: &pullthrough.Manifest{Digest: manifestDigest, Content: []byte(manifest), Outcome: result.Stale},
 		blob:     blobOf(memory{strings.NewReader(layer)}, 10),
 	}
 	h := New("docker.io", cache, Options{Logger: slog.New(slog.NewJSONHandler(&log, nil)), Registerer: metrics})

@@ -9,7 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
 )
 
 // outcomeError is the outcome of requests that got an error or only a part of what they asked for.
@@ -48,7 +48,7 @@ func (w *recorder) saved() int64 {
 	switch {
 	case w.status >= http.StatusBadRequest:
 		return 0
-	case w.outcome == pullthrough.Hit, w.outcome == pullthrough.Stale:
+	case w.outcome == result.Hit, w.outcome == result.Stale:
 		return w.sent
 	}
 	// A client that leaves has not got all that was read for it.

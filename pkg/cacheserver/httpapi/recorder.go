@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -29,9 +29,9 @@ type recorder struct {
 
 	status  int
 	sent    int64
-	shared  int64               // of what was sent, bytes from a fetch that another request had begun
-	outcome pullthrough.Outcome // empty unless something of the cache was served
-	err     error               // why the answer is not, or not all of, what was asked for
+	shared  int64          // of what was sent, bytes from a fetch that another request had begun
+	outcome result.Outcome // empty unless something of the cache was served
+	err     error          // why the answer is not, or not all of, what was asked for
 }
 
 func newRecorder(w http.ResponseWriter, stall time.Duration) *recorder {
@@ -133,30 +133,30 @@ func (w *recorder) note(err error) error {
 }
 
 // tell notes where the answer comes from. A client learns when that is not what the upstream would say.
-func (w *recorder) tell(outcome pullthrough.Outcome) {
+func (w *recorder) tell(outcome result.Outcome) {
 	w.outcome = outcome
-	if outcome == pullthrough.Stale {
+	if outcome == result.Stale {
 		w.Header().Set("Warning", staleWarning)
 	}
 }
 
 // failFor answers with the status for an error of the cache.
 func (w *recorder) failFor(r *http.Request, notFound oci.ErrorCode, err error) {
-	reason := pullthrough.Unavailable
-	if explained, ok := errors.AsType[*pullthrough.Error](err); ok {
+	reason := result.Unavailable
+	if explained, ok := errors.AsType[*result.Error](err); ok {
 		reason = explained.Reason
 	}
 	switch reason {
-	case pullthrough.NotFound:
+	case result.NotFound:
 		w.fail(r, http.StatusNotFound, notFound, err)
-	case pullthrough.Denied:
+	case result.Denied:
 		// Not 401, which would make clients send their credentials here.
 		w.fail(r, http.StatusForbidden, oci.CodeDenied, err)
-	case pullthrough.RateLimited:
+	case result.RateLimited:
 		w.fail(r, http.StatusServiceUnavailable, oci.CodeTooManyRequests, err)
-	case pullthrough.Busy:
+	case result.Busy:
 		w.fail(r, http.StatusServiceUnavailable, oci.CodeUnavailable, err)
-	case pullthrough.TimedOut:
+	case result.TimedOut:
 		w.fail(r, http.StatusGatewayTimeout, oci.CodeUnavailable, err)
 	default:
 		w.fail(r, http.StatusBadGateway, oci.CodeUnavailable, err)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
 )
 
 // oneConnection is a listener for a single connection.
@@ -140,7 +141,7 @@ func TestSlowUpstreamIsNoStalledClient(t *testing.T) {
 	for _, size := range []int64{10, -1} {
 		synctest.Test(t, func(t *testing.T) {
 			conn := connect(t, &fakeCache{blob: func() *pullthrough.Blob {
-				return pullthrough.NewBlob(slow{strings.NewReader(layer), 50 * time.Second}, size, pullthrough.Miss)
+				return pullthrough.NewBlob(slow{strings.NewReader(layer), 50 * time.Second}, size, result.Miss)
 			}}, time.Minute)
 			send(t, conn, getLayer)
 			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/background"
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 )
 
@@ -21,18 +23,18 @@ type Blob struct {
 	Content io.ReadSeekCloser
 	// Size is in bytes, -1 where the upstream does not tell; Content cannot be sought from its end then.
 	Size    int64
-	outcome func() Outcome
+	outcome func() result.Outcome
 	shared  func() int64
 	await   func(ctx context.Context, offset int64) error // nil where nothing has to be waited for
 }
 
 // NewBlob returns an answer whose outcome does not change.
-func NewBlob(content io.ReadSeekCloser, size int64, outcome Outcome) *Blob {
-	return &Blob{Content: content, Size: size, outcome: func() Outcome { return outcome }, shared: func() int64 { return 0 }}
+func NewBlob(content io.ReadSeekCloser, size int64, outcome result.Outcome) *Blob {
+	return &Blob{Content: content, Size: size, outcome: func() result.Outcome { return outcome }, shared: func() int64 { return 0 }}
 }
 
 // Outcome says where the content came from. It can change while Content is read.
-func (b *Blob) Outcome() Outcome { return b.outcome() }
+func (b *Blob) Outcome() result.Outcome { return b.outcome() }
 
 // Shared is how many of the bytes that were read of Content came from a fetch that another request had begun.
 func (b *Blob) Shared() int64 { return b.shared() }
@@ -45,7 +47,7 @@ func (b *Blob) Await(ctx context.Context, offset int64) error {
 		return nil
 	}
 	if err := b.await(ctx, offset); err != nil {
-		return explain(err)
+		return result.Explain(err)
 	}
 	return nil
 }
@@ -59,22 +61,22 @@ func (c *Cache) Blob(ctx context.Context, repository string, d digest.Digest) (*
 		b, err = c.fetchBlob(ctx, repository, d)
 	}
 	if err != nil {
-		return nil, explain(err)
+		return nil, result.Explain(err)
 	}
 	return b, nil
 }
 
 // StatBlob returns the size of a blob in bytes, -1 where the upstream does not tell, without fetching it. Errors are
 // *Error.
-func (c *Cache) StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, Outcome, error) {
+func (c *Cache) StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, result.Outcome, error) {
 	if b := c.linkedBlob(repository, d); b != nil {
-		return b.Size, Hit, b.Content.Close()
+		return b.Size, result.Hit, b.Content.Close()
 	}
 	size, err := c.upstream.HeadBlob(ctx, repository, d)
 	if err != nil {
-		return 0, "", explain(err)
+		return 0, "", result.Explain(err)
 	}
-	return size, Miss, nil
+	return size, result.Miss, nil
 }
 
 // linkedBlob returns nil unless the blob is stored for the repository.
@@ -106,7 +108,7 @@ func hit(f *store.Content, size int64) *Blob {
 	if f == nil {
 		return nil
 	}
-	return NewBlob(f, size, Hit)
+	return NewBlob(f, size, result.Hit)
 }
 
 // storedBlob returns the blob if it is stored for the repository, or for another one and the upstream says that this
@@ -149,7 +151,7 @@ func (c *Cache) upstreamHas(ctx context.Context, repository string, d digest.Dig
 func (c *Cache) fetchBlob(ctx context.Context, repository string, d digest.Digest) (*Blob, error) {
 	f, allowed, began, hit := c.join(repository, d)
 	if f == nil {
-		return nil, errClosed
+		return nil, background.ErrClosed
 	}
 	r := &reader{ctx: ctx, cache: c, repository: repository, digest: d, fetch: f, size: -1, foreign: !allowed, follower: !began, hit: hit}
 	if !allowed {

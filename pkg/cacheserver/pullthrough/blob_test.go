@@ -22,6 +22,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/background"
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
@@ -40,7 +42,7 @@ func TestBlobIsFetchedOnce(t *testing.T) {
 	for _, size := range []int{0, 1, 2, fetchBuffer, 3*fetchBuffer + 1} {
 		content := layer(size)
 		d := f.upstream.addBlob(repository, content)
-		for i, want := range []Outcome{Miss, Hit} {
+		for i, want := range []result.Outcome{result.Miss, result.Hit} {
 			got, outcome, err := f.read(t, repository, d)
 			if err != nil || !bytes.Equal(got, content) || outcome != want {
 				t.Errorf("%d bytes, read %d: %d bytes, %s, %v", size, i, len(got), outcome, err)
@@ -166,7 +168,7 @@ func TestUnknownSize(t *testing.T) {
 			return blob
 		}
 	})
-	if got, outcome, err := f.read(t, repository, d); err != nil || !bytes.Equal(got, content) || outcome != Miss {
+	if got, outcome, err := f.read(t, repository, d); err != nil || !bytes.Equal(got, content) || outcome != result.Miss {
 		t.Errorf("%d bytes, %s, %v", len(got), outcome, err)
 	}
 	f.settle()
@@ -189,7 +191,7 @@ func TestFetchResumes(t *testing.T) {
 			return blob
 		}
 	})
-	if got, outcome, err := f.read(t, repository, d); err != nil || !bytes.Equal(got, content) || outcome != Miss {
+	if got, outcome, err := f.read(t, repository, d); err != nil || !bytes.Equal(got, content) || outcome != result.Miss {
 		t.Errorf("%d bytes, %s, %v", len(got), outcome, err)
 	}
 	f.settle()
@@ -209,13 +211,13 @@ func TestFetchGivesUp(t *testing.T) {
 		after int64
 		err   error
 		calls int
-		want  Reason
+		want  result.Reason
 	}{
-		{"refused from the start", 0, errBroken, 1, Unavailable},
-		{"no progress", 400, errBroken, 1 + maxStalls, Unavailable},
-		{"not found", 400, status(http.StatusNotFound), 1, NotFound},
-		{"refused", 400, status(http.StatusTooManyRequests), 1, RateLimited},
-		{"silent", 400, errSilent, 1, TimedOut},
+		{"refused from the start", 0, errBroken, 1, result.Unavailable},
+		{"no progress", 400, errBroken, 1 + maxStalls, result.Unavailable},
+		{"not found", 400, status(http.StatusNotFound), 1, result.NotFound},
+		{"refused", 400, status(http.StatusTooManyRequests), 1, result.RateLimited},
+		{"silent", 400, errSilent, 1, result.TimedOut},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -231,7 +233,7 @@ func TestFetchGivesUp(t *testing.T) {
 				t.Errorf("%d bytes, %v", len(got), err)
 			}
 			if test.after == 0 {
-				if explained, ok := errors.AsType[*Error](err); !ok || explained.Reason != test.want {
+				if explained, ok := errors.AsType[*result.Error](err); !ok || explained.Reason != test.want {
 					t.Errorf("got %v, want reason %d", err, test.want)
 				}
 			}
@@ -303,7 +305,7 @@ func TestVolumeThatCannotBeWritten(t *testing.T) {
 			for range 4 {
 				clients.Go(func() {
 					got, outcome, err := f.read(t, repository, d)
-					if err != nil || !bytes.Equal(got, content) || outcome != PassThrough {
+					if err != nil || !bytes.Equal(got, content) || outcome != result.PassThrough {
 						t.Errorf("%d of %d bytes, %s, %v", len(got), size, outcome, err)
 					}
 				})
@@ -385,11 +387,11 @@ func TestRangeAheadOfAFetch(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		after time.Duration // when the fetch gets on
-		want  Outcome
+		want  result.Outcome
 		calls int
 	}{
-		"soon": {aheadTimeout - time.Second, Miss, 1},
-		"late": {aheadTimeout + time.Second, PassThrough, 2},
+		"soon": {aheadTimeout - time.Second, result.Miss, 1},
+		"late": {aheadTimeout + time.Second, result.PassThrough, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -520,7 +522,7 @@ func TestAwaitBehindAFullVolume(t *testing.T) {
 	f.settle()
 	f.failWith(status(http.StatusTooManyRequests))
 	offset := int64(8 * fetchBuffer)
-	if explained, ok := errors.AsType[*Error](b.Await(t.Context(), offset)); !ok || explained.Reason != RateLimited {
+	if explained, ok := errors.AsType[*result.Error](b.Await(t.Context(), offset)); !ok || explained.Reason != result.RateLimited {
 		t.Errorf("%v, want that the upstream limits the rate", explained)
 	}
 	f.failWith(nil)
@@ -551,7 +553,7 @@ func TestAwaitTellsTheErrorOfTheUpstream(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Content.Close()
-	if _, explained := errors.AsType[*Error](b.Await(t.Context(), 600)); !explained {
+	if _, explained := errors.AsType[*result.Error](b.Await(t.Context(), 600)); !explained {
 		t.Errorf("%v, want an *Error", b.Await(t.Context(), 600))
 	}
 	if err := b.Await(t.Context(), 600); !errors.Is(err, broken) {
@@ -672,7 +674,7 @@ func TestUpstreamWithoutHeadOfBlobs(t *testing.T) {
 	})
 	for _, repository := range []string{repository, other} {
 		got, outcome, err := f.read(t, repository, d)
-		if err != nil || !bytes.Equal(got, content) || outcome != Miss {
+		if err != nil || !bytes.Equal(got, content) || outcome != result.Miss {
 			t.Errorf("%s: %d bytes, %s, %v", repository, len(got), outcome, err)
 		}
 		f.settle()
@@ -686,7 +688,7 @@ func TestStatBlob(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, 0, store.Options{})
 	d := f.upstream.addBlob(repository, layer(1000))
-	if size, outcome, err := f.StatBlob(t.Context(), repository, d); size != 1000 || outcome != Miss || err != nil {
+	if size, outcome, err := f.StatBlob(t.Context(), repository, d); size != 1000 || outcome != result.Miss || err != nil {
 		t.Errorf("miss: %d, %s, %v", size, outcome, err)
 	}
 	if diff := cmp.Diff([]string{"HEAD " + repository + "@" + d.String()}, f.upstream.seen()); diff != "" {
@@ -697,7 +699,7 @@ func TestStatBlob(t *testing.T) {
 	}
 	f.settle()
 	f.upstream.seen()
-	if size, outcome, err := f.StatBlob(t.Context(), repository, d); size != 1000 || outcome != Hit || err != nil {
+	if size, outcome, err := f.StatBlob(t.Context(), repository, d); size != 1000 || outcome != result.Hit || err != nil {
 		t.Errorf("hit: %d, %s, %v", size, outcome, err)
 	}
 	if calls := f.upstream.seen(); len(calls) > 0 {
@@ -720,13 +722,13 @@ func TestCloseEndsFetches(t *testing.T) {
 	}
 	defer b.Content.Close()
 	f.Close()
-	if got, err := io.ReadAll(b.Content); len(got) != 500 || !errors.Is(err, errClosed) {
+	if got, err := io.ReadAll(b.Content); len(got) != 500 || !errors.Is(err, background.ErrClosed) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
 	if n := f.leftovers(t); n > 0 {
 		t.Errorf("%d files are left", n)
 	}
-	if _, err := f.Blob(t.Context(), repository, digest.FromString("another")); !errors.Is(err, errClosed) {
+	if _, err := f.Blob(t.Context(), repository, digest.FromString("another")); !errors.Is(err, background.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/background"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 	"github.com/registry-cache/extension/pkg/oci"
@@ -30,22 +31,6 @@ type Upstream interface {
 	Tags(ctx context.Context, repository string, query url.Values) (*upstream.TagPage, error)
 	Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*upstream.Referrers, error)
 }
-
-// Outcome says where an answer came from.
-type Outcome string
-
-// Outcomes.
-const (
-	// Hit: from the cache. For a tag or a list, the upstream was asked whether it still is what the cache has, at most
-	// Options.RevalidateAfter ago.
-	Hit Outcome = "hit"
-	// Miss: from the upstream, and kept.
-	Miss Outcome = "miss"
-	// Stale: a tag or a list as it was, because the upstream could not say what it is now.
-	Stale Outcome = "stale"
-	// PassThrough: from the upstream, without being kept.
-	PassThrough Outcome = "pass-through"
-)
 
 // Options are the optional parts of a Cache.
 type Options struct {
@@ -73,14 +58,10 @@ type Cache struct {
 	manifests       singleflight.Group
 	lists           singleflight.Group
 
-	// lifetime ends with Close. What is shared by clients belongs to it instead of to the request that began it.
-	lifetime context.Context
-	end      context.CancelCauseFunc
-	work     sync.WaitGroup
+	background *background.Group
 
-	mu      sync.Mutex // guards what follows, and calls of work.Go
+	mu      sync.Mutex // guards fetches
 	fetches map[digest.Digest]*fetch
-	closed  bool
 }
 
 // New returns a cache. Close ends it.
@@ -88,7 +69,7 @@ func New(s *store.Store, u Upstream, o Options) *Cache {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Cache{
+	return &Cache{
 		store:           s,
 		upstream:        u,
 		revalidateAfter: o.RevalidateAfter,
@@ -98,56 +79,38 @@ func New(s *store.Store, u Upstream, o Options) *Cache {
 		tags:            newTagTable(o.RevalidateAfter),
 		tagPages:        newListTable[TagPage](o.RevalidateAfter),
 		referrers:       newListTable[Referrers](o.RevalidateAfter),
+		background:      background.New(),
 		fetches:         map[digest.Digest]*fetch{},
 	}
-	c.lifetime, c.end = context.WithCancelCause(context.Background())
-	return c
 }
 
 // Close ends what goes on, drops what is unfinished, and returns when all of it is gone. Later requests that need the
 // upstream fail.
-func (c *Cache) Close() {
-	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
-	c.end(errClosed)
-	c.work.Wait()
-}
-
-// start runs f in a goroutine that Close waits for. It returns false when the cache is closed.
-func (c *Cache) start(f func()) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return false
-	}
-	c.work.Go(f)
-	return true
-}
+func (c *Cache) Close() { c.background.Close() }
 
 // shared returns what f returns, running it once for all that ask with the same key at a time. It goes on for the
 // others when ctx ends.
 func shared[T any](ctx context.Context, c *Cache, group *singleflight.Group, key string, f func(context.Context) (T, error)) (T, error) {
-	type result struct {
+	type answer struct {
 		value T
 		err   error
 	}
-	results := make(chan result, 1)
-	started := c.start(func() {
-		value, err, _ := group.Do(key, func() (any, error) { return f(c.lifetime) })
+	answers := make(chan answer, 1)
+	started := c.background.Go(func(background context.Context) {
+		value, err, _ := group.Do(key, func() (any, error) { return f(background) })
 		if err != nil {
-			results <- result{err: err}
+			answers <- answer{err: err}
 			return
 		}
-		results <- result{value: value.(T)}
+		answers <- answer{value: value.(T)}
 	})
 	var none T
 	if !started {
-		return none, errClosed
+		return none, background.ErrClosed
 	}
 	select {
-	case r := <-results:
-		return r.value, r.err
+	case a := <-answers:
+		return a.value, a.err
 	case <-ctx.Done():
 		return none, context.Cause(ctx)
 	}
@@ -155,7 +118,7 @@ func shared[T any](ctx context.Context, c *Cache, group *singleflight.Group, key
 
 // warnUnstored logs that something could not be stored; a nil error says that it was.
 func (c *Cache) warnUnstored(what, name string, err error) {
-	if err != nil && !errors.Is(err, errClosed) {
+	if err != nil && !errors.Is(err, background.ErrClosed) {
 		c.metrics.storageErrors.Inc()
 		c.log.Warn("Cannot store object", "kind", what, "name", name, "error", err)
 	}

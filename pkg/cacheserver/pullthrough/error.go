@@ -10,61 +10,6 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
 
-var errClosed = errors.New("the cache is shutting down")
-
-// Reason says why there is no content.
-type Reason int
-
-// Reasons.
-const (
-	// Unavailable: the upstream was not reached, failed, or sent what cannot be used.
-	Unavailable Reason = iota
-	// NotFound: the upstream does not have it.
-	NotFound
-	// Denied: the upstream does not show it to the cache.
-	Denied
-	// RateLimited: the upstream asks for fewer requests.
-	RateLimited
-	// TimedOut: the upstream was silent for too long.
-	TimedOut
-	// Busy: too many requests to the upstream are under way.
-	Busy
-)
-
-// Error is a request that cannot be answered with content.
-type Error struct {
-	Reason Reason
-	// Err is the cause. Its text has no credentials.
-	Err error
-}
-
-func (e *Error) Error() string { return e.Err.Error() }
-
-func (e *Error) Unwrap() error { return e.Err }
-
-// explain makes an *Error of err.
-func explain(err error) error {
-	if known, ok := errors.AsType[*Error](err); ok {
-		return known
-	}
-	failed, ok := errors.AsType[*upstream.Error](err)
-	switch {
-	case !ok:
-		return &Error{Unavailable, err}
-	case failed.NotFound():
-		return &Error{NotFound, err}
-	case failed.Denied():
-		return &Error{Denied, err}
-	case failed.RateLimited():
-		return &Error{RateLimited, err}
-	case failed.Busy():
-		return &Error{Busy, err}
-	case failed.Timeout():
-		return &Error{TimedOut, err}
-	}
-	return &Error{Unavailable, err}
-}
-
 func isNotFound(err error) bool {
 	failed, ok := errors.AsType[*upstream.Error](err)
 	return ok && failed.NotFound()

@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/goleak"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 	"github.com/registry-cache/extension/pkg/oci"
@@ -246,7 +247,7 @@ func newFixture(t *testing.T, revalidateAfter time.Duration, o store.Options) *f
 }
 
 // settle returns when nothing is being fetched.
-func (f *fixture) settle() { f.work.Wait() }
+func (f *fixture) settle() { f.background.Wait() }
 
 // stored returns the blob as the store has it.
 func (f *fixture) storedContent(repository string, d digest.Digest) ([]byte, error) {
@@ -268,7 +269,7 @@ func (f *fixture) leftovers(t *testing.T) int {
 	return len(entries)
 }
 
-func (f *fixture) read(t *testing.T, repository string, d digest.Digest) ([]byte, Outcome, error) {
+func (f *fixture) read(t *testing.T, repository string, d digest.Digest) ([]byte, result.Outcome, error) {
 	t.Helper()
 	b, err := f.Blob(t.Context(), repository, d)
 	if err != nil {

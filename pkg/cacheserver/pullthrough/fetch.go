@@ -73,9 +73,6 @@ func (p progress) readable() int64 {
 func (c *Cache) join(repository string, d digest.Digest) (f *fetch, allowed, began, hit bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
-		return nil, false, false, false
-	}
 	if f := c.fetches[d]; f != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -92,9 +89,11 @@ func (c *Cache) join(repository string, d digest.Digest) (f *fetch, allowed, beg
 		repositories: []string{repository},
 		references:   2,
 	}
+	if !c.background.Go(func(ctx context.Context) { c.download(ctx, f, repository) }) {
+		return nil, false, false, false
+	}
 	c.fetches[d] = f
 	c.metrics.fetches.Inc()
-	c.work.Go(func() { c.download(c.lifetime, f, repository) })
 	return f, true, true, false
 }
 

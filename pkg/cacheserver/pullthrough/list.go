@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
 )
 
 const (
@@ -28,7 +30,7 @@ type TagPage struct {
 	Tags []string
 	// Next is the query of the next page, nil on the last one. It is to be read only.
 	Next    url.Values
-	Outcome Outcome
+	Outcome result.Outcome
 }
 
 // Referrers is an answer with the manifests that refer to another one.
@@ -39,7 +41,7 @@ type Referrers struct {
 	FiltersApplied string
 	// Next is the query of the next page, nil on the last one.
 	Next    url.Values
-	Outcome Outcome
+	Outcome result.Outcome
 }
 
 // Tags returns a page of the repository's tags. The query may have n, the number of tags that are wanted, and last, the
@@ -59,7 +61,7 @@ func (c *Cache) Tags(ctx context.Context, repository string, query url.Values) (
 		return p, size, nil
 	})
 	if err != nil {
-		return nil, explain(err)
+		return nil, result.Explain(err)
 	}
 	page.Outcome = outcome
 	return &page, nil
@@ -78,9 +80,9 @@ func (c *Cache) Referrers(ctx context.Context, repository string, d digest.Diges
 	})
 	switch {
 	case lacksReferrers(err):
-		return nil, &Error{NotFound, err}
+		return nil, &result.Error{Reason: result.NotFound, Err: err}
 	case err != nil:
-		return nil, explain(err)
+		return nil, result.Explain(err)
 	}
 	page.Outcome = outcome
 	return &page, nil
@@ -88,14 +90,14 @@ func (c *Cache) Referrers(ctx context.Context, repository string, d digest.Diges
 
 // list returns the list with the name that the table has for the query if it is fresh, and what ask returns otherwise,
 // asking once for all clients. If the upstream cannot say, it returns what it said the last time.
-func list[T any](ctx context.Context, c *Cache, table *listTable[T], name string, query url.Values, ask func(context.Context) (list T, size int, err error)) (T, Outcome, error) {
+func list[T any](ctx context.Context, c *Cache, table *listTable[T], name string, query url.Values, ask func(context.Context) (list T, size int, err error)) (T, result.Outcome, error) {
 	key := name + "?" + query.Encode()
 	if known, outcome, ok := table.fresh(key); ok {
 		return known, outcome, nil
 	}
 	type answer struct {
 		list    T
-		outcome Outcome
+		outcome result.Outcome
 	}
 	got, err := shared(ctx, c, &c.lists, key, func(ctx context.Context) (answer, error) {
 		// The answer may have come after the caller looked.
@@ -106,11 +108,11 @@ func list[T any](ctx context.Context, c *Cache, table *listTable[T], name string
 		switch {
 		case err == nil:
 			table.put(key, asked, size, time.Now())
-			return answer{asked, Miss}, nil
+			return answer{asked, result.Miss}, nil
 		case !lacksReferrers(err) && isTemporary(err):
 			if last, ok := table.keep(key, time.Now()); ok {
 				c.log.Warn("Serving a list without the upstream", "list", name, "error", err)
-				return answer{last, Stale}, nil
+				return answer{last, result.Stale}, nil
 			}
 		case ctx.Err() == nil:
 			table.remove(key)
@@ -166,13 +168,13 @@ func newListTable[T any](validFor time.Duration) *listTable[T] {
 }
 
 // fresh returns a list that needs no question.
-func (t *listTable[T]) fresh(key string) (T, Outcome, bool) {
+func (t *listTable[T]) fresh(key string) (T, result.Outcome, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e, ok := t.entries[key]
-	outcome := Hit
+	outcome := result.Hit
 	if e.stale {
-		outcome = Stale
+		outcome = result.Stale
 	}
 	return e.list, outcome, ok && time.Since(e.checked) < t.validFor
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
@@ -126,14 +127,14 @@ func TestTagsAreAskedForOnce(t *testing.T) {
 	close(proceed)
 	clients.Wait()
 	page, err := f.Tags(t.Context(), repository, nil)
-	if err != nil || page.Outcome != Hit {
+	if err != nil || page.Outcome != result.Hit {
 		t.Errorf("%+v, %v", page, err)
 	}
 	f.wantCalls(t, "one query", "TAGS "+repository)
-	if page, err = f.Tags(t.Context(), repository, url.Values{"n": {"3"}}); err != nil || page.Tags[0] != "3" || page.Outcome != Miss {
+	if page, err = f.Tags(t.Context(), repository, url.Values{"n": {"3"}}); err != nil || page.Tags[0] != "3" || page.Outcome != result.Miss {
 		t.Errorf("another query: %+v, %v", page, err)
 	}
-	if page, err = f.Tags(t.Context(), "other", nil); err != nil || page.Outcome != Miss {
+	if page, err = f.Tags(t.Context(), "other", nil); err != nil || page.Outcome != result.Miss {
 		t.Errorf("another repository: %+v, %v", page, err)
 	}
 }
@@ -146,33 +147,33 @@ func TestListsWithoutUpstream(t *testing.T) {
 	f.upstream.referrers = map[string][]byte{name + "?": []byte("all"), name + "?artifactType=a": []byte("some")}
 	f.upstream.tags = func(url.Values) *upstream.TagPage { return &upstream.TagPage{Tags: []string{"v1"}} }
 	filtered := url.Values{"artifactType": {"a"}}
-	check := func(step string, want Outcome, reason Reason) {
+	check := func(step string, want result.Outcome, reason result.Reason) {
 		t.Helper()
 		for query, content := range map[*url.Values]string{{}: "all", &filtered: "some"} {
 			got, err := f.Referrers(t.Context(), repository, d, *query)
-			checkList(t, step+", "+content, want, reason, err, func() (string, Outcome) { return string(got.Index), got.Outcome }, content)
+			checkList(t, step+", "+content, want, reason, err, func() (string, result.Outcome) { return string(got.Index), got.Outcome }, content)
 		}
 		tags, err := f.Tags(t.Context(), repository, nil)
-		checkList(t, step+", tags", want, reason, err, func() (string, Outcome) { return strings.Join(tags.Tags, " "), tags.Outcome }, "v1")
+		checkList(t, step+", tags", want, reason, err, func() (string, result.Outcome) { return strings.Join(tags.Tags, " "), tags.Outcome }, "v1")
 	}
 	f.failWith(errSilent)
-	check("before the first answer", "", TimedOut)
+	check("before the first answer", "", result.TimedOut)
 	f.failWith(nil)
-	check("first", Miss, 0)
+	check("first", result.Miss, 0)
 	for _, err := range []error{errSilent, errBroken, status(http.StatusTooManyRequests), status(http.StatusBadGateway)} {
 		f.failWith(err)
-		check(err.Error(), Stale, 0)
+		check(err.Error(), result.Stale, 0)
 	}
 	f.failWith(status(http.StatusForbidden))
-	check("refused", "", Denied)
+	check("refused", "", result.Denied)
 	f.failWith(errSilent)
-	check("silent after having refused", "", TimedOut)
+	check("silent after having refused", "", result.TimedOut)
 }
 
-func checkList(t *testing.T, step string, want Outcome, reason Reason, err error, got func() (string, Outcome), content string) {
+func checkList(t *testing.T, step string, want result.Outcome, reason result.Reason, err error, got func() (string, result.Outcome), content string) {
 	t.Helper()
 	if want == "" {
-		if failed, ok := errors.AsType[*Error](err); !ok || failed.Reason != reason {
+		if failed, ok := errors.AsType[*result.Error](err); !ok || failed.Reason != reason {
 			t.Errorf("%s: %v, want reason %d", step, err, reason)
 		}
 		return
@@ -195,12 +196,12 @@ func TestStaleListsAreNotAskedForAgain(t *testing.T) {
 	}
 	f.tagPages.validFor = 0
 	f.failWith(errSilent)
-	if page, err := f.Tags(t.Context(), repository, nil); err != nil || page.Outcome != Stale {
+	if page, err := f.Tags(t.Context(), repository, nil); err != nil || page.Outcome != result.Stale {
 		t.Fatalf("%+v, %v", page, err)
 	}
 	f.tagPages.validFor = time.Hour
 	f.upstream.seen()
-	if page, err := f.Tags(t.Context(), repository, nil); err != nil || page.Outcome != Stale {
+	if page, err := f.Tags(t.Context(), repository, nil); err != nil || page.Outcome != result.Stale {
 		t.Errorf("%+v, %v", page, err)
 	}
 	f.wantCalls(t, "stale")
@@ -212,7 +213,7 @@ func TestUpstreamWithoutReferrers(t *testing.T) {
 	for _, err := range []error{status(400), status(404), status(405), status(406), status(501), &upstream.Error{Op: "request", Err: upstream.ErrNoIndex}} {
 		f.failWith(err)
 		_, got := f.Referrers(t.Context(), repository, digest.FromString("subject"), nil)
-		if failed, ok := errors.AsType[*Error](got); !ok || failed.Reason != NotFound {
+		if failed, ok := errors.AsType[*result.Error](got); !ok || failed.Reason != result.NotFound {
 			t.Errorf("%v: %v, want NotFound", err, got)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 	"github.com/registry-cache/extension/pkg/oci"
@@ -22,7 +23,7 @@ type Manifest struct {
 	Size int64
 	// Content is nil in an answer of StatManifest that the upstream gave.
 	Content []byte
-	Outcome Outcome
+	Outcome result.Outcome
 }
 
 // Manifest returns a manifest with its content. A digest that is stored needs no upstream; a tag is revalidated.
@@ -30,7 +31,7 @@ type Manifest struct {
 func (c *Cache) Manifest(ctx context.Context, repository string, ref oci.Reference) (*Manifest, error) {
 	m, err := c.manifest(ctx, repository, ref, true)
 	if err != nil {
-		return nil, explain(err)
+		return nil, result.Explain(err)
 	}
 	return m, nil
 }
@@ -39,13 +40,13 @@ func (c *Cache) Manifest(ctx context.Context, repository string, ref oci.Referen
 func (c *Cache) StatManifest(ctx context.Context, repository string, ref oci.Reference) (*Manifest, error) {
 	m, err := c.manifest(ctx, repository, ref, false)
 	if err != nil {
-		return nil, explain(err)
+		return nil, result.Explain(err)
 	}
 	return m, nil
 }
 
 func (c *Cache) manifest(ctx context.Context, repository string, ref oci.Reference, content bool) (*Manifest, error) {
-	outcome, described := Hit, upstream.Descriptor{Digest: ref.Digest}
+	outcome, described := result.Hit, upstream.Descriptor{Digest: ref.Digest}
 	if ref.Tag != "" {
 		tag, err := c.resolve(ctx, repository, ref.Tag)
 		if err != nil {
@@ -56,7 +57,7 @@ func (c *Cache) manifest(ctx context.Context, repository string, ref oci.Referen
 		}
 		described = tag.descriptor
 		if tag.stale {
-			outcome = Stale
+			outcome = result.Stale
 		}
 	}
 	exact := oci.Reference{Digest: described.Digest}
@@ -73,7 +74,7 @@ func (c *Cache) manifest(ctx context.Context, repository string, ref oci.Referen
 		}
 		// What is not described in full, or as something else, is better fetched.
 		if described.Digest == exact.Digest && described.Size >= 0 && described.MediaType != "" {
-			return &Manifest{Digest: exact.Digest, MediaType: described.MediaType, Size: described.Size, Outcome: Miss}, nil
+			return &Manifest{Digest: exact.Digest, MediaType: described.MediaType, Size: described.Size, Outcome: result.Miss}, nil
 		}
 	}
 	m, err := c.get(ctx, repository, exact)
@@ -105,7 +106,7 @@ func (c *Cache) stored(repository string, d digest.Digest) (*Manifest, bool) {
 		// Another server may have stored it; here it has lost the type that the upstream gave it.
 		return nil, false
 	}
-	m := Manifest{Digest: d, MediaType: mediaType, Size: int64(len(content)), Content: content, Outcome: Hit}
+	m := Manifest{Digest: d, MediaType: mediaType, Size: int64(len(content)), Content: content, Outcome: result.Hit}
 	remembered := m
 	c.memory.put(repository, &remembered)
 	return &m, true
@@ -135,7 +136,7 @@ func (c *Cache) keep(repository, tag string, got *upstream.Manifest) *Manifest {
 		MediaType: got.MediaType,
 		Size:      int64(len(got.Content)),
 		Content:   got.Content,
-		Outcome:   PassThrough,
+		Outcome:   result.PassThrough,
 	}
 	mediaType, err := oci.ManifestMediaType(got.Content)
 	if err != nil {
@@ -148,9 +149,9 @@ func (c *Cache) keep(repository, tag string, got *upstream.Manifest) *Manifest {
 		return m
 	}
 	remembered := *m
-	remembered.Outcome = Hit
+	remembered.Outcome = result.Hit
 	c.memory.put(repository, &remembered)
-	m.Outcome = Miss
+	m.Outcome = result.Miss
 	names := c.tags.naming(repository, got.Digest)
 	if tag != "" {
 		names = append(names, tag)

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 	"github.com/registry-cache/extension/pkg/oci"
@@ -39,7 +40,7 @@ const (
 )
 
 // want asks for a manifest, compares the answer, and the calls of the upstream with those that are listed.
-func (f *fixture) want(t *testing.T, step string, ref oci.Reference, content string, outcome Outcome, calls ...string) {
+func (f *fixture) want(t *testing.T, step string, ref oci.Reference, content string, outcome result.Outcome, calls ...string) {
 	t.Helper()
 	m, err := f.Manifest(t.Context(), repository, ref)
 	if err != nil {
@@ -59,19 +60,19 @@ func (f *fixture) want(t *testing.T, step string, ref oci.Reference, content str
 	f.wantCalls(t, step, calls...)
 }
 
-func (f *fixture) wantReason(t *testing.T, step string, ref oci.Reference, reason Reason) {
+func (f *fixture) wantReason(t *testing.T, step string, ref oci.Reference, reason result.Reason) {
 	t.Helper()
 	_, err := f.Manifest(t.Context(), repository, ref)
-	if explained, ok := errors.AsType[*Error](err); !ok || explained.Reason != reason {
+	if explained, ok := errors.AsType[*result.Error](err); !ok || explained.Reason != reason {
 		t.Errorf("%s: %v, want reason %d", step, err, reason)
 	}
 	f.upstream.seen()
 }
 
 // reasonOf returns the reason of an error as the package reports it to clients.
-func reasonOf(t *testing.T, err error) Reason {
+func reasonOf(t *testing.T, err error) result.Reason {
 	t.Helper()
-	explained, ok := errors.AsType[*Error](explain(err))
+	explained, ok := errors.AsType[*result.Error](result.Explain(err))
 	if !ok {
 		t.Fatalf("%v is not an *Error", err)
 	}
@@ -94,12 +95,12 @@ func TestManifestByDigest(t *testing.T) {
 	f := newFixture(t, forEver, store.Options{})
 	f.upstream.addManifest(repository, "v1", oldManifest)
 	ref := oci.Reference{Digest: oldDigest}
-	f.want(t, "cold", ref, oldManifest, Miss, "GET"+byDigest+oldDigest.String())
+	f.want(t, "cold", ref, oldManifest, result.Miss, "GET"+byDigest+oldDigest.String())
 	f.failWith(errBroken)
-	f.want(t, "warm", ref, oldManifest, Hit)
-	f.wantReason(t, "another, without upstream", oci.Reference{Digest: newDigest}, Unavailable)
+	f.want(t, "warm", ref, oldManifest, result.Hit)
+	f.wantReason(t, "another, without upstream", oci.Reference{Digest: newDigest}, result.Unavailable)
 	f.failWith(nil)
-	f.wantReason(t, "another", oci.Reference{Digest: newDigest}, NotFound)
+	f.wantReason(t, "another", oci.Reference{Digest: newDigest}, result.NotFound)
 	if _, err := f.Manifest(t.Context(), "other", ref); !isNotFound(err) {
 		t.Errorf("other repository: %v", err)
 	}
@@ -109,13 +110,13 @@ func TestTagIsRevalidated(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, 0, store.Options{})
 	f.upstream.addManifest(repository, "v1", oldManifest)
-	f.want(t, "cold", byTag, oldManifest, Miss, headTag, "GET"+byDigest+oldDigest.String())
-	f.want(t, "warm", byTag, oldManifest, Hit, headTag)
+	f.want(t, "cold", byTag, oldManifest, result.Miss, headTag, "GET"+byDigest+oldDigest.String())
+	f.want(t, "warm", byTag, oldManifest, result.Hit, headTag)
 	f.upstream.addManifest(repository, "v1", newManifest)
-	f.want(t, "moved", byTag, newManifest, Miss, headTag, "GET"+byDigest+newDigest.String())
-	f.want(t, "still there by digest", oci.Reference{Digest: oldDigest}, oldManifest, Hit)
+	f.want(t, "moved", byTag, newManifest, result.Miss, headTag, "GET"+byDigest+newDigest.String())
+	f.want(t, "still there by digest", oci.Reference{Digest: oldDigest}, oldManifest, result.Hit)
 	f.upstream.addManifest(repository, "v1", oldManifest)
-	f.want(t, "moved back", byTag, oldManifest, Hit, headTag)
+	f.want(t, "moved back", byTag, oldManifest, result.Hit, headTag)
 }
 
 func TestTagIsAskedForOnce(t *testing.T) {
@@ -133,7 +134,7 @@ func TestTagIsAskedForOnce(t *testing.T) {
 	clients.Wait()
 	f.wantCalls(t, "many clients", headTag, "GET"+byDigest+oldDigest.String())
 	f.upstream.addManifest(repository, "v1", newManifest)
-	f.want(t, "moved a moment ago", byTag, oldManifest, Hit)
+	f.want(t, "moved a moment ago", byTag, oldManifest, result.Hit)
 }
 
 func TestTagWithoutUpstream(t *testing.T) {
@@ -141,9 +142,9 @@ func TestTagWithoutUpstream(t *testing.T) {
 	for _, temporary := range []error{errBroken, status(http.StatusTooManyRequests), status(http.StatusBadGateway)} {
 		f := newFixture(t, 0, store.Options{})
 		f.upstream.addManifest(repository, "v1", oldManifest)
-		f.want(t, "cold", byTag, oldManifest, Miss, headTag, "GET"+byDigest+oldDigest.String())
+		f.want(t, "cold", byTag, oldManifest, result.Miss, headTag, "GET"+byDigest+oldDigest.String())
 		f.failWith(temporary)
-		f.want(t, temporary.Error(), byTag, oldManifest, Stale, headTag)
+		f.want(t, temporary.Error(), byTag, oldManifest, result.Stale, headTag)
 
 		// Another process has only the volume.
 		s, err := store.Open(f.root, store.Options{})
@@ -152,13 +153,13 @@ func TestTagWithoutUpstream(t *testing.T) {
 		}
 		restarted := &fixture{Cache: New(s, f.upstream, Options{RevalidateAfter: forEver}), upstream: f.upstream}
 		defer restarted.Close()
-		restarted.want(t, "restarted", byTag, oldManifest, Stale, headTag)
-		restarted.want(t, "restarted, again", byTag, oldManifest, Stale) // a silent upstream is not waited for each time
+		restarted.want(t, "restarted", byTag, oldManifest, result.Stale, headTag)
+		restarted.want(t, "restarted, again", byTag, oldManifest, result.Stale) // a silent upstream is not waited for each time
 
 		f.failWith(nil)
-		f.want(t, "upstream back", byTag, oldManifest, Hit, headTag)
+		f.want(t, "upstream back", byTag, oldManifest, result.Hit, headTag)
 		f.upstream.addManifest(repository, "v1", newManifest)
-		f.want(t, "moved meanwhile", byTag, newManifest, Miss, headTag, "GET"+byDigest+newDigest.String())
+		f.want(t, "moved meanwhile", byTag, newManifest, result.Miss, headTag, "GET"+byDigest+newDigest.String())
 	}
 }
 
@@ -168,24 +169,24 @@ func TestUpstreamThatAsksForPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, 10*time.Second, store.Options{})
 		f.upstream.addManifest(repository, "v1", oldManifest)
-		f.want(t, "cold", byTag, oldManifest, Miss, headTag, "GET"+byDigest+oldDigest.String())
+		f.want(t, "cold", byTag, oldManifest, result.Miss, headTag, "GET"+byDigest+oldDigest.String())
 		time.Sleep(10 * time.Second)
 		f.failWith(&upstream.Error{Op: "request", StatusCode: http.StatusTooManyRequests, RetryAfter: time.Minute})
-		f.want(t, "refused", byTag, oldManifest, Stale, headTag)
+		f.want(t, "refused", byTag, oldManifest, result.Stale, headTag)
 		time.Sleep(time.Minute - 1)
-		f.want(t, "patient", byTag, oldManifest, Stale)
+		f.want(t, "patient", byTag, oldManifest, result.Stale)
 		if _, err := f.Manifest(t.Context(), repository, oci.Reference{Tag: "v2"}); !isTemporary(err) {
 			t.Errorf("another tag: %v", err)
 		}
 		f.wantCalls(t, "another tag", "HEAD "+repository+":v2")
 		f.failWith(&upstream.Error{Op: "request", StatusCode: http.StatusServiceUnavailable, RetryAfter: time.Second})
 		time.Sleep(time.Nanosecond)
-		f.want(t, "refused again", byTag, oldManifest, Stale, headTag)
+		f.want(t, "refused again", byTag, oldManifest, result.Stale, headTag)
 		f.failWith(nil)
 		time.Sleep(10*time.Second - 1)
-		f.want(t, "less than what is waited for anyway", byTag, oldManifest, Stale)
+		f.want(t, "less than what is waited for anyway", byTag, oldManifest, result.Stale)
 		time.Sleep(time.Nanosecond)
-		f.want(t, "upstream back", byTag, oldManifest, Hit, headTag)
+		f.want(t, "upstream back", byTag, oldManifest, result.Hit, headTag)
 		f.Close()
 	})
 }
@@ -194,25 +195,25 @@ func TestTagThatIsNotStaleButWrong(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, 0, store.Options{})
 	f.upstream.addManifest(repository, "v1", oldManifest)
-	f.want(t, "cold", byTag, oldManifest, Miss, headTag, "GET"+byDigest+oldDigest.String())
+	f.want(t, "cold", byTag, oldManifest, result.Miss, headTag, "GET"+byDigest+oldDigest.String())
 	f.failWith(status(http.StatusForbidden))
-	f.wantReason(t, "access lost", byTag, Denied)
+	f.wantReason(t, "access lost", byTag, result.Denied)
 	f.failWith(status(http.StatusUnauthorized))
-	f.wantReason(t, "credentials wrong", byTag, Denied)
+	f.wantReason(t, "credentials wrong", byTag, result.Denied)
 	f.failWith(status(http.StatusNotFound))
-	f.wantReason(t, "deleted upstream", byTag, NotFound)
+	f.wantReason(t, "deleted upstream", byTag, result.NotFound)
 	f.failWith(errBroken)
-	f.wantReason(t, "deleted upstream, which then went away", byTag, Unavailable)
+	f.wantReason(t, "deleted upstream, which then went away", byTag, result.Unavailable)
 }
 
 func TestReasons(t *testing.T) {
 	t.Parallel()
-	for want, err := range map[Reason]error{
-		NotFound:    status(http.StatusNotFound),
-		Denied:      status(http.StatusForbidden),
-		RateLimited: status(http.StatusTooManyRequests),
-		TimedOut:    status(http.StatusRequestTimeout),
-		Unavailable: status(http.StatusInternalServerError),
+	for want, err := range map[result.Reason]error{
+		result.NotFound:    status(http.StatusNotFound),
+		result.Denied:      status(http.StatusForbidden),
+		result.RateLimited: status(http.StatusTooManyRequests),
+		result.TimedOut:    status(http.StatusRequestTimeout),
+		result.Unavailable: status(http.StatusInternalServerError),
 	} {
 		f := newFixture(t, 0, store.Options{})
 		f.failWith(err)
@@ -231,7 +232,7 @@ func TestStatManifestDownloadsNothing(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, forEver, store.Options{})
 	f.upstream.addManifest(repository, "v1", oldManifest)
-	want := &Manifest{Digest: oldDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(oldManifest)), Outcome: Miss}
+	want := &Manifest{Digest: oldDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(oldManifest)), Outcome: result.Miss}
 	for _, ref := range []oci.Reference{byTag, {Digest: oldDigest}} {
 		m, err := f.StatManifest(t.Context(), repository, ref)
 		if diff := cmp.Diff(want, m); err != nil || diff != "" {
@@ -241,12 +242,12 @@ func TestStatManifestDownloadsNothing(t *testing.T) {
 	f.wantCalls(t, "HEAD", headTag, "HEAD"+byDigest+oldDigest.String())
 
 	// What containerd does next; it makes the tag known to the store too.
-	f.want(t, "GET", oci.Reference{Digest: oldDigest}, oldManifest, Miss, "GET"+byDigest+oldDigest.String())
+	f.want(t, "GET", oci.Reference{Digest: oldDigest}, oldManifest, result.Miss, "GET"+byDigest+oldDigest.String())
 	if got, err := f.store.Tag(repository, "v1"); err != nil || got != oldDigest {
 		t.Errorf("stored tag: %s, %v", got, err)
 	}
 	m, err := f.StatManifest(t.Context(), repository, byTag)
-	want.Content, want.Outcome = []byte(oldManifest), Hit
+	want.Content, want.Outcome = []byte(oldManifest), result.Hit
 	if diff := cmp.Diff(want, m); err != nil || diff != "" {
 		t.Errorf("warm: %v, -want +got\n%s", err, diff)
 	}
@@ -258,7 +259,7 @@ func TestUpstreamWithoutDigestInHead(t *testing.T) {
 	f := newFixture(t, 0, store.Options{})
 	f.upstream.addManifest(repository, "v1", oldManifest)
 	f.upstream.headWithoutDigest = true
-	f.want(t, "cold", byTag, oldManifest, Miss, headTag, getTag)
+	f.want(t, "cold", byTag, oldManifest, result.Miss, headTag, getTag)
 	if m, err := f.StatManifest(t.Context(), repository, byTag); err != nil || m.Digest != oldDigest {
 		t.Errorf("%+v, %v", m, err)
 	}
@@ -276,7 +277,7 @@ func TestUpstreamWithoutHeadOfManifests(t *testing.T) {
 			return nil
 		}
 	})
-	f.want(t, "tag", byTag, oldManifest, Miss, headTag, getTag)
+	f.want(t, "tag", byTag, oldManifest, result.Miss, headTag, getTag)
 	f.upstream.addManifest(repository, "v2", newManifest)
 	m, err := f.StatManifest(t.Context(), repository, oci.Reference{Digest: newDigest})
 	if err != nil || m.Digest != newDigest {
@@ -298,7 +299,7 @@ func TestTagMovesBetweenHeadAndGet(t *testing.T) {
 			return nil
 		}
 	})
-	f.want(t, "moved", byTag, newManifest, Miss, headTag, "GET"+byDigest+oldDigest.String(), getTag)
+	f.want(t, "moved", byTag, newManifest, result.Miss, headTag, "GET"+byDigest+oldDigest.String(), getTag)
 	if got, err := f.store.Tag(repository, "v1"); err != nil || got != newDigest {
 		t.Errorf("stored tag: %s, %v", got, err)
 	}
@@ -311,7 +312,7 @@ func TestManifestThatCannotBeStored(t *testing.T) {
 		return &limitedFile{file, 0}, err
 	}})
 	f.upstream.addManifest(repository, "v1", oldManifest)
-	f.want(t, "full volume", byTag, oldManifest, PassThrough, headTag, "GET"+byDigest+oldDigest.String())
+	f.want(t, "full volume", byTag, oldManifest, result.PassThrough, headTag, "GET"+byDigest+oldDigest.String())
 	if n := f.leftovers(t); n > 0 {
 		t.Errorf("%d files are left", n)
 	}
@@ -322,8 +323,8 @@ func TestUnknownManifestIsPassedThrough(t *testing.T) {
 	f := newFixture(t, 0, store.Options{})
 	const signed = `{"schemaVersion":1,"fsLayers":[]}`
 	d := f.upstream.addManifest(repository, "v1", signed)
-	f.want(t, "first", byTag, signed, PassThrough, headTag, "GET"+byDigest+d.String())
-	f.want(t, "second", byTag, signed, PassThrough, headTag, "GET"+byDigest+d.String())
+	f.want(t, "first", byTag, signed, result.PassThrough, headTag, "GET"+byDigest+d.String())
+	f.want(t, "second", byTag, signed, result.PassThrough, headTag, "GET"+byDigest+d.String())
 }
 
 func TestTagTableIsBounded(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/oci"
 )
@@ -33,15 +34,15 @@ func TestRememberedManifest(t *testing.T) {
 		defer cancel()
 		f.upstream.addManifest(repository, "v1", oldManifest)
 		ref := oci.Reference{Digest: oldDigest}
-		f.want(t, "cold", ref, oldManifest, Miss, "GET"+byDigest+oldDigest.String())
-		f.want(t, "warm", ref, oldManifest, Hit)
+		f.want(t, "cold", ref, oldManifest, result.Miss, "GET"+byDigest+oldDigest.String())
+		f.want(t, "warm", ref, oldManifest, result.Hit)
 		data := filepath.Join(f.root, "docker/registry/v2/blobs/sha256", oldDigest.Encoded()[:2], oldDigest.Encoded(), "data")
 		if err := os.WriteFile(data, []byte("{}"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		for range 3 {
 			synctestSleep(t, 50*time.Minute)
-			f.want(t, "used within the TTL, with a broken file", ref, oldManifest, Hit)
+			f.want(t, "used within the TTL, with a broken file", ref, oldManifest, result.Hit)
 		}
 		if _, err := f.Manifest(t.Context(), "library/other", ref); !isNotFound(err) {
 			t.Errorf("another repository: %v", err)
@@ -51,7 +52,7 @@ func TestRememberedManifest(t *testing.T) {
 		if _, err := os.Stat(data); !errors.Is(err, os.ErrNotExist) {
 			t.Fatalf("not deleted: %v", err)
 		}
-		f.want(t, "deleted", ref, oldManifest, Miss, "GET"+byDigest+oldDigest.String())
+		f.want(t, "deleted", ref, oldManifest, result.Miss, "GET"+byDigest+oldDigest.String())
 	})
 }
 
@@ -105,7 +106,7 @@ func TestSizesOfBlobs(t *testing.T) {
 	}
 	f.upstream.seen()
 	lie := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"digest":%q,"size":999},"layers":[]}`, oci.MediaTypeManifest, d)
-	f.want(t, "manifest", oci.Reference{Digest: f.upstream.addManifest(repository, "lie", lie)}, lie, Miss, "GET"+byDigest+digest.FromString(lie).String())
+	f.want(t, "manifest", oci.Reference{Digest: f.upstream.addManifest(repository, "lie", lie)}, lie, result.Miss, "GET"+byDigest+digest.FromString(lie).String())
 	for step, calls := range [][]string{{"GET" + byDigest + d.String()}, nil} {
 		if got, _, err := f.read(t, repository, d); err != nil || len(got) != len(content) {
 			t.Errorf("step %d: %d bytes, %v", step, len(got), err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
@@ -85,14 +86,14 @@ func (r *reader) await(ctx context.Context, offset int64) error {
 	return state.err
 }
 
-func (r *reader) outcome() Outcome {
+func (r *reader) outcome() result.Outcome {
 	if r.passed {
-		return PassThrough
+		return result.PassThrough
 	}
 	if r.hit {
-		return Hit
+		return result.Hit
 	}
-	return Miss
+	return result.Miss
 }
 
 // Read implements io.Reader.
