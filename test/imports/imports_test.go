@@ -54,6 +54,7 @@ var rules = []rule{
 	},
 	{folder: "pkg/cacheserver/config", own: []string{"pkg/cacheserver/evict", "pkg/contract"}, foreign: kubernetes},
 	{folder: "pkg/cacheserver/evict", foreign: append([]string{"os", "net", "syscall"}, kubernetes...)},
+	{folder: "pkg/cacheserver/volume", foreign: kubernetes},
 	{folder: "pkg/cacheserver/store", own: []string{"pkg/cacheserver/evict", "pkg/oci"}, foreign: append([]string{"net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/inspect", own: []string{"pkg/cacheserver/store", "pkg/cacheserver/evict", "pkg/oci"}, foreign: append([]string{"net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/upstream", own: []string{"pkg/contract", "pkg/oci"}, foreign: kubernetes},

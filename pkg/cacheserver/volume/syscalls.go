@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotRegular is wrapped by the error of opening a FIFO, a socket or a device. The store contains regular files and
+// directories only.
+var ErrNotRegular = errors.New("it is neither a regular file nor a directory")
+
+// injector has the file system calls without a deadline, each after the fault of a test. The zero value injects nothing.
+// The methods run in workers and in probes only.
+type injector func(op Op, path string) error
+
+// check returns the injected error of a call, in the form in which package os returns it.
+func (in injector) check(op Op, path string) error {
+	if in == nil {
+		return nil
+	}
+	if err := in(op, path); err != nil {
+		return &fs.PathError{Op: string(op), Path: path, Err: err}
+	}
+	return nil
+}
+
+func (in injector) mkdir(path string, perm fs.FileMode) error {
+	if err := in.check(OpMkdir, path); err != nil {
+		return err
+	}
+	return os.Mkdir(path, perm)
+}
+
+func (in injector) chmod(path string, perm fs.FileMode) error {
+	if err := in.check(OpChmod, path); err != nil {
+		return err
+	}
+	return os.Chmod(path, perm)
+}
+
+// open opens a regular file or a directory. O_NONBLOCK has no effect on them, but without it open(2) of a FIFO blocks
+// until another process opens its other end.
+func (in injector) open(path string, flag int, perm fs.FileMode) (*os.File, error) {
+	if err := in.check(OpOpen, path); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, flag|syscall.O_NONBLOCK, perm)
+	if errors.Is(err, syscall.ENXIO) { // a FIFO that is opened for writing, or a socket
+		return nil, &fs.PathError{Op: string(OpOpen), Path: path, Err: ErrNotRegular}
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() && !info.IsDir() {
+		err = &fs.PathError{Op: string(OpOpen), Path: path, Err: ErrNotRegular}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func (in injector) create(dir, prefix string) (*os.File, error) {
+	if err := in.check(OpCreate, dir); err != nil {
+		return nil, err
+	}
+	return os.CreateTemp(dir, prefix)
+}
+
+func (in injector) stat(path string) (fs.FileInfo, error) {
+	if err := in.check(OpStat, path); err != nil {
+		return nil, err
+	}
+	return os.Stat(path)
+}
+
+func (in injector) lstat(path string) (fs.FileInfo, error) {
+	if err := in.check(OpStat, path); err != nil {
+		return nil, err
+	}
+	return os.Lstat(path)
+}
+
+func (in injector) fstat(f *os.File) (fs.FileInfo, error) {
+	if err := in.check(OpStat, f.Name()); err != nil {
+		return nil, err
+	}
+	return f.Stat()
+}
+
+func (in injector) readDir(path string) ([]fs.DirEntry, error) {
+	if err := in.check(OpReadDir, path); err != nil {
+		return nil, err
+	}
+	return os.ReadDir(path)
+}
+
+// readAll reads a file of at most limit bytes.
+func (in injector) readAll(path string, limit int64) (_ []byte, err error) {
+	f, err := in.open(path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, in.close(f)) }()
+	if err := in.check(OpRead, path); err != nil {
+		return nil, err
+	}
+	content, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(content)) > limit {
+		return nil, &fs.PathError{Op: string(OpRead), Path: path, Err: fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)}
+	}
+	return content, nil
+}
+
+// write appends b, or writes it at offset if offset is not negative. An injected error follows after half of the bytes, as
+// on a full volume.
+func (in injector) write(f *os.File, b []byte, offset int64) (int, error) {
+	injected := in.check(OpWrite, f.Name())
+	if injected != nil {
+		b = b[:len(b)/2]
+	}
+	var n int
+	var err error
+	if offset < 0 {
+		n, err = f.Write(b)
+	} else {
+		n, err = f.WriteAt(b, offset)
+	}
+	if injected != nil {
+		return n, injected
+	}
+	return n, err
+}
+
+func (in injector) truncate(f *os.File, size int64) error {
+	if err := in.check(OpTruncate, f.Name()); err != nil {
+		return err
+	}
+	return f.Truncate(size)
+}
+
+// allocate reserves space without changing the size of the file.
+func (in injector) allocate(f *os.File, offset, size int64) error {
+	if err := in.check(OpAllocate, f.Name()); err != nil {
+		return err
+	}
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var allocateErr error
+	err = conn.Control(func(fd uintptr) {
+		for {
+			if allocateErr = unix.Fallocate(int(fd), unix.FALLOC_FL_KEEP_SIZE, offset, size); !errors.Is(allocateErr, syscall.EINTR) {
+				return
+			}
+		}
+	})
+	if err == nil && allocateErr != nil {
+		err = &fs.PathError{Op: string(OpAllocate), Path: f.Name(), Err: allocateErr}
+	}
+	return err
+}
+
+func (in injector) sync(f *os.File) error {
+	if err := in.check(OpSync, f.Name()); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func (in injector) syncDir(path string) error {
+	if err := in.check(OpSyncDir, path); err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+func (in injector) rename(from, to string) error {
+	if err := in.check(OpRename, to); err != nil {
+		return err
+	}
+	return os.Rename(from, to)
+}
+
+func (in injector) remove(path string) error {
+	if err := in.check(OpRemove, path); err != nil {
+		return err
+	}
+	return os.Remove(path)
+}
+
+func (in injector) statfs(path string) (stat syscall.Statfs_t, err error) {
+	if err := in.check(OpStatfs, path); err != nil {
+		return stat, err
+	}
+	if err := syscall.Statfs(path, &stat); err != nil {
+		return stat, &fs.PathError{Op: string(OpStatfs), Path: path, Err: err}
+	}
+	return stat, nil
+}
+
+// close releases the file also if an error is injected.
+func (in injector) close(f *os.File) error {
+	injected := in.check(OpClose, f.Name())
+	err := f.Close()
+	if injected != nil {
+		return injected
+	}
+	return err
+}
