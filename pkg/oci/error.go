@@ -5,7 +5,7 @@ package oci
 // ErrorCode is a code of the distribution specification, section "Error codes".
 type ErrorCode string
 
-// Error codes that a registry without uploads can answer with.
+// Error codes of a registry without uploads.
 const (
 	CodeBlobUnknown     ErrorCode = "BLOB_UNKNOWN"
 	CodeDigestInvalid   ErrorCode = "DIGEST_INVALID"
@@ -15,7 +15,7 @@ const (
 	CodeDenied          ErrorCode = "DENIED"
 	CodeUnsupported     ErrorCode = "UNSUPPORTED"
 	CodeTooManyRequests ErrorCode = "TOOMANYREQUESTS"
-	// The codes from here on are not in the specification; clients know them from the distribution project.
+	// The following codes are not part of the specification. Clients support them because distribution returns them.
 	CodeUnavailable  ErrorCode = "UNAVAILABLE"
 	CodeUnknown      ErrorCode = "UNKNOWN"
 	CodeRangeInvalid ErrorCode = "RANGE_INVALID"
@@ -26,11 +26,11 @@ const (
 type Error struct {
 	Code    ErrorCode `json:"code"`
 	Message string    `json:"message"`
-	// Detail is any JSON value; nil leaves it out.
+	// Detail is any JSON value. nil omits the field.
 	Detail any `json:"detail,omitempty"`
 }
 
-// ErrorBody is the body, of type application/json, of every answer with a status of 400 and above.
+// ErrorBody is the body of every response with a status of 400 or higher. Its media type is application/json.
 type ErrorBody struct {
 	Errors []Error `json:"errors"`
 }

@@ -7,12 +7,11 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// MaxManifestSize is the largest manifest that is read, in bytes: the limit that the distribution specification
-// tells registries to support at least, and that clients enforce.
+// MaxManifestSize is the size limit of manifests, in bytes. The distribution specification requires registries to
+// accept manifests of at least this size, and clients reject larger ones.
 const MaxManifestSize = 4 << 20
 
 // Media types of manifests.
@@ -26,20 +25,21 @@ const (
 // ErrManifestUnknownType is wrapped by the errors of ManifestMediaType.
 var ErrManifestUnknownType = errors.New("not a manifest of a known type")
 
-// ManifestMediaTypes returns the media types of manifests that are known, the ones to ask for first.
+// ManifestMediaTypes returns the known media types of manifests in the order of preference of a client.
 func ManifestMediaTypes() []string {
 	return []string{MediaTypeIndex, MediaTypeManifest, MediaTypeDockerList, MediaTypeDockerManifest}
 }
 
-// ManifestMediaType returns the media type that a manifest has by its content: its field mediaType, or what its other
-// fields tell where that one is missing, as the OCI image specification allows. It returns an error that wraps
-// ErrManifestUnknownType for anything else, manifests of schema version 1 among it.
+// ManifestMediaType returns the media type of a manifest: the value of its field mediaType. The OCI image specification
+// allows manifests without this field; their type depends on the fields config and manifests, of which exactly one must
+// exist. Errors wrap ErrManifestUnknownType; manifests of schema version 1 cause one. The memory for a call does not
+// depend on the number of elements of the manifest.
 func ManifestMediaType(content []byte) (string, error) {
 	var fields struct {
-		SchemaVersion int             `json:"schemaVersion"`
-		MediaType     string          `json:"mediaType"`
-		Config        json.RawMessage `json:"config"`
-		Manifests     json.RawMessage `json:"manifests"`
+		SchemaVersion int       `json:"schemaVersion"`
+		MediaType     string    `json:"mediaType"`
+		Config        existence `json:"config"`
+		Manifests     existence `json:"manifests"`
 	}
 	if err := json.Unmarshal(content, &fields); err != nil {
 		return "", fmt.Errorf("%w: %w", ErrManifestUnknownType, err)
@@ -53,100 +53,31 @@ func ManifestMediaType(content []byte) (string, error) {
 				return known, nil
 			}
 		}
-		return "", fmt.Errorf("%w: media type %q", ErrManifestUnknownType, fields.MediaType)
-	case fields.Manifests != nil && fields.Config == nil:
+		return "", fmt.Errorf("%w: media type %s", ErrManifestUnknownType, quote(fields.MediaType))
+	case bool(fields.Manifests && !fields.Config):
 		return MediaTypeIndex, nil
-	case fields.Config != nil && fields.Manifests == nil:
+	case bool(fields.Config && !fields.Manifests):
 		return MediaTypeManifest, nil
 	}
-	return "", fmt.Errorf("%w: exactly one of config and manifests must be there", ErrManifestUnknownType)
+	return "", fmt.Errorf("%w: exactly one of the fields config and manifests must exist", ErrManifestUnknownType)
 }
 
-// ErrManifestInvalid is wrapped by the errors of References about a manifest of a known type.
-var ErrManifestInvalid = errors.New("invalid manifest")
+// existence is true after the decoder has found the field. The value of the field is skipped without a copy.
+type existence bool
 
-// Role is what a manifest needs a descriptor for.
-type Role string
-
-// Roles.
-const (
-	RoleConfig   Role = "config"
-	RoleLayer    Role = "layer"
-	RoleManifest Role = "manifest"
-)
-
-// Descriptor is a reference to content, as it stands in a manifest or an index.
-type Descriptor struct {
-	Role      Role
-	MediaType string
-	Digest    digest.Digest
-	// Size is in bytes, as the manifest claims.
-	Size int64
-	// Platform is "os/architecture" or "os/architecture/variant", "" where the manifest does not tell.
-	Platform string
+// UnmarshalJSON implements json.Unmarshaler.
+func (e *existence) UnmarshalJSON([]byte) error {
+	*e = true
+	return nil
 }
 
-// References returns what a manifest of a known type needs to be complete, in the order of the document: the config and
-// the layers of an image, or the manifests of an index. What it refers to otherwise, such as its subject, is not among
-// it. Errors wrap ErrManifestUnknownType or ErrManifestInvalid; the latter says that there are more than MaxManifestSize
-// bytes, or a descriptor without a digest that ParseDigest accepts or with a negative size.
-func References(content []byte) (mediaType string, references []Descriptor, err error) {
-	if len(content) > MaxManifestSize {
-		return "", nil, fmt.Errorf("%w: %d bytes, %d are allowed", ErrManifestInvalid, len(content), MaxManifestSize)
-	}
-	if mediaType, err = ManifestMediaType(content); err != nil {
-		return "", nil, err
-	}
-	type descriptor struct {
-		MediaType string          `json:"mediaType"`
-		Digest    string          `json:"digest"`
-		Size      int64           `json:"size"`
-		Platform  *specs.Platform `json:"platform"`
-	}
-	var fields struct {
-		Config    *descriptor  `json:"config"`
-		Layers    []descriptor `json:"layers"`
-		Manifests []descriptor `json:"manifests"`
-	}
-	if err := json.Unmarshal(content, &fields); err != nil {
-		return "", nil, fmt.Errorf("%w: %w", ErrManifestInvalid, err)
-	}
-	add := func(role Role, descriptors ...descriptor) {
-		for i, d := range descriptors {
-			parsed, parseErr := ParseDigest(d.Digest)
-			switch {
-			case err != nil:
-				return
-			case parseErr != nil:
-				err = fmt.Errorf("%w: %s %d: %w", ErrManifestInvalid, role, i, parseErr)
-			case d.Size < 0:
-				err = fmt.Errorf("%w: %s %d: size %d", ErrManifestInvalid, role, i, d.Size)
-			}
-			references = append(references, Descriptor{Role: role, MediaType: d.MediaType, Digest: parsed, Size: d.Size, Platform: platform(d.Platform)})
-		}
-	}
-	if mediaType == MediaTypeIndex || mediaType == MediaTypeDockerList {
-		add(RoleManifest, fields.Manifests...)
-	} else {
-		if fields.Config == nil {
-			return "", nil, fmt.Errorf("%w: it has no config", ErrManifestInvalid)
-		}
-		add(RoleConfig, *fields.Config)
-		add(RoleLayer, fields.Layers...)
-	}
-	if err != nil {
-		return "", nil, err
-	}
-	return mediaType, references, nil
-}
+// maxQuoted limits the input that an error repeats, in bytes. It exceeds the length of valid digests and media types.
+const maxQuoted = 200
 
-func platform(p *specs.Platform) string {
-	if p == nil || p.OS == "" && p.Architecture == "" {
-		return ""
+// quote returns s in quotation marks for an error. It shortens long values, because input can have several MiB.
+func quote(s string) string {
+	if len(s) > maxQuoted {
+		return fmt.Sprintf("%q... (%d bytes)", s[:maxQuoted], len(s))
 	}
-	s := p.OS + "/" + p.Architecture
-	if p.Variant != "" {
-		s += "/" + p.Variant
-	}
-	return s
+	return fmt.Sprintf("%q", s)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package oci holds the grammar of the OCI distribution specification 1.1 that clients and registries share:
-// repository names, references, digests, media types of manifests and error bodies.
+// Package oci contains the parts of the OCI distribution specification 1.1 that clients and registries share: the grammar
+// of repository names, references and digests, parsers of manifests and lists of tags, and error bodies.
 package oci
 
 import (
@@ -13,8 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// maxRepositoryLength is the limit of distribution's reference grammar. The specification leaves the limit to the
-// registry and asks for "fewer than 255" characters of host name, port and repository together.
+// maxRepositoryLength is the limit of distribution's reference grammar, in characters. The specification defines no limit.
+// It recommends fewer than 255 characters for host name, port and repository together.
 const maxRepositoryLength = 255
 
 // The expressions are those of the distribution specification, section "Pulling manifests".
@@ -23,7 +23,7 @@ var (
 	tagGrammar        = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 )
 
-// Errors of input that breaks the grammar. They are wrapped by errors that name the input.
+// Errors of input that violates the grammar. Functions return errors that wrap them and contain the input.
 var (
 	ErrRepositoryInvalid = errors.New("invalid repository name")
 	ErrTagInvalid        = errors.New("invalid tag")
@@ -43,27 +43,27 @@ func ValidateRepository(name string) error {
 	return nil
 }
 
-// ParseDigest returns s as a digest. Only sha256 is accepted ("sha256:" and 64 lower-case hexadecimal digits), which
-// is what the layout of the store can hold. Errors wrap ErrDigestInvalid.
+// ParseDigest returns s as a digest. It accepts only "sha256:" with 64 lower-case hexadecimal digits, because the layout
+// of the store supports no other algorithm. Errors wrap ErrDigestInvalid.
 func ParseDigest(s string) (digest.Digest, error) {
 	d := digest.Digest(s)
 	if err := d.Validate(); err != nil {
-		return "", fmt.Errorf("%w %q: %w", ErrDigestInvalid, s, err)
+		return "", fmt.Errorf("%w %s: %w", ErrDigestInvalid, quote(s), err)
 	}
 	if d.Algorithm() != digest.SHA256 {
-		return "", fmt.Errorf("%w %q: only sha256 is supported", ErrDigestInvalid, s)
+		return "", fmt.Errorf("%w %s: only sha256 is supported", ErrDigestInvalid, quote(s))
 	}
 	return d, nil
 }
 
-// Reference names a manifest in a repository: by Digest, or by Tag where Digest is empty.
+// Reference identifies a manifest in a repository: by Digest, or by Tag if Digest is empty.
 type Reference struct {
 	Tag    string
 	Digest digest.Digest
 }
 
-// ParseReference reads the last path element of a manifest's URL. What contains a colon is a digest, because a tag
-// cannot contain one. Errors wrap ErrDigestInvalid or ErrTagInvalid.
+// ParseReference parses the last path element of a manifest's URL. An element with a colon is a digest, because tags
+// cannot contain colons. Errors wrap ErrDigestInvalid or ErrTagInvalid.
 func ParseReference(s string) (Reference, error) {
 	if strings.Contains(s, ":") {
 		d, err := ParseDigest(s)
@@ -75,7 +75,7 @@ func ParseReference(s string) (Reference, error) {
 	return Reference{Tag: s}, nil
 }
 
-// String returns the reference as it stands in a URL.
+// String returns the last path element of the manifest's URL.
 func (r Reference) String() string {
 	if r.Digest != "" {
 		return r.Digest.String()
@@ -83,7 +83,7 @@ func (r Reference) String() string {
 	return r.Tag
 }
 
-// In returns the reference behind its repository: "repository:tag" or "repository@sha256:<hex>".
+// In returns the repository with the reference: "repository:tag" or "repository@sha256:<hex>".
 func (r Reference) In(repository string) string {
 	if r.Digest != "" {
 		return repository + "@" + r.Digest.String()

@@ -35,7 +35,7 @@ func FuzzRequest(f *testing.F) {
 		cache := &fakeCache{
 			manifest: &pullthrough.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Content: []byte(manifest), Outcome: result.Hit},
 			blob:     blobOf(memory{strings.NewReader(layer)}, int64(len(layer))),
-			tags:     &pullthrough.TagPage{Tags: []string{"v1"}, Next: r.URL.Query()},
+			tags:     &pullthrough.TagPage{Tags: oci.NewTagList("v1"), Next: r.URL.Query()},
 			refers:   &pullthrough.Referrers{Index: []byte(`{}`), Next: url.Values{"token": {target}}},
 		}
 		rec := httptest.NewRecorder()

@@ -4,8 +4,8 @@ package httpapi
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -28,17 +28,11 @@ func (h *Handler) serveTags(w *recorder, r *http.Request, target target) {
 		return
 	}
 	w.tell(page.Outcome)
-	body, err := json.Marshal(struct {
-		Name string   `json:"name"`
-		Tags []string `json:"tags"`
-	}{target.repository, append([]string{}, page.Tags...)})
-	if err != nil {
-		w.fail(r, http.StatusInternalServerError, oci.CodeUnknown, err)
-		return
-	}
 	w.Header().Set("Content-Type", "application/json")
 	linkNext(w, r, page.Next)
-	serveContent(w, r, bytes.NewReader(body))
+	// The characters of a valid repository need no escaping in JSON.
+	body := concatenation{`{"name":"`, target.repository, `","tags":`, page.Tags.JSON(), "}"}
+	serveContent(w, r, io.NewSectionReader(body, 0, body.size()))
 }
 
 func (h *Handler) serveReferrers(w *recorder, r *http.Request, target target) {
@@ -59,6 +53,34 @@ func (h *Handler) serveReferrers(w *recorder, r *http.Request, target target) {
 	}
 	linkNext(w, r, page.Next)
 	serveContent(w, r, bytes.NewReader(page.Index))
+}
+
+// concatenation reads several strings as one. A list of tags can have several MiB and must not be copied for the response.
+type concatenation []string
+
+func (c concatenation) size() int64 {
+	size := 0
+	for _, part := range c {
+		size += len(part)
+	}
+	return int64(size)
+}
+
+// ReadAt implements io.ReaderAt.
+func (c concatenation) ReadAt(p []byte, offset int64) (int, error) {
+	n := 0
+	for _, part := range c {
+		if offset >= int64(len(part)) {
+			offset -= int64(len(part))
+			continue
+		}
+		n += copy(p[n:], part[offset:])
+		offset = 0
+		if n == len(p) {
+			return n, nil
+		}
+	}
+	return n, io.EOF
 }
 
 // listQuery returns what is the upstream's of the query.

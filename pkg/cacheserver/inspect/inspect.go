@@ -221,7 +221,10 @@ func (d *describer) read(dgst digest.Digest) *manifest {
 	}
 	m := &manifest{}
 	if err == nil {
-		m.mediaType, m.references, err = oci.References(content)
+		m.mediaType, err = oci.ManifestMediaType(content)
+	}
+	if err == nil {
+		m.references, err = references(content)
 	}
 	if err != nil {
 		d.addBroken(store.Broken{Path: d.survey.Path(dgst), Digest: dgst, Err: err})
@@ -229,6 +232,18 @@ func (d *describer) read(dgst digest.Digest) *manifest {
 	}
 	d.manifests[dgst] = m
 	return m
+}
+
+// references returns all references of a manifest, of which there are at most oci.MaxReferences.
+func references(content []byte) ([]oci.Descriptor, error) {
+	var all []oci.Descriptor
+	for r, err := range oci.References(content) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	return all, nil
 }
 
 func (d *describer) image(i image) Image {

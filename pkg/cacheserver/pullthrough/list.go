@@ -6,7 +6,6 @@ import (
 	"context"
 	"maps"
 	"net/url"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
+	"github.com/registry-cache/extension/pkg/oci"
 )
 
 const (
@@ -26,8 +26,7 @@ const (
 
 // TagPage is an answer with tags.
 type TagPage struct {
-	// Tags are to be read only.
-	Tags []string
+	Tags oci.TagList
 	// Next is the query of the next page, nil on the last one. It is to be read only.
 	Next    url.Values
 	Outcome result.Outcome
@@ -54,11 +53,7 @@ func (c *Cache) Tags(ctx context.Context, repository string, query url.Values) (
 			return TagPage{}, 0, err
 		}
 		p := paginate(got.Tags, got.Next, query)
-		size := 0
-		for _, tag := range p.Tags {
-			size += len(tag) + 16
-		}
-		return p, size, nil
+		return p, p.Tags.Size(), nil
 	})
 	if err != nil {
 		return nil, result.Explain(err)
@@ -124,27 +119,24 @@ func list[T any](ctx context.Context, c *Cache, table *listTable[T], name string
 
 // paginate makes the page that the query asks for of what the upstream sent, which may begin with the last tag of the
 // page before, or have all tags. It changes none of its arguments. No order is expected, because registries have different ones.
-func paginate(tags []string, next, query url.Values) TagPage {
-	if last := query.Get("last"); last != "" {
-		if i := slices.Index(tags, last); i >= 0 {
-			tags = tags[i+1:]
-		}
+func paginate(tags oci.TagList, next, query url.Values) TagPage {
+	limit, err := strconv.Atoi(query.Get("n"))
+	if err != nil || limit < 0 {
+		limit = -1
 	}
-	n, err := strconv.Atoi(query.Get("n"))
+	page, last := tags.Page(query.Get("last"), limit)
 	switch {
-	case err != nil || n < 0:
-	case n == 0:
+	case limit == 0:
 		return TagPage{}
-	case len(tags) > n:
-		tags = slices.Clone(tags[:n])
+	case last != "":
 		next = maps.Clone(query)
-		next.Set("last", tags[n-1])
+		next.Set("last", last)
 	}
 	if next.Encode() == query.Encode() {
 		// It would be asked for this page for ever.
 		next = nil
 	}
-	return TagPage{Tags: tags, Next: next}
+	return TagPage{Tags: page, Next: next}
 }
 
 // listTable remembers the upstream's answers with lists. It is safe for concurrent use.

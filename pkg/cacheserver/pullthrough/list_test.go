@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+	"github.com/registry-cache/extension/pkg/oci"
 )
 
 // Registries as they are, by what they make of n and last.
@@ -30,16 +30,18 @@ var registries = map[string]func(all []string, query url.Values) *upstream.TagPa
 	"beginning with last": func(all []string, query url.Values) *upstream.TagPage {
 		return sendTags(after(all, query.Get("last"), true), query)
 	},
-	"without pages": func(all []string, _ url.Values) *upstream.TagPage { return &upstream.TagPage{Tags: all} },
+	"without pages": func(all []string, _ url.Values) *upstream.TagPage {
+		return &upstream.TagPage{Tags: oci.NewTagList(all...)}
+	},
 	"starting over at the end": func(all []string, query url.Values) *upstream.TagPage {
 		if rest := after(all, query.Get("last"), false); len(rest) > 0 {
-			return &upstream.TagPage{Tags: rest}
+			return &upstream.TagPage{Tags: oci.NewTagList(rest...)}
 		}
-		return &upstream.TagPage{Tags: all}
+		return &upstream.TagPage{Tags: oci.NewTagList(all...)}
 	},
 	"with tokens and pages of two": func(all []string, query url.Values) *upstream.TagPage {
 		first, _ := strconv.Atoi(query.Get("token"))
-		page := &upstream.TagPage{Tags: all[first:min(first+2, len(all))]}
+		page := &upstream.TagPage{Tags: oci.NewTagList(all[first:min(first+2, len(all))]...)}
 		if first+2 < len(all) {
 			page.Next = url.Values{"token": {strconv.Itoa(first + 2)}}
 			if n := query.Get("n"); n != "" {
@@ -49,7 +51,7 @@ var registries = map[string]func(all []string, query url.Values) *upstream.TagPa
 		return page
 	},
 	"linking to itself": func(all []string, query url.Values) *upstream.TagPage {
-		return &upstream.TagPage{Tags: all, Next: query}
+		return &upstream.TagPage{Tags: oci.NewTagList(all...), Next: query}
 	},
 }
 
@@ -64,9 +66,9 @@ func after(all []string, last string, including bool) []string {
 func sendTags(tags []string, query url.Values) *upstream.TagPage {
 	n, err := strconv.Atoi(query.Get("n"))
 	if err != nil || len(tags) <= n {
-		return &upstream.TagPage{Tags: tags}
+		return &upstream.TagPage{Tags: oci.NewTagList(tags...)}
 	}
-	page := &upstream.TagPage{Tags: tags[:n]}
+	page := &upstream.TagPage{Tags: oci.NewTagList(tags[:n]...)}
 	if n > 0 {
 		page.Next = url.Values{"n": {strconv.Itoa(n)}, "last": {tags[n-1]}}
 	}
@@ -90,10 +92,11 @@ func TestPagesOfTagsAreWhole(t *testing.T) {
 				}
 				answer := registry(all, next)
 				page := paginate(answer.Tags, answer.Next, next)
-				if n >= 0 && len(page.Tags) > n {
-					t.Errorf("%s, n %d: %d tags", name, n, len(page.Tags))
+				tags := slices.Collect(page.Tags.All())
+				if n >= 0 && len(tags) > n {
+					t.Errorf("%s, n %d: %d tags", name, n, len(tags))
 				}
-				got = append(got, page.Tags...)
+				got = append(got, tags...)
 				next = page.Next
 			}
 			want := all
@@ -114,12 +117,14 @@ func TestTagsAreAskedForOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, time.Hour, store.Options{})
 	proceed := make(chan struct{})
-	f.upstream.tags = func(query url.Values) *upstream.TagPage { return &upstream.TagPage{Tags: []string{query.Get("n")}} }
+	f.upstream.tags = func(query url.Values) *upstream.TagPage {
+		return &upstream.TagPage{Tags: oci.NewTagList(query.Get("n"))}
+	}
 	f.upstream.fail = func(string) error { <-proceed; return nil }
 	var clients sync.WaitGroup
 	for range 10 {
 		clients.Go(func() {
-			if page, err := f.Tags(t.Context(), repository, nil); err != nil || len(page.Tags) != 1 {
+			if page, err := f.Tags(t.Context(), repository, nil); err != nil || page.Tags.JSON() != `[""]` {
 				t.Errorf("%+v, %v", page, err)
 			}
 		})
@@ -131,7 +136,7 @@ func TestTagsAreAskedForOnce(t *testing.T) {
 		t.Errorf("%+v, %v", page, err)
 	}
 	f.wantCalls(t, "one query", "TAGS "+repository)
-	if page, err = f.Tags(t.Context(), repository, url.Values{"n": {"3"}}); err != nil || page.Tags[0] != "3" || page.Outcome != result.Miss {
+	if page, err = f.Tags(t.Context(), repository, url.Values{"n": {"3"}}); err != nil || page.Tags.JSON() != `["3"]` || page.Outcome != result.Miss {
 		t.Errorf("another query: %+v, %v", page, err)
 	}
 	if page, err = f.Tags(t.Context(), "other", nil); err != nil || page.Outcome != result.Miss {
@@ -145,7 +150,7 @@ func TestListsWithoutUpstream(t *testing.T) {
 	d := digest.FromString("subject")
 	name := repository + "@" + d.String()
 	f.upstream.referrers = map[string][]byte{name + "?": []byte("all"), name + "?artifactType=a": []byte("some")}
-	f.upstream.tags = func(url.Values) *upstream.TagPage { return &upstream.TagPage{Tags: []string{"v1"}} }
+	f.upstream.tags = func(url.Values) *upstream.TagPage { return &upstream.TagPage{Tags: oci.NewTagList("v1")} }
 	filtered := url.Values{"artifactType": {"a"}}
 	check := func(step string, want result.Outcome, reason result.Reason) {
 		t.Helper()
@@ -154,7 +159,7 @@ func TestListsWithoutUpstream(t *testing.T) {
 			checkList(t, step+", "+content, want, reason, err, func() (string, result.Outcome) { return string(got.Index), got.Outcome }, content)
 		}
 		tags, err := f.Tags(t.Context(), repository, nil)
-		checkList(t, step+", tags", want, reason, err, func() (string, result.Outcome) { return strings.Join(tags.Tags, " "), tags.Outcome }, "v1")
+		checkList(t, step+", tags", want, reason, err, func() (string, result.Outcome) { return tags.Tags.JSON(), tags.Outcome }, `["v1"]`)
 	}
 	f.failWith(errSilent)
 	check("before the first answer", "", result.TimedOut)
@@ -190,7 +195,7 @@ func checkList(t *testing.T, step string, want result.Outcome, reason result.Rea
 func TestStaleListsAreNotAskedForAgain(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, time.Hour, store.Options{})
-	f.upstream.tags = func(url.Values) *upstream.TagPage { return &upstream.TagPage{Tags: []string{"v1"}} }
+	f.upstream.tags = func(url.Values) *upstream.TagPage { return &upstream.TagPage{Tags: oci.NewTagList("v1")} }
 	if _, err := f.Tags(t.Context(), repository, nil); err != nil {
 		t.Fatal(err)
 	}

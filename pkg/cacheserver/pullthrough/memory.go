@@ -46,17 +46,21 @@ func (m *memory) get(repository string, d digest.Digest) *Manifest {
 // it, whichever they are.
 func (m *memory) put(repository string, manifest *Manifest) {
 	// What cannot be read here is served all the same: a client may know more.
-	_, references, err := oci.References(manifest.Content)
-	if err != nil {
-		references = nil
+	sizes := map[digest.Digest]int64{}
+	for r, err := range oci.References(manifest.Content) {
+		if err != nil {
+			clear(sizes)
+			break
+		}
+		sizes[r.Digest] = r.Size
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, r := range references {
+	for d, size := range sizes {
 		if len(m.sizes) >= maxSizes {
 			clear(m.sizes)
 		}
-		m.sizes[r.Digest] = r.Size
+		m.sizes[d] = size
 	}
 	name := manifestName{repository, manifest.Digest}
 	if _, known := m.manifests[name]; known || manifest.Size > maxMemoryBytes {

@@ -4,7 +4,6 @@ package upstream
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -32,7 +31,7 @@ var ErrNoIndex = errors.New("the answer is no OCI index")
 // TagPage is a part of the tags of a repository.
 type TagPage struct {
 	// Tags are in the upstream's order, and as many as it likes to send.
-	Tags []string
+	Tags oci.TagList
 	// Next is the query of the next page. It is nil where the upstream names none, which need not mean that this page
 	// is the last one.
 	Next url.Values
@@ -56,17 +55,15 @@ func (c *Client) Tags(ctx context.Context, repository string, query url.Values) 
 	if err != nil {
 		return nil, err
 	}
-	var page struct {
-		Tags []string `json:"tags"`
-	}
-	if err := json.Unmarshal(content, &page); err != nil {
-		return nil, &Error{Op: req.String(), Err: fmt.Errorf("decoding tags: %w", err)}
+	tags, err := oci.ParseTags(content)
+	if err != nil {
+		return nil, &Error{Op: req.String(), Err: err}
 	}
 	next, err := nextPage(header)
 	if err != nil {
 		return nil, &Error{Op: req.String(), Err: err}
 	}
-	return &TagPage{Tags: page.Tags, Next: next}, nil
+	return &TagPage{Tags: tags, Next: next}, nil
 }
 
 // Referrers returns a page of the manifests that refer to the one with the digest, of at most 4 MiB. The query has the
