@@ -59,6 +59,8 @@ var rules = []rule{
 	{folder: "pkg/cacheserver/inspect", own: []string{"pkg/cacheserver/store", "pkg/cacheserver/evict", "pkg/oci"}, foreign: append([]string{"net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/upstream", own: []string{"pkg/contract", "pkg/oci"}, foreign: kubernetes},
 	{folder: "pkg/cacheserver/result", own: []string{"pkg/cacheserver/upstream"}, foreign: kubernetes},
+	{folder: "pkg/cacheserver/answers", own: []string{"pkg/cacheserver/background", "pkg/cacheserver/lru", "pkg/cacheserver/result"}, foreign: append([]string{"os", "net"}, kubernetes...)},
+	{folder: "pkg/cacheserver/lru", foreign: append([]string{"os", "net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/background", foreign: append([]string{"os", "net"}, kubernetes...)},
 	{
 		folder: "pkg/cacheserver/pullthrough",
