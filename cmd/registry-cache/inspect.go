@@ -59,7 +59,7 @@ stock registry has filled.`,
 			if err != nil {
 				return err
 			}
-			report, err := inspect.Inspect(cmd.Context(), cfg.Storage.Root, cfg.Policy(), time.Now())
+			report, err := inspect.Inspect(cmd.Context(), cfg.Storage.Root, cfg.Limits(), time.Now())
 			if err != nil {
 				return err
 			}
@@ -100,7 +100,7 @@ func (o inspectOptions) complete() (cfg config.Config, write func(*inspect.Repor
 	if cfg.Storage.Root == "" {
 		return cfg, nil, fmt.Errorf("--root: must be the directory of the volume, for example %s", config.Default().Storage.Root)
 	}
-	if err := cfg.ValidatePolicy(); err != nil {
+	if err := cfg.ValidateLimits(); err != nil {
 		return cfg, nil, fmt.Errorf("invalid --high-watermark, --low-watermark or --ttl: %w", err)
 	}
 	return cfg, write, nil

@@ -78,7 +78,7 @@ func TestInspect(t *testing.T) {
 	}
 	// --root overrides storage.root of the configuration file.
 	missing := filepath.Join(root, "missing")
-	if _, err := runInspect(t, "--config", file, "--root", missing); err == nil || err.Error() != "surveying the volume: there is no folder "+missing {
+	if _, err := runInspect(t, "--config", file, "--root", missing); err == nil || err.Error() != "scanning the volume: directory "+missing+" does not exist" {
 		t.Errorf("missing directory: got error %v", err)
 	}
 }

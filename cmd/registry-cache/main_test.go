@@ -23,7 +23,7 @@ func TestCommandErrors(t *testing.T) {
 		{[]string{"serve", "--config", "/nonexistent"}, "reading configuration: stat /nonexistent: no such file or directory"},
 		{[]string{"serve", "--config", invalid}, invalid + ": validating configuration: upstream.remoteURL: must be set"},
 		{[]string{"serve", "more"}, `unknown command "more"`},
-		{[]string{"inspect", "--root", "/nonexistent"}, "surveying the volume: there is no folder /nonexistent"},
+		{[]string{"inspect", "--root", "/nonexistent"}, "scanning the volume: directory /nonexistent does not exist"},
 		{[]string{"inspect", "--root", ""}, "--root: must be the directory of the volume, for example /var/lib/registry"},
 		{[]string{"inspect", "--config", "/nonexistent"}, "reading configuration: stat /nonexistent: no such file or directory"},
 		{[]string{"inspect", "-o", "yaml"}, `--output: unsupported value "yaml": supported values: "table", "json"`},

@@ -23,15 +23,15 @@ func TestInspectWhileServing(t *testing.T) {
 	}
 	cfg := u.config(t)
 	c := start(t, cfg, cacheserver.Options{})
-	policy := evict.Policy{TTL: time.Duration(cfg.GarbageCollection.TTL), HighWatermark: cfg.Storage.HighWatermark, LowWatermark: cfg.Storage.LowWatermark}
+	limits := evict.Limits{TTL: time.Duration(cfg.GarbageCollection.TTL), HighWatermark: cfg.Storage.HighWatermark, LowWatermark: cfg.Storage.LowWatermark}
 	look := func() *inspect.Report {
 		t.Helper()
-		r, err := inspect.Inspect(t.Context(), c.root, policy, time.Now())
+		r, err := inspect.Inspect(t.Context(), c.root, limits, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, o := range r.Others {
-			if (o.Kind == inspect.Broken || o.Kind == inspect.Links) && o.Path != "docker/registry/v2" {
+		for _, o := range r.Orphans {
+			if (o.Kind == inspect.Corrupt || o.Kind == inspect.Links) && o.Path != "docker/registry/v2" {
 				t.Errorf("while it is used: %+v", o)
 			}
 		}
@@ -58,8 +58,8 @@ func TestInspectWhileServing(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := look()
-	if len(r.Images) != images || len(r.Others) > 0 || r.Totals.Tags != images || r.Totals.GoingObjects > 0 || r.Totals.LastUsesRecorded.IsZero() {
-		t.Errorf("totals %+v, others %+v", r.Totals, r.Others)
+	if len(r.Images) != images || len(r.Orphans) > 0 || r.Totals.Tags != images || r.Totals.EvictableObjects > 0 || r.Totals.LastUsesRecorded.IsZero() {
+		t.Errorf("totals %+v, orphans %+v", r.Totals, r.Orphans)
 	}
 	for _, i := range r.Images {
 		if i.Repository != repository || i.Objects != (inspect.Count{Present: 4, Referenced: 4}) || i.SizeBytes < layerSize*3/2 || time.Since(i.LastUse) > time.Minute {

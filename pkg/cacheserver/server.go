@@ -23,6 +23,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/config"
+	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+	"github.com/registry-cache/extension/pkg/cacheserver/gc"
 	"github.com/registry-cache/extension/pkg/cacheserver/httpapi"
 	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
@@ -70,6 +72,7 @@ type Server struct {
 	cache        *pullthrough.Cache
 	upstream     *upstream.Client
 	store        *store.Store
+	collector    *gc.Collector
 	draining     atomic.Bool
 }
 
@@ -98,13 +101,16 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 	}()
 	s.store, err = store.Open(cfg.Storage.Root, store.Options{
 		CreateFile: o.CreateFile,
-		Policy:     cfg.Policy(),
-		Logger:     o.Logger,
-		Registerer: registry,
+		Policy:     evict.NewLRU(cfg.Limits().TTL),
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.collector = gc.New(s.store, gc.Options{
+		Limits:     cfg.Limits(),
+		Logger:     o.Logger,
+		Registerer: registry,
+	})
 	s.upstream, err = upstream.New(cfg.Upstream.RemoteURL, upstream.Options{
 		CAFile:         cfg.Upstream.CAFile,
 		CredentialsDir: cfg.Upstream.CredentialsDir,
@@ -165,7 +171,7 @@ func (s *Server) Run(ctx context.Context) error {
 	// What clients have used until the end is recorded, too.
 	maintenance, endMaintenance := context.WithCancel(context.WithoutCancel(ctx))
 	var maintained sync.WaitGroup
-	maintained.Go(func() { s.store.Maintain(maintenance) })
+	maintained.Go(func() { s.collector.Run(maintenance) })
 	defer func() {
 		endMaintenance()
 		maintained.Wait()

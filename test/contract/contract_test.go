@@ -187,9 +187,9 @@ func checkServer(t *testing.T, cache v1alpha3.RegistryCache, document []byte) {
 	if server.Upstream.Host != cache.Upstream || server.Upstream.RemoteURL != *cache.RemoteURL {
 		t.Errorf("the server caches %q at %q, nodes use %q and %q", server.Upstream.Host, server.Upstream.RemoteURL, cache.Upstream, *cache.RemoteURL)
 	}
-	gc, policy := cache.GarbageCollection, server.Policy()
-	if policy.TTL != gc.TTL.Duration || policy.HighWatermark != int(*gc.HighWatermark) || policy.LowWatermark != int(*gc.LowWatermark) {
-		t.Errorf("the server evicts by %+v, admitted was %s", policy, encode(gc))
+	gc, limits := cache.GarbageCollection, server.Limits()
+	if limits.TTL != gc.TTL.Duration || limits.HighWatermark != int(*gc.HighWatermark) || limits.LowWatermark != int(*gc.LowWatermark) {
+		t.Errorf("the server evicts by %+v, admitted was %s", limits, encode(gc))
 	}
 	registryClient, err := upstream.New(server.Upstream.RemoteURL, upstream.Options{})
 	if err != nil {

@@ -56,7 +56,8 @@ var rules = []rule{
 	{folder: "pkg/cacheserver/evict", foreign: append([]string{"os", "net", "syscall"}, kubernetes...)},
 	{folder: "pkg/cacheserver/volume", foreign: kubernetes},
 	{folder: "pkg/cacheserver/store", own: []string{"pkg/cacheserver/evict", "pkg/oci"}, foreign: append([]string{"net"}, kubernetes...)},
-	{folder: "pkg/cacheserver/inspect", own: []string{"pkg/cacheserver/store", "pkg/cacheserver/evict", "pkg/oci"}, foreign: append([]string{"net"}, kubernetes...)},
+	{folder: "pkg/cacheserver/gc", own: []string{"pkg/cacheserver/evict", "pkg/cacheserver/store", "pkg/oci"}, foreign: append([]string{"net"}, kubernetes...)},
+	{folder: "pkg/cacheserver/inspect", own: []string{"pkg/cacheserver/evict", "pkg/cacheserver/gc", "pkg/oci"}, tests: []string{"pkg/cacheserver/store"}, foreign: append([]string{"net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/upstream", own: []string{"pkg/contract", "pkg/oci"}, foreign: kubernetes},
 	{folder: "pkg/cacheserver/result", own: []string{"pkg/cacheserver/upstream"}, foreign: kubernetes},
 	{folder: "pkg/cacheserver/answers", own: []string{"pkg/cacheserver/background", "pkg/cacheserver/lru", "pkg/cacheserver/result"}, foreign: append([]string{"os", "net"}, kubernetes...)},
@@ -65,7 +66,7 @@ var rules = []rule{
 	{
 		folder: "pkg/cacheserver/pullthrough",
 		own:    []string{"pkg/cacheserver/background", "pkg/cacheserver/result", "pkg/cacheserver/store", "pkg/cacheserver/upstream", "pkg/oci"},
-		tests:  []string{"pkg/cacheserver/evict"}, foreign: kubernetes,
+		tests:  []string{"pkg/cacheserver/evict", "pkg/cacheserver/gc"}, foreign: kubernetes,
 	},
 	{folder: "pkg/cacheserver/httpapi", own: []string{"pkg/cacheserver/pullthrough", "pkg/cacheserver/result", "pkg/oci"}, foreign: kubernetes},
 

@@ -133,9 +133,9 @@ func Default() Config {
 // anyAddress is the port on all addresses.
 func anyAddress(port int) string { return net.JoinHostPort("", strconv.Itoa(port)) }
 
-// Policy returns the rules by which content is evicted.
-func (c Config) Policy() evict.Policy {
-	return evict.Policy{
+// Limits returns the limits for the eviction of content.
+func (c Config) Limits() evict.Limits {
+	return evict.Limits{
 		TTL:           time.Duration(c.GarbageCollection.TTL),
 		HighWatermark: c.Storage.HighWatermark,
 		LowWatermark:  c.Storage.LowWatermark,

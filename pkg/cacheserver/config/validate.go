@@ -44,13 +44,13 @@ func (c Config) Validate() error {
 	if !filepath.IsAbs(c.Storage.Root) {
 		check("storage.root", fmt.Errorf("%q must be an absolute path", c.Storage.Root))
 	}
-	errs = append(errs, c.ValidatePolicy())
+	errs = append(errs, c.ValidateLimits())
 	check("tags.revalidateAfter", validateDuration(c.Tags.RevalidateAfter))
 	return errors.Join(errs...)
 }
 
-// ValidatePolicy is the part of Validate that concerns Policy: watermarks and TTL.
-func (c Config) ValidatePolicy() error {
+// ValidateLimits is the part of Validate for Limits: watermarks and TTL.
+func (c Config) ValidateLimits() error {
 	var errs []error
 	check := func(field string, value any, err error) {
 		if err != nil {

@@ -3,77 +3,70 @@
 package evict
 
 import (
-	"cmp"
 	"slices"
-	"strings"
 	"time"
 )
 
-// Prospect is what is to be expected for an object. Its Reason is "" where the object outlives the next eviction.
-type Prospect struct {
+// Candidate is an object with its expected eviction. Reason is empty if the object survives the next eviction.
+type Candidate struct {
 	Victim
-	// Stored says that content is there. Otherwise there are links only, and Size is 0.
+	// Stored is true if the content is on the volume. Otherwise only links exist, and Size is 0.
 	Stored bool
-	// Now says that Next would return the object now. Reason LeastRecentlyUsed without it means: as soon as the volume
-	// reaches the high watermark.
+	// Now is true if Next would select the object now. A reason that is only for space, without Now, means: as soon as the
+	// volume reaches the high watermark.
 	Now bool
-	// Rank is the place in the order in which objects go, from 1. 0 means that it never goes: the policy deletes
-	// nothing, or somebody holds it.
+	// Rank is the position in the eviction order, from 1. 0 means that the object is not evicted: eviction is disabled, or
+	// the object is pinned.
 	Rank int
-	// Expires is when the TTL since its last use ends. It is zero where Rank or Stored is.
+	// Expires is the last use plus the TTL. It is zero if Rank is 0 or Stored is false.
 	Expires time.Time
 }
 
-// Forecast returns all objects, first what Next would return first, and changes nothing. The volume decides how many are
-// least recently used: those that have to go now if it has reached the high watermark, or else those that go when it
-// does while all else is as it is now. A volume without a limit asks for no space.
-func (x *Index) Forecast(now time.Time, p Policy, v Volume) []Prospect {
-	excess := p.Excess(v, false)
-	over := excess > 0
-	if !over {
-		excess = p.Excess(Volume{Used: share(v.Limit, p.HighWatermark), Limit: v.Limit}, false)
-	}
+// Forecast returns all objects in the order of their eviction, and last the objects that are not evicted. It changes
+// nothing. The usage decides how many objects are evicted for space: those that are due now if it has reached the high
+// watermark, otherwise those that will be due when it reaches the high watermark and nothing else has changed. A usage
+// without limits requires no space. The fields Own, Removable and Objects of the usage are replaced by those of the
+// index.
+func (x *Index) Forecast(now time.Time, l Limits, u Usage) []Candidate {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.complete {
-		p.TTL = 0
+	u.Own, u.Removable, u.Objects = x.stats.Bytes, x.stats.Removable, x.stats.Objects
+	need := l.Need(u, false)
+	full := need != Need{}
+	if !full {
+		need = l.needAtHighWatermark(u)
 	}
-	objects := make([]*object, 0, len(x.objects))
+	candidates := make([]Candidate, 0, len(x.objects))
+	ranked := make(map[*Object]bool, len(x.objects))
+	var bytes int64
+	var objects int
+	for o, reason := range x.order(now) {
+		c := Candidate{Victim: o.victim(reason), Stored: o.Stored, Rank: len(candidates) + 1, Now: true}
+		if o.Stored {
+			c.Expires = o.LastUse.Add(l.TTL)
+		}
+		if reason.ForSpace() {
+			c.Now = full
+			if need.SatisfiedBy(bytes, objects) {
+				c.Reason, c.Now = "", false
+			}
+		}
+		// Objects that are deleted in any case free no space for content that arrives later.
+		if full || c.Reason.ForSpace() {
+			bytes, objects = bytes+o.Size, objects+1
+		}
+		candidates = append(candidates, c)
+		ranked[o] = true
+	}
+	var others []*Object
 	for _, o := range x.objects {
-		objects = append(objects, o)
-	}
-	slices.SortFunc(objects, func(a, b *object) int {
-		return cmp.Or(cmp.Compare(p.class(a), p.class(b)), a.lastUse.Compare(b.lastUse), strings.Compare(string(a.digest), string(b.digest)))
-	})
-	prospects := make([]Prospect, len(objects))
-	var freed int64
-	for i, o := range objects {
-		f := &prospects[i]
-		f.Stored = o.stored
-		if p.TTL <= 0 || !o.idle() {
-			f.Victim = o.victim("")
-			continue
-		}
-		f.Victim, f.Rank = o.victim(p.due(o, now, freed < excess)), i+1
-		if o.stored {
-			f.Expires = o.lastUse.Add(p.TTL)
-		}
-		f.Now = over && f.Reason == LeastRecentlyUsed || f.Reason == Unreferenced || f.Reason == Expired
-		// What goes anyway makes no room for what comes until the high watermark is reached.
-		if over || f.Reason == LeastRecentlyUsed {
-			freed += f.Size
+		if !ranked[o] {
+			others = append(others, o)
 		}
 	}
-	return prospects
-}
-
-// class orders what goes before what may be used, and that before what cannot go.
-func (p Policy) class(o *object) int {
-	switch {
-	case !o.idle():
-		return 2
-	case p.TTL > 0 && o.unreferenced():
-		return 0
+	slices.SortFunc(others, compareUse)
+	for _, o := range others {
+		candidates = append(candidates, Candidate{Victim: o.victim(""), Stored: o.Stored})
 	}
-	return 1
+	return candidates
 }

@@ -3,7 +3,7 @@
 package evict
 
 import (
-	"container/heap"
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -11,7 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Kind is what a link means.
+// Kind is the kind of a link.
 type Kind uint8
 
 // Kinds.
@@ -20,11 +20,11 @@ const (
 	Layer Kind = iota
 	// Revision: the repository has the content as a manifest.
 	Revision
-	// Tag: a tag of the repository names the manifest, or has named it before. It does not keep the content.
+	// Tag: a tag of the repository points to the manifest, or has pointed to it. It does not make content referenced.
 	Tag
 )
 
-// Link is what makes content visible in a repository.
+// Link makes content visible in a repository.
 type Link struct {
 	Kind       Kind
 	Repository string
@@ -32,70 +32,80 @@ type Link struct {
 	Tag string
 }
 
-// Victim is content that goes, with everything that links to it.
+// Victim is an object that is evicted, with all links to it.
 type Victim struct {
 	Digest digest.Digest
-	// Size is in bytes; 0 where only links are there.
+	// Size is in bytes, 0 if only links exist.
 	Size    int64
 	LastUse time.Time
 	Reason  Reason
 	Links   []Link
 }
 
-// Use is the last use of an object, and what links to it.
-type Use struct {
-	Digest  digest.Digest
+// Record describes stored content.
+type Record struct {
+	Digest digest.Digest
+	// Size is in bytes.
+	Size    int64
 	LastUse time.Time
 	Links   []Link
 }
 
-// Index knows the objects of a volume: their sizes, when they were used, what links to them, and who holds them. An
-// object is held while it is read or written, and goes only when nobody holds it. The index may be used before it
-// knows everything: until Complete nothing goes.
+// Stats are totals of an Index.
+type Stats struct {
+	// Objects is the number of objects with content, and Bytes is the size of their content.
+	Objects int
+	Bytes   int64
+	// Removable estimates the bytes that these objects occupy on a file system, including directories and links.
+	Removable int64
+	// Pinned is the number of pins: of reads and writes in progress.
+	Pinned int
+}
+
+// Estimated usage of a file system with blocks of 4 KiB, as ext4 and XFS have by default: content occupies whole blocks,
+// and two links with the directories of content and links occupy at least four blocks.
+const (
+	blockSize   = 4 << 10
+	linksBlocks = 4
+)
+
+// Index contains the objects of a volume: sizes, last uses, links and pins. An object is pinned while it is read or
+// written; a pinned object is not evicted. An index can be used before it contains all objects of the volume: nothing is
+// evicted until Complete is called.
 //
-// It is safe for concurrent use. No call but Hold waits for anything.
+// It is safe for concurrent use. Only Pin can block.
 type Index struct {
-	mu       sync.Mutex // guards what follows
-	objects  map[digest.Digest]*object
-	idle     idleHeap  // what is stored and nobody holds
-	garbage  []*object // was unreferenced when it was put there
+	mu sync.Mutex // guards table
+	table
+}
+
+// table is the part of an Index without the lock.
+type table struct {
+	policy   Policy
+	objects  map[digest.Digest]*Object
+	stats    Stats
 	complete bool
 }
 
-// object is content, or the links to content that is not there.
-type object struct {
-	digest  digest.Digest
-	stored  bool
-	size    int64
-	lastUse time.Time
-	links   []Link
-	// doubtful are those of the links that may not be there.
-	doubtful []Link
-	holders  int
-	// removing is closed when the removal that goes on has ended; nil if none does.
-	removing chan struct{}
-	// queued says that it is among the garbage.
-	queued bool
-	// position in the heap, -1 outside of it.
-	position int
+// NewIndex returns an empty index, which becomes the only user of the policy.
+func NewIndex(p Policy) *Index {
+	return &Index{table: table{policy: p, objects: map[digest.Digest]*Object{}}}
 }
 
-// NewIndex returns an empty index.
-func NewIndex() *Index { return &Index{objects: map[digest.Digest]*object{}} }
-
-// Found tells about content that is on the volume. Later knowledge stays: a last use goes forward only.
-func (x *Index) Found(d digest.Digest, size int64, lastUse time.Time) {
+// AddContent records content that exists on the volume. It does not change the size of stored content and never moves a
+// last use backwards.
+func (x *Index) AddContent(d digest.Digest, size int64, lastUse time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	o := x.get(d)
-	if !o.stored {
-		o.stored, o.size = true, size
+	if !o.Stored {
+		x.setSize(o, size)
 	}
 	o.use(lastUse)
-	x.settle(o)
+	x.update(o)
 }
 
-// Link tells about a link to the content, which may be known or not.
+// Link records a link to the content. The content may be missing.
 func (x *Index) Link(d digest.Digest, l Link) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -103,44 +113,42 @@ func (x *Index) Link(d digest.Digest, l Link) {
 	if !slices.Contains(o.links, l) {
 		o.links = append(o.links, l)
 	}
-	o.doubtful = slices.DeleteFunc(o.doubtful, func(known Link) bool { return known == l })
-	x.settle(o)
+	o.uncertain = slices.DeleteFunc(o.uncertain, func(u Link) bool { return u == l })
+	x.update(o)
 }
 
-// Doubt tells that a link may not be there after all, because making it failed. It does not keep the content from going
-// until Link tells about it again, but goes with it.
-func (x *Index) Doubt(d digest.Digest, l Link) {
+// MarkLinkUncertain records that writing l has failed, so the file may not exist. The link no longer makes the content
+// referenced, but is deleted with it. A later call of Link reverts this.
+func (x *Index) MarkLinkUncertain(d digest.Digest, l Link) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	o := x.get(d)
-	if slices.Contains(o.links, l) && !slices.Contains(o.doubtful, l) {
-		o.doubtful = append(o.doubtful, l)
+	if slices.Contains(o.links, l) && !slices.Contains(o.uncertain, l) {
+		o.uncertain = append(o.uncertain, l)
 	}
-	x.settle(o)
+	x.update(o)
 }
 
-// Complete says that everything on the volume has been told, so that what lacks content or links is garbage from now
-// on.
+// Complete records that the index contains all objects of the volume. It enables eviction.
 func (x *Index) Complete() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.complete = true
-	for _, o := range x.objects {
-		x.settle(o)
-	}
 }
 
-// Hold keeps the object from going until Release is called as often. It waits while the object is being removed. Holding
-// an object is using it.
-func (x *Index) Hold(d digest.Digest, now time.Time) {
+// Pin prevents the eviction of the object until Unpin is called as often as Pin. It counts as a use. It blocks while the
+// object is being removed.
+func (x *Index) Pin(d digest.Digest, now time.Time) {
 	for {
 		x.mu.Lock()
 		o := x.get(d)
 		removing := o.removing
 		if removing == nil {
-			o.holders++
+			o.pins++
+			x.stats.Pinned++
 			o.use(now)
-			x.settle(o)
+			x.policy.Use(o)
+			x.update(o)
 		}
 		x.mu.Unlock()
 		if removing == nil {
@@ -150,206 +158,226 @@ func (x *Index) Hold(d digest.Digest, now time.Time) {
 	}
 }
 
-// Use is a use of content that needs no file, if the content is on the volume, has the link and is not about to go.
+// Unpin reverts one call of Pin. The end of a read or write updates the last use.
+func (x *Index) Unpin(d digest.Digest, now time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	o := x.get(d)
+	o.pins--
+	x.stats.Pinned--
+	o.use(now)
+	x.update(o)
+}
+
+// Use records a use that reads no file. It returns false, without effect, unless the content is stored with the link and
+// not being removed.
 func (x *Index) Use(d digest.Digest, l Link, now time.Time) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	o := x.objects[d]
-	if o == nil || !o.stored || o.removing != nil || !slices.Contains(o.links, l) {
+	if o == nil || !o.Stored || o.removing != nil || !slices.Contains(o.links, l) {
 		return false
 	}
 	o.use(now)
-	x.settle(o)
+	x.policy.Use(o)
+	x.update(o)
 	return true
 }
 
-// Stored tells that the content of a held object is on the volume now.
-func (x *Index) Stored(d digest.Digest, size int64) {
+// SetStored records that the content of a pinned object is on the volume, with this size in bytes.
+func (x *Index) SetStored(d digest.Digest, size int64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	o := x.get(d)
-	o.stored, o.size = true, size
-	x.settle(o)
+	x.setSize(o, size)
+	x.update(o)
 }
 
-// Release ends a Hold.
-func (x *Index) Release(d digest.Digest, now time.Time) {
+// Size returns the size of stored content in bytes.
+func (x *Index) Size(d digest.Digest) (size int64, stored bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	o := x.get(d)
-	o.holders--
-	o.use(now)
-	x.settle(o)
+	if o := x.objects[d]; o != nil && o.Stored {
+		return o.Size, true
+	}
+	return 0, false
 }
 
-// Next returns what goes next: what cannot be served, then what was not used for the TTL, then, if space is needed, what
-// was not used for longest. The caller removes it and calls Removed or Kept. It returns false when nothing has to go, or
-// may.
-func (x *Index) Next(now time.Time, p Policy, needsSpace bool) (Victim, bool) {
-	if p.TTL <= 0 {
-		return Victim{}, false
-	}
+// Next selects the next object to evict: the first one of the order of the policy. An object that is evicted only for
+// space is selected only if needsSpace is true. The caller removes it and then calls RemovalDone or RemovalFailed. Next
+// returns false if there is no such object. See Policy.Order for the meaning of now.
+func (x *Index) Next(now time.Time, needsSpace bool) (Victim, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if !x.complete {
-		return Victim{}, false
-	}
-	for len(x.garbage) > 0 {
-		last := len(x.garbage) - 1
-		o := x.garbage[last]
-		x.garbage[last], x.garbage = nil, x.garbage[:last]
-		o.queued = false
-		if x.objects[o.digest] != o || !o.idle() {
-			continue
+	for o, reason := range x.order(now) {
+		if reason.ForSpace() && !needsSpace {
+			break
 		}
-		if why := p.due(o, now, false); why == Unreferenced {
-			return x.take(o, why), true
-		}
-	}
-	if len(x.idle) == 0 {
-		return Victim{}, false
-	}
-	oldest := x.idle[0]
-	if why := p.due(oldest, now, needsSpace); why != "" {
-		return x.take(oldest, why), true
+		x.policy.Evict(o, reason)
+		return x.startRemoval(o, reason), true
 	}
 	return Victim{}, false
 }
 
-func (x *Index) take(o *object, why Reason) Victim {
-	o.removing = make(chan struct{})
-	x.settle(o)
-	return o.victim(why)
-}
-
-func (o *object) victim(why Reason) Victim {
-	v := Victim{Digest: o.digest, LastUse: o.lastUse, Reason: why, Links: slices.Clone(o.links)}
-	if o.stored {
-		v.Size = o.size
+// Take selects an object for deletion independently of the policy, even while it is pinned. It returns false if the
+// object does not exist or is already being removed. The caller removes it and then calls RemovalDone or RemovalFailed.
+func (x *Index) Take(d digest.Digest, reason Reason) (Victim, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	o := x.objects[d]
+	if o == nil || o.removing != nil {
+		return Victim{}, false
 	}
-	return v
+	return x.startRemoval(o, reason), true
 }
 
-// Removed ends the removal that Next began: nothing is left of the victim.
-func (x *Index) Removed(d digest.Digest) {
+// RemovalDone ends a removal: nothing is left of the object on the volume. The pins of a pinned object stay.
+func (x *Index) RemovalDone(d digest.Digest) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if o := x.objects[d]; o != nil && o.removing != nil {
-		close(o.removing)
-		delete(x.objects, d)
+		o.endRemoval(false)
+		o.links, o.uncertain = nil, nil
+		x.unsetSize(o)
+		x.update(o)
 	}
 }
 
-// Kept ends the removal that Next began without its success. The object may be held while what is left of it is found
-// out; it goes again no earlier than Retry is called.
-func (x *Index) Kept(d digest.Digest) {
+// RemovalFailed ends a removal that could not delete all of the object. The object can be pinned again, but is not
+// evicted before Retry is called.
+func (x *Index) RemovalFailed(d digest.Digest) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if o := x.objects[d]; o != nil && o.removing != nil {
-		close(o.removing)
-		o.removing = nil
+		o.endRemoval(true)
+		x.update(o)
 	}
 }
 
-// Retry makes an object that was Kept go again.
+// Retry allows the eviction of an object after RemovalFailed.
 func (x *Index) Retry(d digest.Digest) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if o := x.objects[d]; o != nil {
-		x.settle(o)
+		o.failed = false
+		x.update(o)
 	}
 }
 
-// Uses returns the last use of all that is stored, in no order.
-func (x *Index) Uses() []Use {
+// Shift moves the last uses of all objects by d, but not beyond now. It corrects them after a step of the clock.
+func (x *Index) Shift(d time.Duration, now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	uses := make([]Use, 0, len(x.objects))
 	for _, o := range x.objects {
-		if o.stored {
-			uses = append(uses, Use{o.digest, o.lastUse, slices.Clone(o.links)})
+		if o.LastUse = o.LastUse.Add(d); o.LastUse.After(now) {
+			o.LastUse = now
+		}
+		x.update(o)
+	}
+}
+
+// Records returns a record of each object with content, in no order.
+func (x *Index) Records() []Record {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	records := make([]Record, 0, len(x.objects))
+	for _, o := range x.objects {
+		if o.Stored {
+			records = append(records, Record{o.Digest, o.Size, o.LastUse, slices.Clone(o.links)})
 		}
 	}
-	return uses
+	return records
 }
 
-// Oldest returns the last use of what was not used for longest. It returns false where nothing is stored that nobody
-// holds.
-func (x *Index) Oldest() (time.Time, bool) {
+// Stats returns the totals.
+func (x *Index) Stats() Stats {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if len(x.idle) == 0 {
-		return time.Time{}, false
-	}
-	return x.idle[0].lastUse, true
+	return x.stats
 }
 
-// get returns the object, making it if it is not there. The caller holds the lock and calls settle.
-func (x *Index) get(d digest.Digest) *object {
-	o := x.objects[d]
+// Oldest returns the last use of the least recently used object with content. It returns the zero time if no content is
+// stored.
+func (x *Index) Oldest() (oldest time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, o := range x.objects {
+		if o.Stored && (oldest.IsZero() || o.LastUse.Before(oldest)) {
+			oldest = o.LastUse
+		}
+	}
+	return oldest
+}
+
+// order returns the order of the policy, which is empty before Complete.
+func (t *table) order(now time.Time) iter.Seq2[*Object, Reason] {
+	if !t.complete {
+		return func(func(*Object, Reason) bool) {}
+	}
+	return t.policy.Order(now)
+}
+
+func (t *table) startRemoval(o *Object, reason Reason) Victim {
+	v := o.victim(reason)
+	o.removing = make(chan struct{})
+	t.update(o)
+	return v
+}
+
+// get returns the object and adds it if it is missing. The caller calls update.
+func (t *table) get(d digest.Digest) *Object {
+	o := t.objects[d]
 	if o == nil {
-		o = &object{digest: d, position: -1}
-		x.objects[d] = o
+		o = &Object{Digest: d}
+		t.objects[d] = o
 	}
 	return o
 }
 
-// settle puts the object where it belongs after a change. The caller holds the lock.
-func (x *Index) settle(o *object) {
-	idle := o.idle()
-	switch {
-	case idle && o.stored && o.position < 0:
-		heap.Push(&x.idle, o)
-	case idle && o.stored:
-		heap.Fix(&x.idle, o.position)
-	case o.position >= 0:
-		heap.Remove(&x.idle, o.position)
-	}
-	switch {
-	case !idle:
-	case !o.stored && len(o.links) == 0:
-		delete(x.objects, o.digest)
-	case x.complete && !o.queued && o.unreferenced():
-		o.queued = true
-		x.garbage = append(x.garbage, o)
+// setSize makes the object one with content. The caller calls update.
+func (t *table) setSize(o *Object, size int64) {
+	t.unsetSize(o)
+	o.Stored, o.Size = true, size
+	t.stats.add(o, 1)
+}
+
+// unsetSize makes the object one without content. The caller calls update.
+func (t *table) unsetSize(o *Object) {
+	if o.Stored {
+		t.stats.add(o, -1)
+		o.Stored, o.Size = false, 0
 	}
 }
 
-func (o *object) use(t time.Time) {
-	if t.After(o.lastUse) {
-		o.lastUse = t
+// update passes a changed object to the policy, or deletes it if nothing is left of it.
+func (t *table) update(o *Object) {
+	o.Idle = o.pins == 0 && o.removing == nil && !o.failed
+	o.Referenced = o.Stored && slices.ContainsFunc(o.links, func(l Link) bool { return l.Kind != Tag && !slices.Contains(o.uncertain, l) })
+	if o.Idle && !o.Stored && len(o.links) == 0 {
+		t.policy.Remove(o)
+		delete(t.objects, o.Digest)
+		return
+	}
+	t.policy.Update(o)
+}
+
+func (o *Object) use(at time.Time) {
+	if at.After(o.LastUse) {
+		o.LastUse = at
 	}
 }
 
-// idle says that nobody holds the object or is about to remove it.
-func (o *object) idle() bool { return o.holders == 0 && o.removing == nil }
-
-// unreferenced says that nothing can be served from the object.
-func (o *object) unreferenced() bool {
-	return !o.stored || !slices.ContainsFunc(o.links, func(l Link) bool { return l.Kind != Tag && !slices.Contains(o.doubtful, l) })
+func (o *Object) victim(reason Reason) Victim {
+	return Victim{Digest: o.Digest, Size: o.Size, LastUse: o.LastUse, Reason: reason, Links: slices.Clone(o.links)}
 }
 
-// idleHeap has the least recently used object first. It implements heap.Interface.
-type idleHeap []*object
-
-func (h idleHeap) Len() int           { return len(h) }
-func (h idleHeap) Less(i, j int) bool { return h[i].lastUse.Before(h[j].lastUse) }
-
-func (h idleHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].position, h[j].position = i, j
+func (o *Object) endRemoval(failed bool) {
+	close(o.removing)
+	o.removing, o.failed = nil, failed
 }
 
-func (h *idleHeap) Push(o any) {
-	o.(*object).position = len(*h)
-	*h = append(*h, o.(*object))
-}
-
-func (h *idleHeap) Pop() any {
-	last := len(*h) - 1
-	o := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	o.position = -1
-	return o
+func (s *Stats) add(o *Object, n int) {
+	s.Objects += n
+	s.Bytes += int64(n) * o.Size
+	s.Removable += int64(n) * ((o.Size+blockSize-1)/blockSize + linksBlocks) * blockSize
 }

@@ -70,8 +70,8 @@ func BenchmarkInspect(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if r.Totals.Objects != stored || len(r.Others) > 0 {
-			b.Fatalf("totals %+v, others %+v", r.Totals, r.Others)
+		if r.Totals.Objects != stored || len(r.Orphans) > 0 {
+			b.Fatalf("totals %+v, orphans %+v", r.Totals, r.Orphans)
 		}
 		var table bytes.Buffer
 		if err := r.WriteTable(&table); err != nil {

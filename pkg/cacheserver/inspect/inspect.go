@@ -15,63 +15,67 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
-	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/gc"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
-// Inspect reports on the volume of root as of now, under the policy. It changes nothing there. What is missing or broken
-// is part of the report; errors are those of store.Look.
-func Inspect(ctx context.Context, root string, p evict.Policy, now time.Time) (*Report, error) {
-	survey, err := store.Look(ctx, root, now)
+// Inspect reports the content of the volume of root at the time now, and the evictions under the limits. It changes
+// nothing on the volume. Missing and corrupt files are part of the report. Errors are those of gc.Scan.
+func Inspect(ctx context.Context, root string, l evict.Limits, now time.Time) (*Report, error) {
+	content, err := gc.Scan(ctx, root, evict.NewLRU(l.TTL), now)
 	if err != nil {
 		return nil, err
 	}
-	return describe(root, survey, p, now), nil
+	return describe(root, content, l, now), nil
 }
 
-func describe(root string, survey *store.Survey, p evict.Policy, now time.Time) *Report {
+func describe(root string, content *gc.Content, l evict.Limits, now time.Time) *Report {
 	d := &describer{
-		survey:    survey,
-		objects:   map[digest.Digest]*evict.Prospect{},
-		manifests: map[digest.Digest]*manifest{},
-		tags:      map[image][]string{},
-		broken:    map[digest.Digest]bool{},
-		torn:      map[link]bool{},
-		wrongSize: map[digest.Digest]bool{},
-		deleted:   map[digest.Digest]bool{},
-		used:      map[digest.Digest]bool{},
+		content:      content,
+		objects:      map[digest.Digest]*evict.Candidate{},
+		manifests:    map[digest.Digest]*manifest{},
+		tags:         map[image][]string{},
+		corrupt:      map[digest.Digest]bool{},
+		corruptLinks: map[link]bool{},
+		wrongSize:    map[digest.Digest]bool{},
+		deleted:      map[digest.Digest]bool{},
+		used:         map[digest.Digest]bool{},
 		report: &Report{
-			Root:   root,
-			Time:   second(now),
-			Policy: Policy{TTLSeconds: int64(p.TTL / time.Second), HighWatermarkPercent: p.HighWatermark, LowWatermarkPercent: p.LowWatermark},
-			Images: []Image{},
-			Others: []Other{},
+			Root: root,
+			Time: second(now),
+			Policy: Policy{
+				TTLSeconds: int64(l.TTL / time.Second), SizeBytes: l.Size,
+				HighWatermarkPercent: l.HighWatermark, LowWatermarkPercent: l.LowWatermark,
+			},
+			Images:  []Image{},
+			Orphans: []Orphan{},
 		},
 	}
-	prospects := survey.Index.Forecast(now, p, survey.Volume)
-	d.volume(survey.Volume)
-	d.objectsOf(prospects)
-	for _, b := range survey.Broken {
-		d.addBroken(b)
+	candidates := content.Index.Forecast(now, l, content.Usage)
+	d.volume(content.Usage.FileSystem)
+	d.objectsOf(candidates)
+	for _, b := range content.Corrupt {
+		d.addCorrupt(b)
 	}
-	d.images(prospects)
-	d.others(prospects)
+	d.images(candidates)
+	d.orphans(candidates)
 	return d.report
 }
 
-// describer makes a report.
+// describer creates a report.
 type describer struct {
 	report    *Report
-	survey    *store.Survey
-	objects   map[digest.Digest]*evict.Prospect
+	content   *gc.Content
+	objects   map[digest.Digest]*evict.Candidate
 	manifests map[digest.Digest]*manifest
 	tags      map[image][]string
-	// broken is content, and torn are links, that nothing is served from.
-	broken map[digest.Digest]bool
-	torn   map[link]bool
-	// wrongSize is content that an image cannot use. Another may, because either the content or the image is wrong.
+	// corrupt content and corruptLinks are not served.
+	corrupt      map[digest.Digest]bool
+	corruptLinks map[link]bool
+	// wrongSize is content with another size than in the manifest of an image. Another image may be able to use it, because
+	// either the content or the manifest is wrong.
 	wrongSize map[digest.Digest]bool
-	// deleted is what has gone since the survey.
+	// deleted is content that was deleted after the scan.
 	deleted map[digest.Digest]bool
 	// used is content that belongs to an image.
 	used map[digest.Digest]bool
@@ -87,29 +91,29 @@ type link struct {
 	digest digest.Digest
 }
 
-// manifest is one that can be served.
+// manifest is a manifest that can be served.
 type manifest struct {
 	mediaType  string
 	references []oci.Descriptor
 }
 
-func (d *describer) volume(v evict.Volume) {
-	if v.Limit <= 0 {
+func (d *describer) volume(a evict.Amount) {
+	if a.Limit <= 0 {
 		return
 	}
 	d.report.Volume = &Volume{
-		UsedBytes:   v.Used,
-		LimitBytes:  v.Limit,
-		FreeBytes:   v.Limit - v.Used,
-		UsedPercent: float64(v.Used) * 100 / float64(v.Limit),
+		UsedBytes:   a.Used,
+		LimitBytes:  a.Limit,
+		FreeBytes:   a.Limit - a.Used,
+		UsedPercent: float64(a.Used) * 100 / float64(a.Limit),
 	}
 }
 
-func (d *describer) objectsOf(prospects []evict.Prospect) {
+func (d *describer) objectsOf(candidates []evict.Candidate) {
 	t := &d.report.Totals
-	t.LastUsesRecorded = second(d.survey.Recorded)
-	for i := range prospects {
-		p := &prospects[i]
+	t.LastUsesRecorded = second(d.content.Recorded)
+	for i := range candidates {
+		p := &candidates[i]
 		d.objects[p.Digest] = p
 		if !p.Stored {
 			continue
@@ -117,8 +121,8 @@ func (d *describer) objectsOf(prospects []evict.Prospect) {
 		t.Objects++
 		t.SizeBytes += p.Size
 		if p.Now {
-			t.GoingObjects++
-			t.GoingSizeBytes += p.Size
+			t.EvictableObjects++
+			t.EvictableSizeBytes += p.Size
 		}
 		if used := second(p.LastUse); t.OldestUse.IsZero() || used.Before(t.OldestUse) {
 			t.OldestUse = used
@@ -126,50 +130,50 @@ func (d *describer) objectsOf(prospects []evict.Prospect) {
 	}
 }
 
-func (d *describer) addBroken(b store.Broken) {
-	o := Other{Kind: Broken, Path: b.Path, Digest: b.Digest, Note: b.Err.Error()}
+func (d *describer) addCorrupt(b gc.Corrupt) {
+	o := Orphan{Kind: Corrupt, Path: b.Path, Digest: b.Digest, Note: b.Err.Error()}
 	switch p := d.objects[b.Digest]; {
 	case b.Link != nil:
-		d.torn[link{*b.Link, b.Digest}] = true
+		d.corruptLinks[link{*b.Link, b.Digest}] = true
 		o.Links = linksOf([]evict.Link{*b.Link})
 		if p != nil {
 			o.Eviction = eviction(p)
 		}
 	case p != nil:
-		d.broken[b.Digest] = true
+		d.corrupt[b.Digest] = true
 		o.describe(p)
 	}
-	d.report.Others = append(d.report.Others, o)
+	d.report.Orphans = append(d.report.Orphans, o)
 }
 
-func (d *describer) addWrongSize(p *evict.Prospect, note string) {
+func (d *describer) addWrongSize(p *evict.Candidate, note string) {
 	if d.wrongSize[p.Digest] {
 		return
 	}
 	d.wrongSize[p.Digest] = true
-	o := Other{Kind: Broken, Path: d.survey.Path(p.Digest), Digest: p.Digest, Note: note}
+	o := Orphan{Kind: Corrupt, Path: d.content.Path(p.Digest), Digest: p.Digest, Note: note}
 	o.describe(p)
-	d.report.Others = append(d.report.Others, o)
+	d.report.Orphans = append(d.report.Orphans, o)
 }
 
-func (o *Other) describe(p *evict.Prospect) {
+func (o *Orphan) describe(p *evict.Candidate) {
 	o.SizeBytes, o.LastUse, o.Eviction, o.Links = p.Size, second(p.LastUse), eviction(p), linksOf(p.Links)
 }
 
-// serves says whether content can be served through a link of the kind.
+// serves reports whether the repository can serve the content through a link of the kind.
 func (d *describer) serves(repository string, dgst digest.Digest, kind evict.Kind) bool {
 	p, l := d.objects[dgst], evict.Link{Kind: kind, Repository: repository}
-	return p != nil && p.Stored && !d.broken[dgst] && slices.Contains(p.Links, l) && !d.torn[link{l, dgst}]
+	return p != nil && p.Stored && !d.corrupt[dgst] && slices.Contains(p.Links, l) && !d.corruptLinks[link{l, dgst}]
 }
 
-func (d *describer) images(prospects []evict.Prospect) {
-	for _, t := range d.survey.Tags {
+func (d *describer) images(candidates []evict.Candidate) {
+	for _, t := range d.content.Tags {
 		i := image{t.Repository, t.Digest}
 		d.tags[i] = append(d.tags[i], t.Name)
 	}
 	var all []image
 	inner := map[image]bool{}
-	for _, p := range prospects {
+	for _, p := range candidates {
 		for _, l := range p.Links {
 			if l.Kind != evict.Revision || !d.serves(l.Repository, p.Digest, evict.Revision) {
 				continue
@@ -208,13 +212,13 @@ func (d *describer) images(prospects []evict.Prospect) {
 	})
 }
 
-// read returns what a manifest refers to, or nil if it cannot be served.
+// read returns a manifest, nil if it cannot be served.
 func (d *describer) read(dgst digest.Digest) *manifest {
 	if m, known := d.manifests[dgst]; known {
 		return m
 	}
 	d.manifests[dgst] = nil
-	content, err := d.survey.Manifest(dgst)
+	content, err := d.content.Manifest(dgst)
 	if errors.Is(err, fs.ErrNotExist) {
 		d.deleted[dgst] = true
 		return nil
@@ -227,7 +231,7 @@ func (d *describer) read(dgst digest.Digest) *manifest {
 		m.references, err = references(content)
 	}
 	if err != nil {
-		d.addBroken(store.Broken{Path: d.survey.Path(dgst), Digest: dgst, Err: err})
+		d.addCorrupt(gc.Corrupt{Path: d.content.Path(dgst), Digest: dgst, Err: err})
 		return nil
 	}
 	d.manifests[dgst] = m
@@ -258,7 +262,7 @@ func (d *describer) image(i image) Image {
 		Objects:    sum.count,
 		LastUse:    second(p.LastUse),
 		Eviction:   eviction(p),
-		Parts:      sum.parts,
+		Layers:     sum.layers,
 	}
 	slices.Sort(described.Tags)
 	for _, r := range d.manifests[i.digest].references {
@@ -276,11 +280,11 @@ func (d *describer) image(i image) Image {
 	return described
 }
 
-// sum is about a manifest and all that it refers to.
+// sum contains the totals of a manifest and all content that it refers to.
 type sum struct {
-	size  int64
-	count Count
-	parts Parts
+	size   int64
+	count  Count
+	layers Layers
 }
 
 func (d *describer) sum(repository string, top digest.Digest) sum {
@@ -305,7 +309,7 @@ func (d *describer) sum(repository string, top digest.Digest) sum {
 			}
 			p := d.objects[r.Digest]
 			if p.Size != r.Size {
-				d.addWrongSize(p, fmt.Sprintf("it has %d bytes, an image of repository %s wants %d", p.Size, repository, r.Size))
+				d.addWrongSize(p, fmt.Sprintf("it has %d bytes, but a manifest of repository %s requires %d", p.Size, repository, r.Size))
 				continue
 			}
 			var inner *manifest
@@ -318,11 +322,11 @@ func (d *describer) sum(repository string, top digest.Digest) sum {
 			s.count.Present++
 			s.size += p.Size
 			if p.Reason != "" {
-				s.parts.Objects++
-				s.parts.SizeBytes += p.Size
+				s.layers.Objects++
+				s.layers.SizeBytes += p.Size
 				if first == 0 || p.Rank < first {
 					first = p.Rank
-					s.parts.First = &Part{Digest: p.Digest, Eviction: eviction(p)}
+					s.layers.First = &Layer{Digest: p.Digest, Eviction: eviction(p)}
 				}
 			}
 			if inner != nil {
@@ -334,38 +338,38 @@ func (d *describer) sum(repository string, top digest.Digest) sum {
 	return s
 }
 
-func (d *describer) others(prospects []evict.Prospect) {
-	for i := range prospects {
-		p := &prospects[i]
-		o := Other{Digest: p.Digest}
+func (d *describer) orphans(candidates []evict.Candidate) {
+	for i := range candidates {
+		p := &candidates[i]
+		o := Orphan{Digest: p.Digest}
 		o.describe(p)
 		switch {
-		case d.used[p.Digest] || d.broken[p.Digest] || d.wrongSize[p.Digest] || d.deleted[p.Digest]:
+		case d.used[p.Digest] || d.corrupt[p.Digest] || d.wrongSize[p.Digest] || d.deleted[p.Digest]:
 			continue
 		case p.Stored:
-			o.Kind, o.Path, o.Note = Content, d.survey.Path(p.Digest), "belongs to no image"
+			o.Kind, o.Path, o.Note = Content, d.content.Path(p.Digest), "no image refers to it"
 			if !slices.ContainsFunc(p.Links, func(l evict.Link) bool { return l.Kind != evict.Tag }) {
-				o.Note = "no repository has it"
+				o.Note = "no link"
 			}
 		default:
-			o.Kind, o.Path, o.Note = Links, d.survey.LinkPath(p.Digest, p.Links[0]), "the content is not there"
+			o.Kind, o.Path, o.Note = Links, d.content.LinkPath(p.Digest, p.Links[0]), "the content is missing"
 		}
-		d.report.Others = append(d.report.Others, o)
+		d.report.Orphans = append(d.report.Orphans, o)
 	}
-	for _, u := range d.survey.Unfinished {
-		o := Other{Kind: Incomplete, Path: u.Path, Digest: u.Digest, SizeBytes: u.Size, LastUse: second(u.Written),
-			Note: "is being downloaded, or goes when the server starts"}
+	for _, u := range d.content.Unfinished {
+		o := Orphan{Kind: Unfinished, Path: u.Path, Digest: u.Digest, SizeBytes: u.Size, LastUse: second(u.Written),
+			Note: "in progress, or left over (deleted at the next start)"}
 		if u.Repository != "" {
-			o.Note = "of a stock registry, goes when the server starts"
+			o.Note = "of a stock registry (deleted at the next start)"
 			if d.report.Policy.TTLSeconds == 0 {
-				o.Note = "of a stock registry, stays because nothing is deleted"
+				o.Note = "of a stock registry (kept: garbage collection is disabled)"
 			}
 		}
 		d.report.Totals.UnfinishedSizeBytes += u.Size
-		d.report.Others = append(d.report.Others, o)
+		d.report.Orphans = append(d.report.Orphans, o)
 	}
-	kinds := []Kind{Broken, Links, Content, Incomplete}
-	slices.SortFunc(d.report.Others, func(a, b Other) int {
+	kinds := []Kind{Corrupt, Links, Content, Unfinished}
+	slices.SortFunc(d.report.Orphans, func(a, b Orphan) int {
 		return cmp.Or(
 			cmp.Compare(slices.Index(kinds, a.Kind), slices.Index(kinds, b.Kind)),
 			a.LastUse.Compare(b.LastUse),
@@ -374,7 +378,7 @@ func (d *describer) others(prospects []evict.Prospect) {
 	})
 }
 
-func eviction(p *evict.Prospect) Eviction {
+func eviction(p *evict.Candidate) Eviction {
 	return Eviction{Reason: p.Reason, Now: p.Now, Rank: p.Rank, Expires: second(p.Expires)}
 }
 
@@ -396,7 +400,7 @@ func linksOf(links []evict.Link) []Link {
 	return named
 }
 
-// second cuts a time to what the report promises.
+// second truncates a time to the precision of the report.
 func second(t time.Time) time.Time {
 	if t.IsZero() {
 		return time.Time{}

@@ -21,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+	"github.com/registry-cache/extension/pkg/cacheserver/gc"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/oci"
 )
@@ -29,7 +30,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 var (
 	now    = time.Date(2026, 3, 8, 12, 0, 0, 0, time.UTC)
-	policy = evict.Policy{TTL: 7 * 24 * time.Hour, HighWatermark: 90, LowWatermark: 80}
+	policy = evict.Limits{TTL: 7 * 24 * time.Hour, HighWatermark: 90, LowWatermark: 80}
 )
 
 // volume is filled by the store.
@@ -141,7 +142,7 @@ func (v *volume) data(d digest.Digest) string {
 }
 
 // describe records the last uses, 3 minutes ago, and describes the volume as if it had the size.
-func (v *volume) describe(p evict.Policy, size evict.Volume) *Report {
+func (v *volume) describe(p evict.Limits, size evict.Amount) *Report {
 	v.t.Helper()
 	var uses strings.Builder
 	for d, used := range v.uses {
@@ -149,12 +150,12 @@ func (v *volume) describe(p evict.Policy, size evict.Volume) *Report {
 	}
 	v.write("registry-cache/last-use", uses.String(), 3*time.Minute)
 	before := v.traces()
-	survey, err := store.Look(v.t.Context(), v.root, now)
+	content, err := gc.Scan(v.t.Context(), v.root, evict.NewLRU(p.TTL), now)
 	if err != nil {
 		v.t.Fatal(err)
 	}
-	survey.Volume = size
-	r := describe("/var/lib/registry", survey, p, now)
+	content.Usage.FileSystem = size
+	r := describe("/var/lib/registry", content, p, now)
 	if diff := cmp.Diff(before, v.traces()); diff != "" {
 		v.t.Errorf("inspecting has left traces: -before +after\n%s", diff)
 	}
@@ -227,7 +228,7 @@ func example(t *testing.T) (*volume, *Report) {
 	v.write("registry-cache/partial/"+digest.FromString("partial").Encoded()+"-123", strings.Repeat("x", 300*kib), 10*time.Second)
 	empty := v.blob("empty", 10, 4*day, stock)
 	v.write(v.data(empty.Digest), "", 4*day)
-	return v, v.describe(policy, evict.Volume{Used: 50 << 20, Limit: 64 << 20})
+	return v, v.describe(policy, evict.Amount{Used: 50 << 20, Limit: 64 << 20})
 }
 
 func TestTable(t *testing.T) {
@@ -314,28 +315,28 @@ func TestBrokenImages(t *testing.T) {
 		note    string
 	}{
 		{"whole", func(*volume, descriptor, descriptor, descriptor) {}, 3, nil, ""},
-		{"no layer", func(v *volume, _, layer, _ descriptor) { v.remove(v.data(layer.Digest)) }, 2, []Kind{Links}, "the content is not there"},
-		{"empty layer", func(v *volume, _, layer, _ descriptor) { v.write(v.data(layer.Digest), "", 0) }, 2, []Kind{Broken}, "the file is empty"},
-		{"cut layer", func(v *volume, _, layer, _ descriptor) { v.write(v.data(layer.Digest), "cut", 0) }, 2, []Kind{Broken},
-			"it has 3 bytes, an image of repository library/alpine wants 100"},
+		{"no layer", func(v *volume, _, layer, _ descriptor) { v.remove(v.data(layer.Digest)) }, 2, []Kind{Links}, "the content is missing"},
+		{"empty layer", func(v *volume, _, layer, _ descriptor) { v.write(v.data(layer.Digest), "", 0) }, 2, []Kind{Corrupt}, "the file is empty"},
+		{"cut layer", func(v *volume, _, layer, _ descriptor) { v.write(v.data(layer.Digest), "cut", 0) }, 2, []Kind{Corrupt},
+			"it has 3 bytes, but a manifest of repository library/alpine requires 100"},
 		{"layer of another repository", func(v *volume, _, layer, _ descriptor) {
 			v.remove(v.link(repository, "_layers", layer.Digest))
 			v.write(v.link("other", "_layers", layer.Digest), layer.Digest.String(), 0)
-		}, 2, []Kind{Content}, "belongs to no image"},
+		}, 2, []Kind{Content}, "no image refers to it"},
 		{"torn layer link", func(v *volume, _, layer, _ descriptor) {
 			v.write(v.link(repository, "_layers", layer.Digest), "sha", 0)
 		}, 2,
-			[]Kind{Broken, Content}, "the link names something else"},
+			[]Kind{Corrupt, Content}, "the link does not contain its digest"},
 		{"no link of the manifest", func(v *volume, _, _, manifest descriptor) {
 			v.remove(v.link(repository, "_manifests/revisions", manifest.Digest))
-		}, -1, []Kind{Content, Content, Content}, "no repository has it"},
+		}, -1, []Kind{Content, Content, Content}, "no link"},
 		{"changed manifest", func(v *volume, _, _, manifest descriptor) { v.write(v.data(manifest.Digest), "{}", 0) }, -1,
-			[]Kind{Broken, Content, Content}, "reading manifest"},
+			[]Kind{Corrupt, Content, Content}, "reading manifest"},
 		{"huge manifest", func(v *volume, _, _, manifest descriptor) {
 			v.write(v.data(manifest.Digest), strings.Repeat(" ", oci.MaxManifestSize+1), 0)
-		}, -1, []Kind{Broken, Content, Content}, "reading manifest"},
+		}, -1, []Kind{Corrupt, Content, Content}, "reading manifest"},
 		{"no manifest", func(v *volume, _, _, manifest descriptor) { v.remove(v.data(manifest.Digest)) }, -1,
-			[]Kind{Links, Content, Content}, "the content is not there"},
+			[]Kind{Links, Content, Content}, "the content is missing"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -344,7 +345,7 @@ func TestBrokenImages(t *testing.T) {
 			manifest := v.manifest(repository, hour, config, layer)
 			v.tag(repository, "v1", manifest)
 			test.spoil(v, config, layer, manifest)
-			r := v.describe(policy, evict.Volume{})
+			r := v.describe(policy, evict.Amount{})
 			if test.present < 0 {
 				if len(r.Images) > 0 {
 					t.Errorf("images: %+v", r.Images)
@@ -353,14 +354,14 @@ func TestBrokenImages(t *testing.T) {
 				t.Errorf("images: %+v", r.Images)
 			}
 			var kinds []Kind
-			for _, o := range r.Others {
+			for _, o := range r.Orphans {
 				kinds = append(kinds, o.Kind)
 			}
 			if diff := cmp.Diff(test.kinds, kinds); diff != "" {
-				t.Errorf("others: -want +got\n%s", diff)
+				t.Errorf("orphans: -want +got\n%s", diff)
 			}
-			if test.note != "" && !slices.ContainsFunc(r.Others, func(o Other) bool { return strings.HasPrefix(o.Note, test.note) }) {
-				t.Errorf("others %+v, want the note %q", r.Others, test.note)
+			if test.note != "" && !slices.ContainsFunc(r.Orphans, func(o Orphan) bool { return strings.HasPrefix(o.Note, test.note) }) {
+				t.Errorf("orphans %+v, want the note %q", r.Orphans, test.note)
 			}
 		})
 	}
@@ -386,9 +387,9 @@ func TestManifestOfNoKnownType(t *testing.T) {
 	if err := v.store.PutManifest("old", d, []byte(content)); err != nil {
 		t.Fatal(err)
 	}
-	r := v.describe(policy, evict.Volume{})
-	if len(r.Images) > 0 || len(r.Others) != 1 || r.Others[0].Kind != Broken || r.Others[0].Note != "not a manifest of a known type: schema version 1" {
-		t.Errorf("images %+v, others %+v", r.Images, r.Others)
+	r := v.describe(policy, evict.Amount{})
+	if len(r.Images) > 0 || len(r.Orphans) != 1 || r.Orphans[0].Kind != Corrupt || r.Orphans[0].Note != "not a manifest of a known type: schema version 1" {
+		t.Errorf("images %+v, orphans %+v", r.Images, r.Orphans)
 	}
 }
 
@@ -396,15 +397,15 @@ func TestWithoutTTLNothingGoes(t *testing.T) {
 	t.Parallel()
 	v := newVolume(t)
 	v.blob("nobody has it", 700, 1000*day)
-	r := v.describe(evict.Policy{HighWatermark: 90, LowWatermark: 80}, evict.Volume{Used: 10, Limit: 10})
-	if diff := cmp.Diff(Eviction{}, r.Others[0].Eviction); diff != "" || r.Totals.GoingObjects > 0 || r.Totals.Objects != 1 {
+	r := v.describe(evict.Limits{HighWatermark: 90, LowWatermark: 80}, evict.Amount{Used: 10, Limit: 10})
+	if diff := cmp.Diff(Eviction{}, r.Orphans[0].Eviction); diff != "" || r.Totals.EvictableObjects > 0 || r.Totals.Objects != 1 {
 		t.Errorf("totals %+v, eviction: -want +got\n%s", r.Totals, diff)
 	}
 	var b bytes.Buffer
 	if err := r.WriteTable(&b); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(b.String(), "nothing is ever deleted") {
+	if !strings.Contains(b.String(), "nothing is evicted") {
 		t.Errorf("table:\n%s", b.String())
 	}
 }
@@ -440,7 +441,7 @@ func TestInspect(t *testing.T) {
 	if r.Volume == nil || r.Volume.LimitBytes <= 0 || r.Volume.FreeBytes+r.Volume.UsedBytes != r.Volume.LimitBytes || r.Totals.Images != 3 {
 		t.Errorf("volume %+v, totals %+v", r.Volume, r.Totals)
 	}
-	if _, err := Inspect(t.Context(), filepath.Join(v.root, "missing"), policy, now); err == nil || !strings.Contains(err.Error(), "there is no folder") {
+	if _, err := Inspect(t.Context(), filepath.Join(v.root, "missing"), policy, now); err == nil || !strings.Contains(err.Error(), "does not exist") {
 		t.Errorf("no volume: %v", err)
 	}
 }

@@ -25,7 +25,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	return e.Encode(r)
 }
 
-// WriteTable writes the report for people, who see sizes in binary units and times as ages. The format may change.
+// WriteTable writes the report as tables for people, with sizes in binary units and times as ages. The format may change.
 func (r *Report) WriteTable(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(cells ...string) { fmt.Fprintln(t, strings.Join(cells, "\t")) }
@@ -38,10 +38,10 @@ func (r *Report) WriteTable(w io.Writer) error {
 	if r.Totals.UnfinishedSizeBytes > 0 {
 		row("Unfinished", size(r.Totals.UnfinishedSizeBytes))
 	}
-	row("Goes now", fmt.Sprintf("%s, %s", count(r.Totals.GoingObjects, "object"), size(r.Totals.GoingSizeBytes)))
+	row("Evictable now", fmt.Sprintf("%s, %s", count(r.Totals.EvictableObjects, "object"), size(r.Totals.EvictableSizeBytes)))
 	row("Oldest use", r.ago(r.Totals.OldestUse))
 	if r.Totals.LastUsesRecorded.IsZero() {
-		row("Last uses", "not recorded by a server, the times of the files count")
+		row("Last uses", "not recorded by a server; the times of the files are used")
 	} else {
 		row("Last uses", "recorded "+r.ago(r.Totals.LastUsesRecorded))
 	}
@@ -55,7 +55,7 @@ func (r *Report) WriteTable(w io.Writer) error {
 		for _, i := range r.Images {
 			row(i.Repository, tags(i.Tags), short(i.Digest), size(i.SizeBytes), i.Objects.String(), r.ago(i.LastUse), r.expires(i.Eviction), r.evictionOf(i))
 			for _, m := range i.Manifests {
-				// An index names more than anybody pulls, for all platforms; the rest of it is counted above.
+				// An index contains manifests of platforms that no node pulls. They are part of the count above.
 				if m.Objects.Present > 0 {
 					row("  "+platformOf(m), "", short(m.Digest), size(m.SizeBytes), m.Objects.String(), r.ago(m.LastUse), r.expires(m.Eviction), r.eviction(m.Eviction))
 				}
@@ -65,10 +65,10 @@ func (r *Report) WriteTable(w io.Writer) error {
 			return err
 		}
 	}
-	if len(r.Others) > 0 {
+	if len(r.Orphans) > 0 {
 		fmt.Fprintln(t)
-		row("NOT OF AN IMAGE", "SIZE", "LAST USE", "EXPIRES", "EVICTION", "NOTE", "PATH")
-		for _, o := range r.Others {
+		row("ORPHANS", "SIZE", "LAST USE", "EXPIRES", "EVICTION", "NOTE", "PATH")
+		for _, o := range r.Orphans {
 			row(string(o.Kind), size(o.SizeBytes), r.ago(o.LastUse), r.expires(o.Eviction), r.eviction(o.Eviction), printable(o.Note), printable(o.Path))
 		}
 	}
@@ -82,23 +82,24 @@ func (r *Report) volume() string {
 	return fmt.Sprintf("%s of %s used (%.0f %%), %s free", size(r.Volume.UsedBytes), size(r.Volume.LimitBytes), r.Volume.UsedPercent, size(r.Volume.FreeBytes))
 }
 
-// String returns what the policy does.
+// String describes the policy.
 func (p Policy) String() string {
 	if p.TTLSeconds == 0 {
-		return "nothing is ever deleted"
+		return "nothing is evicted: garbage collection is disabled"
 	}
-	return fmt.Sprintf("deletes what was not used for %s, and at %d %% of the volume what was used longest ago, down to %d %%",
+	return fmt.Sprintf("evicts objects after %s without use, and the least recently used objects at %d %% of the volume, down to %d %%",
 		duration(time.Duration(p.TTLSeconds)*time.Second), p.HighWatermarkPercent, p.LowWatermarkPercent)
 }
 
 // String returns "present/referenced".
 func (c Count) String() string { return fmt.Sprintf("%d/%d", c.Present, c.Referenced) }
 
-// evictionOf says what becomes of an image: of its manifest, and of what goes before for another reason.
+// evictionOf describes the eviction of an image: of its manifest, and of objects that are evicted before it for another
+// reason.
 func (r *Report) evictionOf(i Image) string {
 	s := r.eviction(i.Eviction)
-	if first := i.Parts.First; first != nil && first.Eviction.Rank < i.Eviction.Rank && first.Eviction.Reason != i.Eviction.Reason {
-		s += ", parts from " + r.eviction(first.Eviction)
+	if first := i.Layers.First; first != nil && first.Eviction.Rank < i.Eviction.Rank && first.Eviction.Reason != i.Eviction.Reason {
+		s += ", layers from " + r.eviction(first.Eviction)
 	}
 	return s
 }
@@ -136,7 +137,7 @@ func (r *Report) ago(t time.Time) string {
 func (r *Report) expires(e Eviction) string {
 	switch {
 	case e.Reason == evict.Unreferenced:
-		return "-" // it goes however it was used
+		return "-" // independent of its last use
 	case e.Expires.After(r.Time):
 		return "in " + duration(e.Expires.Sub(r.Time))
 	}
@@ -164,14 +165,14 @@ func duration(d time.Duration) string {
 	return "0s"
 }
 
-// size returns the bytes in the largest unit that is not above them.
+// size returns bytes in the largest binary unit that gives at least 1.
 func size(bytes int64) string {
 	if bytes < 1<<10 {
 		return fmt.Sprintf("%d B", bytes)
 	}
 	value, unit := float64(bytes)/(1<<10), 0
 	const units = "KMGTPE"
-	// What would be rounded to 1024.0 is one of the next unit.
+	// A value that would be rounded to 1024.0 has the next unit.
 	for ; value >= 1023.95 && unit < len(units)-1; unit++ {
 		value /= 1 << 10
 	}
@@ -199,7 +200,7 @@ func countOf(n int, one, many string) string {
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-// printable quotes what could disturb a terminal or the table.
+// printable quotes strings with characters that would disturb a terminal or the table.
 func printable(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(s)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package inspect tells what a volume of the cache server holds and what will be deleted from it, when and why. It only
-// reads, so the volume may be in use, mounted read-only, or have been filled by a stock registry.
+// Package inspect reports the content of a volume of the cache server, and which content will be evicted from it, when
+// and why. It only reads the volume, which may be in use, may be mounted read-only, and may be that of a stock registry.
 package inspect
 
 import (
@@ -12,33 +12,35 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 )
 
-// Report is what a volume holds. As JSON it is a stable format: fields may be added. Times are in UTC with a precision
-// of seconds (RFC 3339); those that are not known are left out. Sizes are in bytes.
+// Report is the content of a volume. Its JSON format is stable: fields may be added. Times are in UTC with a precision of
+// seconds (RFC 3339); unknown times are omitted. Sizes are in bytes.
 type Report struct {
-	// Root is the folder, as it was given.
+	// Root is the directory of the volume, as in the request.
 	Root string `json:"root"`
-	// Time is the moment that the report is about.
+	// Time is the time of the report.
 	Time   time.Time `json:"time"`
 	Policy Policy    `json:"policy"`
-	// Volume is null where it could not be measured; then nothing is expected to be evicted for space.
+	// Volume is null if the file system cannot be measured. The report then contains no eviction for its watermarks.
 	Volume *Volume `json:"volume"`
 	Totals Totals  `json:"totals"`
 	// Images are sorted by repository, then by their first tag, those without tags last, then by digest.
 	Images []Image `json:"images"`
-	// Others are what belongs to no image, sorted by kind (as the kinds are listed), then by last use, the oldest first,
-	// then by path.
-	Others []Other `json:"others"`
+	// Orphans are objects and files that belong to no image. They are sorted by kind (in the order of the constants), then by
+	// last use, then by path.
+	Orphans []Orphan `json:"orphans"`
 }
 
-// Policy is what the evictions of the report follow from.
+// Policy contains the limits for the evictions of the report.
 type Policy struct {
-	// TTLSeconds is the time since its last use after which an object is deleted. 0: nothing is ever deleted.
+	// TTLSeconds is the time after the last use of an object at which it expires. 0 disables all eviction.
 	TTLSeconds           int64 `json:"ttlSeconds"`
 	HighWatermarkPercent int   `json:"highWatermarkPercent"`
 	LowWatermarkPercent  int   `json:"lowWatermarkPercent"`
+	// SizeBytes is the size that the cache may use, 0 if only the file system limits it.
+	SizeBytes int64 `json:"sizeBytes,omitempty"`
 }
 
-// Volume is how full the volume is, by everything on it. What only the superuser may fill is no part of it.
+// Volume is the usage of the file system by all files on it. Space that only the superuser can use is excluded.
 type Volume struct {
 	UsedBytes  int64 `json:"usedBytes"`
 	LimitBytes int64 `json:"limitBytes"`
@@ -47,80 +49,81 @@ type Volume struct {
 	UsedPercent float64 `json:"usedPercent"`
 }
 
-// Totals counts everything once, however many images share it.
+// Totals count each object once, independently of the number of images that share it.
 type Totals struct {
-	// Objects are blobs and manifests, whole or not, with or without an image.
+	// Objects is the number of blobs and manifests, corrupt ones and those without an image included.
 	Objects   int   `json:"objects"`
 	SizeBytes int64 `json:"sizeBytes"`
 	Images    int   `json:"images"`
-	// Repositories are those with an image.
+	// Repositories is the number of repositories with an image.
 	Repositories int `json:"repositories"`
-	// Tags are those that name an image.
+	// Tags is the number of tags that point to an image.
 	Tags                int   `json:"tags"`
 	UnfinishedSizeBytes int64 `json:"unfinishedSizeBytes"`
-	// GoingObjects and GoingSizeBytes are what the server deletes with its next check.
-	GoingObjects   int   `json:"goingObjects"`
-	GoingSizeBytes int64 `json:"goingSizeBytes"`
-	// OldestUse is the last use of the object that was not used for longest.
+	// EvictableObjects and EvictableSizeBytes are the objects that the server evicts with its next check.
+	EvictableObjects   int   `json:"evictableObjects"`
+	EvictableSizeBytes int64 `json:"evictableSizeBytes"`
+	// OldestUse is the last use of the least recently used object.
 	OldestUse time.Time `json:"oldestUse,omitzero"`
-	// LastUsesRecorded is when a server recorded last uses; a server does so every five minutes and when it ends. For
-	// objects that it did not know then, and for all where this is missing, the times of the files count.
+	// LastUsesRecorded is the time at which a server recorded last uses. A server does so every five minutes and at its end.
+	// For objects without a record, the times of the files are used.
 	LastUsesRecorded time.Time `json:"lastUsesRecorded,omitzero"`
 }
 
-// Eviction is what is to be expected for an object.
+// Eviction is the expected eviction of an object.
 type Eviction struct {
-	// Reason is "unreferenced", "expired", "least-recently-used", or "" for what outlives the next eviction.
+	// Reason is "unreferenced", "expired" or "least-recently-used". It is empty if the object survives the next eviction.
 	Reason evict.Reason `json:"reason"`
-	// Now: the server deletes it with its next check. A reason without it is always "least-recently-used", and means: as
-	// soon as the volume reaches the high watermark.
+	// Now is true if the server evicts the object with its next check. If it is false, a reason is always
+	// "least-recently-used", and means: as soon as the volume reaches the high watermark.
 	Now bool `json:"now"`
-	// Rank is its place in the order in which all objects go, from 1. 0: it never goes.
+	// Rank is the position in the eviction order of all objects, from 1. 0: the object is not evicted.
 	Rank int `json:"rank"`
-	// Expires is its last use plus the TTL.
+	// Expires is the last use plus the TTL.
 	Expires time.Time `json:"expires,omitzero"`
 }
 
-// Count says how many different objects are needed, and are there.
+// Count is the number of different objects of an image.
 type Count struct {
 	Present int `json:"present"`
-	// Referenced includes the manifest itself. What a manifest that is not there refers to is not known and not counted.
+	// Referenced includes the manifest itself. It excludes references of manifests that are not stored, which are unknown.
 	Referenced int `json:"referenced"`
 }
 
-// Image is a manifest or an index with all that it refers to. The manifests of an index are images of their own only if
-// they have a tag.
+// Image is a manifest or an index with all content that it refers to. The manifests of an index are separate images only
+// if they have a tag.
 type Image struct {
 	Repository string        `json:"repository"`
 	Tags       []string      `json:"tags"`
 	Digest     digest.Digest `json:"digest"`
 	MediaType  string        `json:"mediaType"`
-	// SizeBytes is the sum of what is present. What images share counts in each of them.
+	// SizeBytes is the size of the present objects. Objects that images share are included in each of them.
 	SizeBytes int64 `json:"sizeBytes"`
-	// Objects: present is what the repository can serve without the upstream, so its content is there, has the size that
-	// is asked for, and is linked in the repository.
+	// Objects: an object is present if the repository can serve it without the upstream. Its content is stored, has the size
+	// in the manifest, and is linked in the repository.
 	Objects Count `json:"objects"`
-	// LastUse is when the manifest was last asked for, by tag or digest. Nodes that have the layers ask for no more.
+	// LastUse is the last request of the manifest, by tag or digest. Nodes with all layers request nothing else.
 	LastUse time.Time `json:"lastUse"`
-	// Eviction is that of the manifest.
+	// Eviction is the eviction of the manifest.
 	Eviction Eviction `json:"eviction"`
-	// Parts is what is going of the other present objects.
-	Parts Parts `json:"parts"`
-	// Manifests are those that an index refers to, in its order.
+	// Layers summarises the evictions of the other present objects.
+	Layers Layers `json:"layers"`
+	// Manifests are the manifests of an index, in its order.
 	Manifests []Manifest `json:"manifests,omitempty"`
 }
 
-// Parts is what is going of an image beside its manifest.
-type Parts struct {
-	// Objects counts those with a reason, and SizeBytes is their size.
+// Layers summarises the objects of an image that have an eviction reason: layers, configs and, of an index, manifests. The
+// manifest of the image itself is excluded.
+type Layers struct {
+	// Objects is the number of these objects, and SizeBytes is their size.
 	Objects   int   `json:"objects"`
 	SizeBytes int64 `json:"sizeBytes"`
-	// First is the one that goes first, null if Objects is 0.
-	First *Part `json:"first"`
+	// First is the object that is evicted first, null if Objects is 0.
+	First *Layer `json:"first"`
 }
 
-// Part is an object of an image.
-type Part struct {
+// Layer is an object of an image.
+type Layer struct {
 	Digest   digest.Digest `json:"digest"`
 	Eviction Eviction      `json:"eviction"`
 }
@@ -128,50 +131,50 @@ type Part struct {
 // Manifest is an entry of an index.
 type Manifest struct {
 	Digest digest.Digest `json:"digest"`
-	// Platform is "os/architecture" or "os/architecture/variant", "" where the index does not tell.
+	// Platform is "os/architecture" or "os/architecture/variant", empty if the index does not contain it.
 	Platform  string `json:"platform"`
 	SizeBytes int64  `json:"sizeBytes"`
 	Objects   Count  `json:"objects"`
-	// LastUse and Eviction are those of the manifest, left out where it is not there.
+	// LastUse and Eviction are those of the manifest. They are omitted if it is not stored.
 	LastUse  time.Time `json:"lastUse,omitzero"`
 	Eviction Eviction  `json:"eviction,omitzero"`
 }
 
-// Kind is what something is that belongs to no image.
+// Kind is the kind of an orphan.
 type Kind string
 
 // Kinds.
 const (
-	// Broken: a file that cannot be read or does not hold what it should. Nothing is served from it.
-	Broken Kind = "broken"
-	// Links: links whose content is not there.
+	// Corrupt: a file that cannot be read or has invalid content. It is not served.
+	Corrupt Kind = "corrupt"
+	// Links: links to missing content.
 	Links Kind = "links"
-	// Content: blobs or manifests that no image refers to, linked in a repository or not.
+	// Content: blobs or manifests that no image refers to, with or without a link.
 	Content Kind = "content"
-	// Incomplete: a download that goes on or was interrupted.
-	Incomplete Kind = "unfinished"
+	// Unfinished: a download in progress or a partial download.
+	Unfinished Kind = "unfinished"
 )
 
-// Other is something that belongs to no image.
-type Other struct {
+// Orphan is an object or a file that belongs to no image.
+type Orphan struct {
 	Kind Kind `json:"kind"`
-	// Path is relative to the root. For links it is one of them.
+	// Path is relative to the root. For links it is the path of one of them.
 	Path string `json:"path"`
-	// Digest is left out where it is not known.
+	// Digest is omitted if it is unknown.
 	Digest    digest.Digest `json:"digest,omitempty"`
 	SizeBytes int64         `json:"sizeBytes"`
-	// LastUse is when it was used, for something unfinished when it was written.
+	// LastUse is the last use, for unfinished downloads the last write.
 	LastUse time.Time `json:"lastUse,omitzero"`
-	// Links are what names it.
+	// Links are the links to the content.
 	Links []Link `json:"links,omitempty"`
-	// Note says what is wrong, or what becomes of it.
+	// Note is the reason, or the expected deletion.
 	Note     string   `json:"note"`
 	Eviction Eviction `json:"eviction"`
 }
 
-// Link is what names content in a repository.
+// Link is a link to content in a repository.
 type Link struct {
-	// Kind is "layer", "revision" (a manifest) or "tag" (the name of a manifest, now or before).
+	// Kind is "layer", "revision" (a manifest) or "tag" (a tag that points to the manifest, or has pointed to it).
 	Kind       string `json:"kind"`
 	Repository string `json:"repository"`
 	Tag        string `json:"tag,omitempty"`

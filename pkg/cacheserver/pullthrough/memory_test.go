@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+	"github.com/registry-cache/extension/pkg/cacheserver/gc"
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/oci"
@@ -26,11 +27,12 @@ import (
 func TestRememberedManifest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t, forEver, store.Options{Policy: evict.Policy{TTL: time.Hour, HighWatermark: 90, LowWatermark: 80}})
+		f := newFixture(t, forEver, store.Options{Policy: evict.NewLRU(time.Hour)})
 		ctx, cancel := context.WithCancel(t.Context())
-		var maintained sync.WaitGroup
-		maintained.Go(func() { f.store.Maintain(ctx) })
-		defer maintained.Wait()
+		collector := gc.New(f.store, gc.Options{Limits: evict.Limits{TTL: time.Hour, HighWatermark: 90, LowWatermark: 80}})
+		var collecting sync.WaitGroup
+		collecting.Go(func() { collector.Run(ctx) })
+		defer collecting.Wait()
 		defer cancel()
 		f.upstream.addManifest(repository, "v1", oldManifest)
 		ref := oci.Reference{Digest: oldDigest}

@@ -6,12 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
 )
 
-// Content is a file of the store, which is not deleted before Close.
+// Content is an open file with content. It is not evicted before Close.
 type Content struct {
 	*os.File
 	store  *Store
@@ -28,9 +29,9 @@ func (c *Content) Close() error {
 	return err
 }
 
-// hold opens content if what is allowed does not refuse it.
-func (s *Store) hold(d digest.Digest, allowed func() error) (*Content, error) {
-	s.index.Hold(d, time.Now())
+// openPinned pins and opens content, unless allowed returns an error.
+func (s *Store) openPinned(d digest.Digest, allowed func() error) (*Content, error) {
+	s.pin(d)
 	err := allowed()
 	if err == nil {
 		var f *os.File
@@ -42,19 +43,21 @@ func (s *Store) hold(d digest.Digest, allowed func() error) (*Content, error) {
 	return nil, err
 }
 
-func (s *Store) release(d digest.Digest) { s.index.Release(d, time.Now()) }
+func (s *Store) pin(d digest.Digest) { s.index.Pin(d, s.Collector().Now()) }
 
-// emptyDigest is the digest of no bytes.
-const emptyDigest = digest.Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+func (s *Store) release(d digest.Digest) { s.index.Unpin(d, s.Collector().Now()) }
+
+// EmptyDigest is the digest of empty content.
+const EmptyDigest = digest.Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
 func (s *Store) open(d digest.Digest) (*os.File, error) {
-	f, err := os.Open(s.layout.data(d))
+	f, err := os.Open(s.layout.Data(d))
 	if err != nil {
-		return nil, notFound(err)
+		return nil, layout.NotFound(err)
 	}
 	info, err := f.Stat()
-	if err == nil && info.Size() == 0 && d != emptyDigest {
-		// What a power failure leaves of a file that was renamed without being flushed.
+	if err == nil && info.Size() == 0 && d != EmptyDigest {
+		// A power failure can leave an empty file if it was renamed without fsync.
 		err = fmt.Errorf("%w: the file is empty", ErrNotFound)
 	}
 	if err != nil {
@@ -63,28 +66,12 @@ func (s *Store) open(d digest.Digest) (*os.File, error) {
 	return f, nil
 }
 
-// stored tells the index what is on the volume after content was written, or was tried to be. The caller holds the
-// digest.
+// stored updates the index after content was written, successfully or not. The caller has pinned the digest.
 func (s *Store) stored(d digest.Digest) {
-	info, err := os.Stat(s.layout.data(d))
+	info, err := os.Stat(s.layout.Data(d))
 	if err != nil {
-		return // the one who writes has the error that matters
+		return // the caller returns the error of the write
 	}
-	s.index.Stored(d, info.Size())
-	signal(s.grown)
-}
-
-// noticeFull makes Maintain free space if the error of a write says that there is none.
-func (s *Store) noticeFull(err error) {
-	if isFull(err) {
-		signal(s.full)
-	}
-}
-
-// signal leaves one element in the channel.
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+	s.index.SetStored(d, info.Size())
+	s.Collector().Grown()
 }

@@ -6,13 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 )
-
-// ErrDigestMismatch is wrapped by the errors about content that has another digest than the one asked for.
-var ErrDigestMismatch = errors.New("the content has another digest")
 
 // Partial is a blob that is being written. Write, Verify and Commit belong to one goroutine; ReadAt may be called by
 // many meanwhile, and until Close.
@@ -27,7 +23,7 @@ type Partial struct {
 
 // Create starts the blob with the digest, which is not deleted before Close. The caller closes it.
 func (s *Store) Create(d digest.Digest) (*Partial, error) {
-	s.index.Hold(d, time.Now())
+	s.pin(d)
 	f, err := s.create(d.Encoded() + "-")
 	if err != nil {
 		s.release(d)
@@ -63,7 +59,7 @@ func (p *Partial) Commit(repositories []string) error {
 	if !p.verified {
 		return fmt.Errorf("committing blob %s: it was not verified", p.digest)
 	}
-	err := p.store.publish(p.file, p.store.layout.data(p.digest))
+	err := p.store.publish(p.file, p.store.layout.Data(p.digest))
 	p.store.stored(p.digest)
 	if err != nil {
 		return fmt.Errorf("committing blob %s: %w", p.digest, err)
@@ -82,7 +78,7 @@ func (p *Partial) Discard() error {
 	if p.committed {
 		return nil
 	}
-	return removeIfThere(p.file.Name())
+	return removeIfExists(p.file.Name())
 }
 
 // Close releases the file. Call Discard before, unless it was committed.

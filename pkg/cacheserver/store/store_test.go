@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
 )
 
 const (
@@ -169,7 +171,7 @@ func TestBrokenFilesAreNotFound(t *testing.T) {
 func TestEmptyBlob(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir(), Options{})
-	p, err := s.Create(emptyDigest)
+	p, err := s.Create(EmptyDigest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +181,7 @@ func TestEmptyBlob(t *testing.T) {
 	if err := errors.Join(p.Commit([]string{repository}), p.Close()); err != nil {
 		t.Fatal(err)
 	}
-	f, err := s.Blob(repository, emptyDigest)
+	f, err := s.Blob(repository, EmptyDigest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,14 +365,13 @@ func TestFailingVolume(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			root := t.TempDir()
-			if err := os.MkdirAll(layout(root).partials(), 0o755); err != nil {
+			if err := os.MkdirAll(layout.Root(root).Partials(), 0o755); err != nil {
 				t.Fatal(err)
 			}
 			s := open(t, root, Options{CreateFile: test.create})
 			for name, err := range map[string]error{
 				"blob":     tryCommit(s, repository),
 				"manifest": s.PutManifest(repository, manifestDigest, []byte(manifest)),
-				"tag":      s.SetTag(repository, "v1", manifestDigest),
 				"link":     s.LinkBlob(repository, layerDigest),
 			} {
 				if !errors.Is(err, test.want) {
@@ -379,6 +380,17 @@ func TestFailingVolume(t *testing.T) {
 			}
 			if got := files(t, root); len(got) > 0 {
 				t.Errorf("left behind: %v", got)
+			}
+			// Tags are written without fsync.
+			want := test.want
+			if want == syscall.EIO {
+				want = nil
+			}
+			if err := s.SetTag(repository, "v1", manifestDigest); !errors.Is(err, want) {
+				t.Errorf("tag: %v, want %v", err, want)
+			}
+			if got := files(t, root); (len(got) > 0) != (want == nil) {
+				t.Errorf("after the tag: %v", got)
 			}
 		})
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package store
+package gc
 
 import (
 	"context"
@@ -48,28 +48,28 @@ func traces(t *testing.T, root string) map[string]string {
 	return found
 }
 
-func look(t *testing.T, root string, now time.Time) *Survey {
+func scan(t *testing.T, root string, now time.Time) *Content {
 	t.Helper()
-	s, err := Look(t.Context(), root, now)
+	s, err := Scan(t.Context(), root, evict.NewLRU(week.TTL), now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-// brokenPaths returns "path: error" of what is broken.
-func brokenPaths(s *Survey) (paths []string) {
-	for _, b := range s.Broken {
+// corruptPaths returns "path: error" of what is broken.
+func corruptPaths(s *Content) (paths []string) {
+	for _, b := range s.Corrupt {
 		paths = append(paths, b.Path+": "+b.Err.Error())
 	}
 	slices.Sort(paths)
 	return paths
 }
 
-func TestLook(t *testing.T) {
+func TestScan(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
-	s := open(t, root, Options{})
+	s := open(t, root, setup{})
 	commit(t, s, repository)
 	if err := s.PutManifest(repository, manifestDigest, []byte(manifest)); err != nil {
 		t.Fatal(err)
@@ -88,20 +88,20 @@ func TestLook(t *testing.T) {
 		t.Fatal(err)
 	}
 	used := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	write(t, root, usesFile, string(formatUses([]evict.Use{{Digest: layerDigest, LastUse: used}})))
+	write(t, root, usesFile, string(formatRecords([]evict.Record{{Digest: layerDigest, LastUse: used}})))
 	before := traces(t, root)
 
-	got := look(t, root, time.Now())
-	if got.Volume.Limit <= 0 || got.Recorded.IsZero() {
-		t.Errorf("volume %+v, recorded %v", got.Volume, got.Recorded)
+	got := scan(t, root, time.Now())
+	if got.Usage.FileSystem.Limit <= 0 || got.Recorded.IsZero() {
+		t.Errorf("volume %+v, recorded %v", got.Usage, got.Recorded)
 	}
-	if broken := brokenPaths(got); broken != nil {
+	if broken := corruptPaths(got); broken != nil {
 		t.Errorf("broken: %v", broken)
 	}
 	if diff := cmp.Diff([]Tag{{Repository: repository, Name: "3.13.2", Digest: manifestDigest}}, got.Tags); diff != "" {
 		t.Errorf("tags: -want +got\n%s", diff)
 	}
-	for _, f := range got.Index.Forecast(time.Now(), week, evict.Volume{}) {
+	for _, f := range got.Index.Forecast(time.Now(), week, evict.Usage{}) {
 		info, err := os.Stat(filepath.Join(root, got.Path(f.Digest)))
 		if err != nil || f.Size != info.Size() || !f.Stored {
 			t.Errorf("%+v, %v", f, err)
@@ -118,7 +118,7 @@ func TestLook(t *testing.T) {
 			t.Errorf("last use of the layer: %v, want the recorded one", f.LastUse)
 		}
 	}
-	if n := len(got.Index.Uses()); n != 2 {
+	if n := len(got.Index.Records()); n != 2 {
 		t.Errorf("%d objects", n)
 	}
 	if content, err := got.Manifest(manifestDigest); err != nil || string(content) != manifest {
@@ -139,19 +139,19 @@ func TestLook(t *testing.T) {
 	}
 }
 
-func TestLookAtBrokenVolumes(t *testing.T) {
+func TestScanAtBrokenVolumes(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 1<<20)
 	for _, test := range []struct{ name, path, content, want string }{
 		{"empty blob", layerFile, "", layerFile + ": the file is empty"},
-		{"empty layer link", layerLink, "", layerLink + ": the link names something else"},
-		{"revision link to something else", revisionLink, "sha256:" + layerHex, revisionLink + ": the link names something else"},
+		{"empty layer link", layerLink, "", layerLink + ": the link does not contain its digest"},
+		{"revision link to something else", revisionLink, "sha256:" + layerHex, revisionLink + ": the link does not contain its digest"},
 		{"torn tag", tagLink, "sha256:", tagLink + ": "},
 		{"huge link", layerLink, long, layerLink + ": "},
 		{"noise in the record", usesFile, long, usesFile + ": "},
-		{"link folder without link", strings.TrimSuffix(layerLink, "link") + "x", "", layerLink + ": the folder has no link in it"},
+		{"link folder without link", strings.TrimSuffix(layerLink, "link") + "x", "", layerLink + ": the directory contains no link"},
 		{"tag without link", strings.TrimSuffix(tagLink, "link") + "x", "", tagLink + ": "},
-		{"folder instead of content", layerFile + "/x", "", layerFile + ": it is not a file"},
+		{"folder instead of content", layerFile + "/x", "", layerFile + ": not a regular file"},
 		{"file instead of a folder", "docker/registry/v2/repositories/library/alpine/_layers/sha256", "", "docker/registry/v2/repositories/library/alpine/_layers/sha256: not a directory"},
 		{"other things", "docker/registry/v2/blobs/README", "x", "docker/registry/v2/blobs/sha256/5d: not a directory"},
 	} {
@@ -174,8 +174,8 @@ func TestLookAtBrokenVolumes(t *testing.T) {
 				write(t, root, "docker/registry/v2/blobs/sha256/5d", "x")
 			}
 			before := traces(t, root)
-			got := look(t, root, time.Now().Add(2*changeTime))
-			broken := brokenPaths(got)
+			got := scan(t, root, time.Now().Add(2*changeTime))
+			broken := corruptPaths(got)
 			if len(broken) != 1 || !strings.HasPrefix(broken[0], test.want) {
 				t.Errorf("broken: %q, want %q", broken, test.want)
 			}
@@ -186,7 +186,7 @@ func TestLookAtBrokenVolumes(t *testing.T) {
 	}
 }
 
-func TestLookErrors(t *testing.T) {
+func TestScanErrors(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	write(t, root, "file", "")
@@ -196,23 +196,23 @@ func TestLookErrors(t *testing.T) {
 		ctx        context.Context
 		path, want string
 	}{
-		{t.Context(), filepath.Join(root, "missing"), "surveying the volume: there is no folder " + root + "/missing"},
-		{t.Context(), filepath.Join(root, "file"), "surveying the volume: " + root + "/file is not a folder"},
-		{ended, root, "surveying the volume: context canceled"},
+		{t.Context(), filepath.Join(root, "missing"), "scanning the volume: directory " + root + "/missing does not exist"},
+		{t.Context(), filepath.Join(root, "file"), "scanning the volume: " + root + "/file is not a directory"},
+		{ended, root, "scanning the volume: context canceled"},
 	} {
-		if _, err := Look(test.ctx, test.path, time.Now()); err == nil || err.Error() != test.want {
+		if _, err := Scan(test.ctx, test.path, evict.NewLRU(week.TTL), time.Now()); err == nil || err.Error() != test.want {
 			t.Errorf("%s: %v, want %s", test.path, err, test.want)
 		}
 	}
-	if got := brokenPaths(look(t, root, time.Now())); !slices.Equal(got, []string{"docker/registry/v2: no registry has stored anything here"}) {
+	if got := corruptPaths(scan(t, root, time.Now())); !slices.Equal(got, []string{"docker/registry/v2: no registry has stored content on this volume"}) {
 		t.Errorf("empty volume: %q", got)
 	}
 }
 
-func TestLookAtReadOnlyMount(t *testing.T) {
+func TestScanAtReadOnlyMount(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
-	commit(t, open(t, root, Options{}), repository)
+	commit(t, open(t, root, setup{}), repository)
 	err := syscall.Mount(root, root, "", syscall.MS_BIND, "")
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) {
 		t.Skipf("only root can mount: %v", err)
@@ -231,20 +231,19 @@ func TestLookAtReadOnlyMount(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "x"), nil, 0o644); !errors.Is(err, syscall.EROFS) {
 		t.Fatalf("writing: %v", err)
 	}
-	if got := look(t, root, time.Now()); len(got.Index.Uses()) != 1 || len(got.Broken) > 0 {
-		t.Errorf("objects %v, broken %v", got.Index.Uses(), brokenPaths(got))
+	if got := scan(t, root, time.Now()); len(got.Index.Records()) != 1 || len(got.Corrupt) > 0 {
+		t.Errorf("objects %v, broken %v", got.Index.Records(), corruptPaths(got))
 	}
 }
 
-// TestLookWhileTheVolumeChanges stores and deletes the same things again and again meanwhile.
-func TestLookWhileTheVolumeChanges(t *testing.T) {
+// TestScanWhileTheVolumeChanges stores and deletes the same things again and again meanwhile.
+func TestScanWhileTheVolumeChanges(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
-	s := open(t, root, Options{Policy: week})
-	if err := s.walk(t.Context()); err != nil {
-		t.Fatal(err)
+	s := open(t, root, setup{limits: week})
+	if !s.buildIndex(t.Context()) {
+		t.Fatal("the volume was not indexed")
 	}
-	s.index.Complete()
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
 	wg.Go(func() {
@@ -260,22 +259,22 @@ func TestLookWhileTheVolumeChanges(t *testing.T) {
 	})
 	wg.Go(func() {
 		for ctx.Err() == nil {
-			s.evict(ctx, 1)
+			s.evictor.evict(ctx, time.Now, evict.Need{Bytes: 1})
 		}
 	})
 	defer wg.Wait()
 	defer cancel()
 	for looks := 0; looks < 200; {
-		got := look(t, root, time.Now())
-		if len(got.Index.Uses()) > 0 {
+		got := scan(t, root, time.Now())
+		if len(got.Index.Records()) > 0 {
 			looks++
 		}
-		for _, b := range brokenPaths(got) {
+		for _, b := range corruptPaths(got) {
 			if !strings.HasPrefix(b, "docker/registry/v2: ") {
 				t.Errorf("broken: %s", b)
 			}
 		}
-		for _, f := range got.Index.Forecast(time.Now(), week, evict.Volume{}) {
+		for _, f := range got.Index.Forecast(time.Now(), week, evict.Usage{}) {
 			// A tag can be set after its manifest was deleted.
 			if !f.Stored && slices.ContainsFunc(f.Links, func(l evict.Link) bool { return l.Kind != evict.Tag }) {
 				t.Errorf("links without content: %+v", f)
@@ -284,66 +283,68 @@ func TestLookWhileTheVolumeChanges(t *testing.T) {
 	}
 }
 
-// TestLookAtNewContent looks between the content of a download and its links.
-func TestLookAtNewContent(t *testing.T) {
+// TestScanAtNewContent looks between the content of a download and its links.
+func TestScanAtNewContent(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	write(t, root, layerFile, layer)
-	got := look(t, root, time.Now())
-	if len(got.Index.Uses()) > 0 || len(got.Unfinished) != 1 || got.Unfinished[0].Path != layerFile || got.Unfinished[0].Size != int64(len(layer)) {
-		t.Errorf("at once: objects %v, unfinished %+v", got.Index.Uses(), got.Unfinished)
+	got := scan(t, root, time.Now())
+	if len(got.Index.Records()) > 0 || len(got.Unfinished) != 1 || got.Unfinished[0].Path != layerFile || got.Unfinished[0].Size != int64(len(layer)) {
+		t.Errorf("at once: objects %v, unfinished %+v", got.Index.Records(), got.Unfinished)
 	}
-	got = look(t, root, time.Now().Add(2*changeTime))
-	if len(got.Index.Uses()) != 1 || len(got.Unfinished) > 0 {
-		t.Errorf("later: objects %v, unfinished %+v", got.Index.Uses(), got.Unfinished)
+	got = scan(t, root, time.Now().Add(2*changeTime))
+	if len(got.Index.Records()) != 1 || len(got.Unfinished) > 0 {
+		t.Errorf("later: objects %v, unfinished %+v", got.Index.Records(), got.Unfinished)
 	}
 }
 
-// TestLookAtNewManifest has a manifest and its tag come between the walk through the revisions and that through the tags.
-func TestLookAtNewManifest(t *testing.T) {
+// TestScanAtNewManifest has a manifest and its tag come between the walk through the revisions and that through the tags.
+func TestScanAtNewManifest(t *testing.T) {
 	t.Parallel()
 	tag := evict.Link{Kind: evict.Tag, Repository: repository, Tag: "v1"}
-	links := []evict.Link{tag, {Kind: evict.Revision, Repository: repository}}
+	links := []evict.Link{{Kind: evict.Revision, Repository: repository}, tag}
 	for _, test := range []struct {
 		name string
-		tell func(*surveyor)
+		find func(*indexer)
 	}{
-		{"record of the tag", func(v *surveyor) { v.link(manifestDigest, tag) }},
-		{"tag", func(v *surveyor) { v.tag(manifestDigest, tag) }},
+		{"record of the tag", func(x *indexer) { x.Link(manifestDigest, tag, nil) }},
+		{"tag", func(x *indexer) { x.Tag(manifestDigest, tag) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			root := t.TempDir()
-			v := newSurveyor(root, time.Now())
-			s := open(t, root, Options{Policy: week})
+			v := newScanner(root, evict.NewLRU(week.TTL), time.Now())
+			x := &indexer{index: v.Index, now: v.now, findings: v}
+			v.lastUse = x.lastUse
+			s := open(t, root, setup{limits: week})
 			if err := s.PutManifest(repository, manifestDigest, []byte(manifest)); err != nil {
 				t.Fatal(err)
 			}
 			if err := s.SetTag(repository, "v1", manifestDigest); err != nil {
 				t.Fatal(err)
 			}
-			test.tell(v)
-			v.fill()
-			all := v.Index.Forecast(time.Now(), week, evict.Volume{})
+			test.find(x)
+			v.finish()
+			all := v.Index.Forecast(time.Now(), week, evict.Usage{})
 			if len(all) != 1 || !all[0].Stored || all[0].Reason != "" || !slices.Equal(all[0].Links, links) {
 				t.Errorf("objects %+v, want one that is stored and stays, with the links %v", all, links)
 			}
-			if len(v.Unfinished) > 0 || len(v.Broken) > 0 {
-				t.Errorf("unfinished %+v, broken %v", v.Unfinished, brokenPaths(v.Survey))
+			if len(v.Unfinished) > 0 || len(v.Corrupt) > 0 {
+				t.Errorf("unfinished %+v, broken %v", v.Unfinished, corruptPaths(v.Content))
 			}
 		})
 	}
 }
 
-func BenchmarkLook(b *testing.B) {
+func BenchmarkScan(b *testing.B) {
 	root := b.TempDir()
 	lay(b, root, benchObjects)
 	for b.Loop() {
-		s, err := Look(b.Context(), root, time.Now())
+		s, err := Scan(b.Context(), root, evict.NewLRU(week.TTL), time.Now())
 		if err != nil {
 			b.Fatal(err)
 		}
-		if got := len(s.Index.Uses()); got != benchObjects {
+		if got := len(s.Index.Records()); got != benchObjects {
 			b.Fatalf("%d objects", got)
 		}
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package store
+package gc
 
 import (
 	"fmt"
@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
 )
 
 // benchObjects is small enough to be made in a second; the costs grow with it.
@@ -21,17 +22,17 @@ const benchObjects = 2_000
 // lay makes a volume with n blobs in some repositories.
 func lay(b *testing.B, root string, n int) {
 	b.Helper()
-	l := layout(root)
+	l := layout.Root(root)
 	for i := range n {
 		d := digest.FromString(fmt.Sprint(i))
 		for path, content := range map[string]string{
-			l.data(d): "x",
-			l.layerLink(fmt.Sprintf("library/image-%d", i%100), d): d.String(),
+			l.Data(d): "x",
+			l.Link(evict.Link{Kind: evict.Layer, Repository: fmt.Sprintf("library/image-%d", i%100)}, d): d.String(),
 		} {
-			if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 				b.Fatal(err)
 			}
-			if err := os.WriteFile(path, []byte(content), fileMode); err != nil {
+			if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -42,14 +43,11 @@ func BenchmarkIndex(b *testing.B) {
 	root := b.TempDir()
 	lay(b, root, benchObjects)
 	for b.Loop() {
-		s, err := Open(root, Options{Policy: week})
-		if err != nil {
-			b.Fatal(err)
+		s := open(b, root, setup{limits: week})
+		if !s.buildIndex(b.Context()) {
+			b.Fatal("the volume was not indexed")
 		}
-		if err := s.walk(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-		if got := len(s.index.Uses()); got != benchObjects {
+		if got := len(s.index.Records()); got != benchObjects {
 			b.Fatalf("%d objects", got)
 		}
 	}
@@ -62,14 +60,10 @@ func BenchmarkReadWhileEvicting(b *testing.B) {
 		b.Run(fmt.Sprintf("evicting=%t", evicting), func(b *testing.B) {
 			root := b.TempDir()
 			lay(b, root, benchObjects)
-			s, err := Open(root, Options{Policy: week, Volume: func() (evict.Volume, error) { return evict.Volume{}, nil }})
-			if err != nil {
-				b.Fatal(err)
+			s := open(b, root, setup{limits: week})
+			if !s.buildIndex(b.Context()) {
+				b.Fatal("the volume was not indexed")
 			}
-			if err := s.walk(b.Context()); err != nil {
-				b.Fatal(err)
-			}
-			s.index.Complete()
 			read, err := s.Blob("library/image-0", digest.FromString("0"))
 			if err != nil {
 				b.Fatal(err)
@@ -77,7 +71,7 @@ func BenchmarkReadWhileEvicting(b *testing.B) {
 			defer read.Close()
 			done := make(chan int64, 1)
 			if evicting {
-				go func() { done <- s.evict(b.Context(), benchObjects) }()
+				go func() { done <- s.evictor.evict(b.Context(), time.Now, evict.Need{Bytes: benchObjects}) }()
 			}
 			var took []time.Duration
 			for b.Loop() {

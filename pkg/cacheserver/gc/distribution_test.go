@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package store
+package gc
 
 import (
 	"encoding/json"
@@ -17,9 +17,9 @@ import (
 )
 
 // parseState reads the file as a stock registry does.
-func parseState(t *testing.T, content string) map[string]stockEntry {
+func parseState(t *testing.T, content string) map[string]distributionEntry {
 	t.Helper()
-	entries := map[string]stockEntry{}
+	entries := map[string]distributionEntry{}
 	if err := json.Unmarshal([]byte(content), &entries); err != nil {
 		t.Errorf("a stock registry would not start with %q: %v", content, err)
 	}
@@ -34,18 +34,18 @@ func TestStateForStock(t *testing.T) {
 		{Kind: evict.Tag, Repository: "a", Tag: "v1"}, {Kind: evict.Revision, Repository: "b/c"},
 	}
 	for _, test := range []struct {
-		name string
-		uses []evict.Use
-		want string
+		name    string
+		records []evict.Record
+		want    string
 	}{
 		{"empty", nil, "{\n}\n"},
-		{"without links", []evict.Use{{Digest: layerDigest, LastUse: at}}, "{\n}\n"},
-		{"blob and manifest", []evict.Use{{Digest: layerDigest, LastUse: at, Links: both}}, `{
+		{"without links", []evict.Record{{Digest: layerDigest, LastUse: at}}, "{\n}\n"},
+		{"blob and manifest", []evict.Record{{Digest: layerDigest, LastUse: at, Links: both}}, `{
 "a@LAYER":{"Key":"a@LAYER","ExpiryData":"2026-01-01T02:00:00Z","EntryType":0},
 "b/c@LAYER":{"Key":"b/c@LAYER","ExpiryData":"2026-01-01T02:00:00Z","EntryType":1}
 }
 `},
-		{"two objects", []evict.Use{
+		{"two objects", []evict.Record{
 			{Digest: layerDigest, LastUse: at, Links: both[1:2]},
 			{Digest: manifestDigest, LastUse: at.Add(time.Second), Links: both[:1]},
 		}, `{
@@ -57,7 +57,7 @@ func TestStateForStock(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			var got strings.Builder
-			if err := writeStockState(&got, test.uses, 2*time.Hour); err != nil {
+			if err := writeDistributionState(&got, test.records, 2*time.Hour); err != nil {
 				t.Fatal(err)
 			}
 			want := strings.NewReplacer("LAYER", layerDigest.String(), "MANIFEST", manifestDigest.String()).Replace(test.want)
@@ -76,8 +76,8 @@ func TestStateIsThereWheneverTheProcessEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		root := t.TempDir()
 		write(t, root, stateFile, "{broken")
-		s := open(t, root, Options{Policy: week})
-		stop := maintain(t, s)
+		s := open(t, root, setup{limits: week})
+		stop := run(t, s)
 		if content, ok := files(t, root)[stateFile]; ok {
 			t.Errorf("after the start with an empty volume: %q", content)
 		}
@@ -103,8 +103,8 @@ func TestStateIsLeftAloneWithoutTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		root := t.TempDir()
 		write(t, root, stateFile, "{broken")
-		s := open(t, root, Options{})
-		stop := maintain(t, s)
+		s := open(t, root, setup{})
+		stop := run(t, s)
 		sized(t, s, 1, 10)
 		stop()
 		if content, err := os.ReadFile(filepath.Join(root, stateFile)); err != nil || string(content) != "{broken" {

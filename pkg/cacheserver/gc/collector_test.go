@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package store
+package gc
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -20,105 +17,15 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
 )
-
-const (
-	usesFile  = "registry-cache/last-use"
-	stateFile = "scheduler-state.json"
-)
-
-// day is the unit of these tests, short because the checks between are real.
-const day = 5 * time.Minute
-
-var week = evict.Policy{TTL: 7 * day, HighWatermark: 90, LowWatermark: 80}
-
-// fakeVolume is as full as a test says, until something is deleted below its root.
-type fakeVolume struct {
-	root  string
-	limit atomic.Int64
-	extra atomic.Int64 // used by others
-}
-
-func (v *fakeVolume) measure() (evict.Volume, error) {
-	used := v.extra.Load()
-	paths, err := filepath.Glob(filepath.Join(v.root, "docker/registry/v2/blobs/sha256/*/*/data"))
-	for _, path := range paths {
-		info, statErr := os.Stat(path)
-		if statErr != nil {
-			return evict.Volume{}, statErr
-		}
-		used += info.Size()
-	}
-	return evict.Volume{Used: used, Limit: v.limit.Load()}, err
-}
-
-func newFakeVolume(root string, limit int64) *fakeVolume {
-	v := &fakeVolume{root: root}
-	v.limit.Store(limit)
-	return v
-}
-
-// maintain runs Maintain in a bubble of synctest until the function that it returns is called.
-func maintain(t *testing.T, s *Store) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.Maintain(ctx)
-	}()
-	synctest.Wait()
-	return func() {
-		cancel()
-		<-done
-	}
-}
-
-// sized stores content of the size, linked in the repository, and returns its digest.
-func sized(t *testing.T, s *Store, seed, size int) digest.Digest {
-	t.Helper()
-	content := []byte(fmt.Sprintf("%*d", size, seed))
-	d := digest.FromBytes(content)
-	p, err := s.Create(d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.Write(content); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(p.Verify(), p.Commit([]string{repository}), p.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
-
-func has(t *testing.T, s *Store, d digest.Digest) bool {
-	t.Helper()
-	_, dataErr := os.Stat(s.layout.data(d))
-	_, linkErr := os.Stat(s.layout.layerLink(repository, d))
-	if (dataErr == nil) != (linkErr == nil) {
-		t.Errorf("%s: content %v, link %v", d, dataErr, linkErr)
-	}
-	return dataErr == nil
-}
-
-func use(t *testing.T, s *Store, d digest.Digest) {
-	t.Helper()
-	c, err := s.Blob(repository, d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestWhatIsUsedStays(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		root := t.TempDir()
-		s := open(t, root, Options{Policy: week})
-		stop := maintain(t, s)
+		s := open(t, root, setup{limits: week})
+		stop := run(t, s)
 		used, unused := sized(t, s, 1, 10), sized(t, s, 2, 10)
 		if err := s.PutManifest(repository, manifestDigest, []byte(manifest)); err != nil {
 			t.Fatal(err)
@@ -141,7 +48,7 @@ func TestWhatIsUsedStays(t *testing.T) {
 		if !has(t, s, used) {
 			t.Error("what was used 3 days ago was deleted")
 		}
-		if _, err := s.Tag(repository, "v1"); !errors.Is(err, ErrNotFound) {
+		if _, err := s.Tag(repository, "v1"); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("tag of a manifest that was not used: %v", err)
 		}
 		time.Sleep(30 * day)
@@ -171,23 +78,23 @@ func TestWhatIsUsedStays(t *testing.T) {
 }
 
 // Who asks for what is being deleted waits for the deletion, and not for the pause after it.
-func TestPausesHoldNobodyUp(t *testing.T) {
+func TestReadersDoNotWaitForPauses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		removing := make(chan struct{}, 10)
-		s := open(t, t.TempDir(), Options{Policy: week, RemoveFile: func(path string) error {
+		s := open(t, t.TempDir(), setup{limits: week, remove: func(path string) error {
 			if filepath.Base(path) == "data" {
 				removing <- struct{}{}
 				time.Sleep(time.Second)
 			}
 			return os.Remove(path)
 		}})
-		stop := maintain(t, s)
+		stop := run(t, s)
 		defer stop()
 		d := sized(t, s, 1, 10)
 		<-removing
 		began := time.Now()
-		if _, err := s.Content(d); !errors.Is(err, ErrNotFound) {
+		if _, err := s.Content(d); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("what is deleted: %v", err)
 		}
 		if took := time.Since(began); took != time.Second {
@@ -197,40 +104,40 @@ func TestPausesHoldNobodyUp(t *testing.T) {
 }
 
 // Content whose link could not be made is of no use to anybody, and goes.
-func TestContentWithoutLinkGoes(t *testing.T) {
+func TestContentWithoutLinkIsDeleted(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		failing := false
-		s := open(t, t.TempDir(), Options{
-			Policy: week,
-			Volume: func() (evict.Volume, error) { return evict.Volume{Limit: 1000}, nil },
-			CreateFile: func(dir, prefix string) (File, error) {
+		s := open(t, t.TempDir(), setup{
+			limits:     week,
+			fileSystem: func() (Space, error) { return Space{Bytes: evict.Amount{Limit: 1000}}, nil },
+			create: func(dir, prefix string) (store.File, error) {
 				if failing && prefix == "file-" {
-					return nil, syscall.ENOSPC
+					return nil, syscall.EIO
 				}
 				return os.CreateTemp(dir, prefix)
 			},
 		})
-		stop := maintain(t, s)
+		stop := run(t, s)
 		defer stop()
 		d := sized(t, s, 1, 10)
 		failing = true
-		if err := s.LinkBlob("library/other", d); !errors.Is(err, syscall.ENOSPC) {
+		if err := s.LinkBlob("library/other", d); !errors.Is(err, syscall.EIO) {
 			t.Fatal(err)
 		}
 		time.Sleep(day)
 		if !has(t, s, d) {
 			t.Fatal("what one repository has was deleted")
 		}
-		if err := tryCommit(s, repository); !errors.Is(err, syscall.ENOSPC) {
+		if err := tryCommit(s, repository); !errors.Is(err, syscall.EIO) {
 			t.Fatal(err)
 		}
-		if _, err := os.Stat(s.layout.data(layerDigest)); err != nil {
+		if _, err := os.Stat(s.layout.Data(layerDigest)); err != nil {
 			t.Fatalf("so this shows nothing: %v", err)
 		}
 		time.Sleep(checkInterval)
 		synctest.Wait()
-		if _, err := os.Stat(s.layout.data(layerDigest)); !errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(s.layout.Data(layerDigest)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("it is still there: %v", err)
 		}
 	})
@@ -245,9 +152,9 @@ func TestNothingIsDeletedWithoutTTL(t *testing.T) {
 		write(t, root, layerFile, layer)
 		write(t, root, revisionLink, manifestDigest.String())
 		before := files(t, root)
-		s := open(t, root, Options{Policy: evict.Policy{HighWatermark: 90, LowWatermark: 80}, Volume: newFakeVolume(root, 1).measure})
-		stop := maintain(t, s)
-		signal(s.full)
+		s := open(t, root, setup{limits: evict.Limits{HighWatermark: 90, LowWatermark: 80}, fileSystem: newFakeVolume(root, 1).measure})
+		stop := run(t, s)
+		s.Full()
 		time.Sleep(30 * day)
 		synctest.Wait()
 		stop()
@@ -264,8 +171,8 @@ func TestWatermarks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		root := t.TempDir()
 		v := newFakeVolume(root, 1000)
-		s := open(t, root, Options{Policy: week, Volume: v.measure})
-		defer maintain(t, s)()
+		s := open(t, root, setup{limits: week, fileSystem: v.measure})
+		defer run(t, s)()
 		var all []digest.Digest
 		for n := range 8 {
 			all = append(all, sized(t, s, n, 100))
@@ -319,14 +226,14 @@ func TestFullVolumeIsFreedAtOnce(t *testing.T) {
 		root := t.TempDir()
 		v := newFakeVolume(root, 1000)
 		fail := false
-		s := open(t, root, Options{Policy: week, Volume: v.measure, CreateFile: func(dir, prefix string) (File, error) {
+		s := open(t, root, setup{limits: week, fileSystem: v.measure, create: func(dir, prefix string) (store.File, error) {
 			f, err := os.CreateTemp(dir, prefix)
 			if fail {
 				return &failingFile{File: f, room: 4}, err
 			}
 			return f, err
 		}})
-		defer maintain(t, s)()
+		defer run(t, s)()
 		oldest := sized(t, s, 1, 100)
 		time.Sleep(time.Second)
 		for n := range 7 {
@@ -366,8 +273,8 @@ func TestLastUsesSurvive(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				root := t.TempDir()
-				s := open(t, root, Options{Policy: week})
-				stop := maintain(t, s)
+				s := open(t, root, setup{limits: week})
+				stop := run(t, s)
 				d := sized(t, s, 1, 10)
 				first := time.Now()
 				time.Sleep(6 * day)
@@ -378,13 +285,13 @@ func TestLastUsesSurvive(t *testing.T) {
 				stop()
 				write(t, root, usesFile, test.spoil(content))
 				// Looking at the files has changed the times of their use.
-				if err := os.Chtimes(s.layout.data(d), first, first); err != nil {
+				if err := os.Chtimes(s.layout.Data(d), first, first); err != nil {
 					t.Fatal(err)
 				}
 
-				s = open(t, root, Options{Policy: week})
+				s = open(t, root, setup{limits: week})
 				time.Sleep(3 * day)
-				stop = maintain(t, s)
+				stop = run(t, s)
 				stop()
 				if got := has(t, s, d); got != test.used {
 					t.Errorf("9 days after it was written and 3 after its use: still there %t, want %t", got, test.used)
@@ -398,12 +305,12 @@ func TestUseWritesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		created := 0
-		s := open(t, t.TempDir(), Options{Policy: week, CreateFile: func(dir, prefix string) (File, error) {
+		s := open(t, t.TempDir(), setup{limits: week, create: func(dir, prefix string) (store.File, error) {
 			created++
 			return os.CreateTemp(dir, prefix)
 		}})
 		d := sized(t, s, 1, 10)
-		defer maintain(t, s)()
+		defer run(t, s)()
 		before := created
 		for range 100 {
 			use(t, s, d)
@@ -470,8 +377,8 @@ func TestAdoption(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		s := open(t, root, Options{Policy: week})
-		stop := maintain(t, s)
+		s := open(t, root, setup{limits: week})
+		stop := run(t, s)
 		if got := readBlob(t, s, repository); got != layer {
 			t.Errorf("blob: %q", got)
 		}
@@ -500,14 +407,14 @@ func TestInterruptedRemoval(t *testing.T) {
 		steps := 0
 		synctest.Test(t, func(t *testing.T) {
 			root := t.TempDir()
-			s := open(t, root, Options{Policy: week, RemoveFile: func(path string) error {
+			s := open(t, root, setup{limits: week, remove: func(path string) error {
 				if steps++; steps > cut {
 					return syscall.EIO
 				}
 				return os.Remove(path)
 			}})
-			stop := maintain(t, s)
-			fill := func(s *Store) {
+			stop := run(t, s)
+			fill := func(s *rig) {
 				commit(t, s, repository, "other/repository")
 				if err := s.PutManifest(repository, manifestDigest, []byte(manifest)); err != nil {
 					t.Fatal(err)
@@ -535,18 +442,18 @@ func TestInterruptedRemoval(t *testing.T) {
 					continue
 				}
 				d := digest.Digest(content)
-				if _, ok := left[strings.TrimPrefix(s.layout.data(d), root+"/")]; !ok {
+				if _, ok := left[strings.TrimPrefix(s.layout.Data(d), root+"/")]; !ok {
 					t.Errorf("after %d steps %s names content that is gone", cut, path)
 				}
-				revision := strings.TrimPrefix(s.layout.revisionLink(repository, d), root+"/")
+				revision := strings.TrimPrefix(s.layout.Link(evict.Link{Kind: evict.Revision, Repository: repository}, d), root+"/")
 				if _, ok := left[revision]; strings.Contains(path, "/tags/") && d == manifestDigest && !ok {
 					t.Errorf("after %d steps %s names a manifest that is gone", cut, path)
 				}
 			}
 			// The next process uses what is left, and leaves nothing that is of no use.
 			stop()
-			s = open(t, root, Options{Policy: week})
-			stop = maintain(t, s)
+			s = open(t, root, setup{limits: week})
+			stop = run(t, s)
 			fill(s)
 			again := files(t, root)
 			for _, own := range []string{usesFile, stateFile} {

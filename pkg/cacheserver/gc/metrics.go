@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gc
+
+import (
+	"math"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+)
+
+type metrics struct {
+	evictions    *prometheus.CounterVec
+	evictedBytes *prometheus.CounterVec
+}
+
+// newMetrics registers the metrics, unless registerer is nil. The gauges are measured when they are scraped.
+func newMetrics(registerer prometheus.Registerer, limits evict.Limits, usage func() (evict.Usage, error), oldestAge func() time.Duration) *metrics {
+	m := &metrics{
+		evictions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "registry_cache_evictions_total",
+			Help: "Deleted objects by reason.",
+		}, []string{"reason"}),
+		evictedBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "registry_cache_evicted_bytes_total",
+			Help: "Size of the deleted objects by reason.",
+		}, []string{"reason"}),
+	}
+	for _, reason := range evict.Reasons() {
+		m.evictions.WithLabelValues(string(reason))
+		m.evictedBytes.WithLabelValues(string(reason))
+	}
+	if registerer == nil {
+		return m
+	}
+	gauge := func(name, help string, value func(evict.Usage) int64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			u, err := usage()
+			if err != nil {
+				return math.NaN()
+			}
+			return float64(value(u))
+		})
+	}
+	registerer.MustRegister(
+		m.evictions, m.evictedBytes,
+		gauge("registry_cache_volume_used_bytes", "Used bytes of the volume: of its file system, or of storage.size.",
+			func(u evict.Usage) int64 { return limits.Effective(u).Used }),
+		gauge("registry_cache_volume_limit_bytes", "Usable bytes of the volume: of its file system, or storage.size.",
+			func(u evict.Usage) int64 { return limits.Effective(u).Limit }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "registry_cache_oldest_object_age_seconds",
+			Help: "Time since the last use of the least recently used object, 0 without objects.",
+		}, func() float64 { return oldestAge().Seconds() }),
+	)
+	return m
+}
+
+func (m *metrics) countRemoval(v evict.Victim) {
+	m.evictions.WithLabelValues(string(v.Reason)).Inc()
+	m.evictedBytes.WithLabelValues(string(v.Reason)).Add(float64(v.Size))
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gc
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+)
+
+func TestMakeRoom(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		// bytes is what is wanted; objects of 10 bytes each are there.
+		bytes int64
+		// lasts is how often trying fails after enough has gone.
+		lasts int
+		want  error
+		took  time.Duration
+		left  int
+	}{
+		{"one object goes", 10, 0, nil, 0, 4},
+		{"three objects go", 21, 0, nil, 0, 2},
+		{"the volume shows it late", 10, 5, nil, 5 * roomInterval, 4},
+		{"it is never enough", 1000, 1 << 20, syscall.ENOSPC, roomTimeout, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := open(t, t.TempDir(), setup{
+					limits:     evict.Limits{TTL: time.Hour, HighWatermark: 100, LowWatermark: 100},
+					fileSystem: func() (Space, error) { return Space{Bytes: evict.Amount{Used: 50, Limit: 2000}}, nil },
+				})
+				for n := range 5 {
+					sized(t, s, n, 10)
+				}
+				stop := run(t, s)
+				defer stop()
+				began, tries := time.Now(), 0
+				err := s.MakeRoom(t.Context(), test.bytes, func() error {
+					if tries++; tries <= test.lasts {
+						return syscall.ENOSPC
+					}
+					return nil
+				})
+				if !errors.Is(err, test.want) {
+					t.Errorf("%v, want %v", err, test.want)
+				}
+				// Deletions and the pauses after them take some real or fake time, too.
+				if took := time.Since(began); took < test.took || took > test.took+5*maxRest {
+					t.Errorf("took %s, want %s", took, test.took)
+				}
+				synctest.Wait()
+				if got := len(s.index.Records()); got != test.left {
+					t.Errorf("%d objects are left, want %d", got, test.left)
+				}
+			})
+		})
+	}
+}
+
+// Nobody waits for room that cannot be made.
+func TestCanMakeRoom(t *testing.T) {
+	t.Parallel()
+	deletes := evict.Limits{TTL: time.Hour, HighWatermark: 90, LowWatermark: 80}
+	for name, test := range map[string]struct {
+		limits  evict.Limits
+		size    int64
+		indexed bool
+		want    bool
+	}{
+		"fits":                                   {deletes, 80, true, true},
+		"larger than what stays":                 {deletes, 81, true, false},
+		"nothing may be deleted":                 {evict.Limits{HighWatermark: 90, LowWatermark: 80}, 1, true, false},
+		"what is on the volume is not known yet": {deletes, 1, false, false},
+	} {
+		s := open(t, t.TempDir(), setup{
+			limits:     test.limits,
+			fileSystem: func() (Space, error) { return Space{Bytes: evict.Amount{Used: 100, Limit: 100}}, nil },
+		})
+		s.indexed.Store(test.indexed)
+		if got := s.canMakeRoom(test.size); got != test.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+func TestMakeRoomEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), setup{
+		limits:     week,
+		fileSystem: func() (Space, error) { return Space{Bytes: evict.Amount{Used: 100, Limit: 100}}, nil },
+	})
+	s.indexed.Store(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	// The collector does not run, so it does not receive the request.
+	if err := s.MakeRoom(ctx, 1, func() error { return syscall.ENOSPC }); !errors.Is(err, syscall.ENOSPC) {
+		t.Error(err)
+	}
+}
+
+func TestWaiters(t *testing.T) {
+	t.Parallel()
+	var p waiters
+	met := func(d roomRequest) bool {
+		select {
+		case <-d.done:
+			return true
+		default:
+			return false
+		}
+	}
+	first, second := roomRequest{10, make(chan struct{})}, roomRequest{5, make(chan struct{})}
+	if due := p.add(first, 100); due != 110 {
+		t.Errorf("the first is due at %d", due)
+	}
+	if due := p.add(second, 104); due != 115 {
+		t.Errorf("the second is due at %d: the same bytes were promised twice", due)
+	}
+	p.complete(109)
+	if met(first) {
+		t.Error("the first was met too early")
+	}
+	p.complete(110)
+	if !met(first) || met(second) {
+		t.Errorf("after 110 bytes: first %t, second %t", met(first), met(second))
+	}
+	p.complete(115)
+	if !met(second) || len(p) != 0 {
+		t.Errorf("after 115 bytes: second %t, %d left", met(second), len(p))
+	}
+}

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
+)
+
+const (
+	dirMode  = 0o755
+	fileMode = 0o644
+	// publishAttempts bounds how often a directory is created again that an eviction deletes concurrently.
+	publishAttempts = 5
+)
+
+// File is a new file. One goroutine writes it, many read it. *os.File implements it.
+type File interface {
+	io.WriteCloser
+	io.ReaderAt
+	Name() string
+	Sync() error
+}
+
+// disk writes and deletes files on the volume. A path gets its content by a rename, so it always has complete content.
+type disk struct {
+	layout     layout.Root
+	reader     layout.Reader
+	createFile func(dir, prefix string) (File, error)
+	removeFile func(path string) error
+	// full is called when a write fails because the volume is full.
+	full func()
+}
+
+// durability defines what a write guarantees after a power failure.
+type durability bool
+
+const (
+	// durable: the content is complete and exists.
+	durable durability = true
+	// volatile: the content may be missing, empty or incomplete. It avoids all fsync calls.
+	volatile durability = false
+)
+
+// create creates a file in the directory of partial files.
+func (d *disk) create(prefix string) (_ File, err error) {
+	defer func() { d.noticeFull(err) }()
+	dir := d.layout.Partials()
+	f, err := d.createFile(dir, prefix)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	if err := os.MkdirAll(dir, dirMode); err != nil {
+		return nil, err
+	}
+	return d.createFile(dir, prefix)
+}
+
+// write replaces the content of path.
+func (d *disk) write(path string, content []byte, durability durability) error {
+	return d.writeWith(path, durability, func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
+}
+
+// writeWith replaces the content of path by the output of the function.
+func (d *disk) writeWith(path string, durability durability, write func(io.Writer) error) error {
+	f, err := d.create("file-")
+	if err != nil {
+		return err
+	}
+	if err := write(f); err != nil {
+		d.noticeFull(err)
+		return errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	if err := d.rename(f, path, durability); err != nil {
+		return errors.Join(err, f.Close(), removeIfExists(f.Name()))
+	}
+	return f.Close()
+}
+
+// publish renames f to path. When it returns, a power failure can no longer revert that. f stays open.
+func (d *disk) publish(f File, path string) error { return d.rename(f, path, durable) }
+
+func (d *disk) rename(f File, path string, durability durability) (err error) {
+	defer func() { d.noticeFull(err) }()
+	if err := os.Chmod(f.Name(), fileMode); err != nil {
+		return err
+	}
+	if durability {
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	dir := filepath.Dir(path)
+	for range publishAttempts {
+		if err = mkdirAll(dir, durability); err == nil {
+			err = os.Rename(f.Name(), path)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	if err != nil || !durability {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// noticeFull requests an eviction if err is the error of a write on a full volume.
+func (d *disk) noticeFull(err error) {
+	if IsFull(err) {
+		d.full()
+	}
+}
+
+// removeUpTo deletes a file, which may be missing, and its parent directories that become empty, up to root.
+func (d *disk) removeUpTo(path, root string) error {
+	if err := errors.Join(d.removeIfExists(path), d.removeTemporary(path)); err != nil {
+		return err
+	}
+	prune(filepath.Dir(path), root)
+	return nil
+}
+
+func (d *disk) removeIfExists(path string) error {
+	if err := d.removeFile(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// removeTemporary deletes the temporary files "<name>.<uuid>.tmp" of a stock registry that was killed while it wrote path.
+func (d *disk) removeTemporary(path string) error {
+	dir, name := filepath.Split(path)
+	entries, err := d.reader.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), name+".") && strings.HasSuffix(entry.Name(), ".tmp") {
+			if err := removeIfExists(dir + entry.Name()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// prune deletes empty directories from dir up to root, which stays. An error leaves an empty directory, which is
+// harmless.
+func prune(dir, root string) {
+	for ; len(dir) > len(root); dir = filepath.Dir(dir) {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+	}
+}
+
+// mkdirAll is os.MkdirAll, with an fsync of the changed directories if durable.
+func mkdirAll(dir string, durability durability) error {
+	if !durability {
+		return os.MkdirAll(dir, dirMode)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if parent == dir {
+		return fmt.Errorf("creating %s: %w", dir, fs.ErrNotExist)
+	}
+	if err := mkdirAll(parent, durability); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(parent)
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+func removeIfExists(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// IsFull reports whether a write has failed because the volume, or a quota, has no space or no inodes left.
+func IsFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// removeTree deletes a directory and its content.
+func removeTree(dir string) error { return os.RemoveAll(dir) }

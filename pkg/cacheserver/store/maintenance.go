@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
+)
+
+// Maintenance is the access of a garbage collector to a store. It is safe for concurrent use.
+type Maintenance struct{ store *Store }
+
+// Maintain returns the access for the collector, which receives the events of the store from now on. A store has one
+// collector.
+func (s *Store) Maintain(c Collector) Maintenance {
+	s.setCollector(c)
+	return Maintenance{s}
+}
+
+// Index returns the index of the store.
+func (m Maintenance) Index() *evict.Index { return m.store.index }
+
+// Reader returns access to the files of the volume.
+func (m Maintenance) Reader() layout.Reader { return m.store.reader }
+
+// Remove deletes the files of an object. Tags are deleted before other links, and links before content, so that after an
+// interruption no link or tag refers to deleted content. The next scan finds the remaining files.
+func (m Maintenance) Remove(v evict.Victim) error {
+	s := m.store
+	links := slices.SortedFunc(slices.Values(v.Links), func(a, b evict.Link) int { return -cmp.Compare(a.Kind, b.Kind) })
+	for _, l := range links {
+		var err error
+		if l.Kind == evict.Tag {
+			err = s.tags.removeFor(l, v.Digest)
+		} else {
+			err = s.removeUpTo(s.layout.Link(l, v.Digest), s.layout.Repositories())
+		}
+		if err != nil {
+			return fmt.Errorf("removing a link of repository %s: %w", l.Repository, err)
+		}
+	}
+	if err := s.removeUpTo(s.layout.Data(v.Digest), s.layout.Blobs()); err != nil {
+		return fmt.Errorf("removing content: %w", err)
+	}
+	return nil
+}
+
+// PruneContent deletes the directory of content without a file, unless a file was created concurrently.
+func (m Maintenance) PruneContent(d digest.Digest) error {
+	return m.prune(m.store.layout.Data(d), m.store.layout.Blobs())
+}
+
+// PruneLink deletes the directory of a link without a file, unless a file was created concurrently.
+func (m Maintenance) PruneLink(d digest.Digest, l evict.Link) error {
+	return m.prune(m.store.layout.Link(l, d), m.store.layout.Repositories())
+}
+
+func (m Maintenance) prune(path, root string) error {
+	err := m.store.removeTemporary(path)
+	prune(filepath.Dir(path), root) // only empty directories
+	return err
+}
+
+// RemoveCorruptTag deletes a tag that contains no digest.
+func (m Maintenance) RemoveCorruptTag(l evict.Link) error {
+	return m.store.tags.removeCorrupt(l.Repository, l.Tag)
+}
+
+// RemoveUploads deletes the partial downloads of a stock registry, and the directory of the repository if it is empty.
+func (m Maintenance) RemoveUploads(repository string) error {
+	err := removeTree(m.store.layout.Uploads(repository))
+	prune(m.store.layout.Repository(repository), m.store.layout.Repositories())
+	return err
+}
+
+// WriteFile replaces the content of a file by the output of the function.
+func (m Maintenance) WriteFile(path string, write func(io.Writer) error) error {
+	return m.store.writeWith(path, durable, write)
+}
+
+// RemoveFile deletes a file, which may be missing, and its temporary files of a stock registry.
+func (m Maintenance) RemoveFile(path string) error {
+	return errors.Join(removeIfExists(path), m.store.removeTemporary(path))
+}
