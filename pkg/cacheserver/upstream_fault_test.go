@@ -4,6 +4,7 @@ package cacheserver_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver"
@@ -69,6 +71,29 @@ func answers(status int, header ...string) func(http.ResponseWriter, *http.Reque
 		}
 		w.WriteHeader(status)
 		io.WriteString(w, `{"errors":[{"code":"TEAPOT","message":"of the upstream"}]}`)
+	}
+}
+
+// trickles responds with a body that has one byte per second.
+func trickles(status int) func(http.ResponseWriter, *http.Request) {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(status)
+		if r.Method == http.MethodHead {
+			return // a response without a body
+		}
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			if _, err := io.WriteString(w, " "); err != nil {
+				return
+			}
+			http.NewResponseController(w).Flush()
+			select {
+			case <-tick.C:
+			case <-r.Context().Done():
+				return
+			}
+		}
 	}
 }
 
@@ -144,6 +169,25 @@ var upstreamFaults = []upstreamFault{
 		head: unavailable, manifest: unavailable, blob: unavailable, warmTag: stale},
 	{name: "403", answer: answers(403), head: denied, manifest: denied, blob: denied, warmTag: denied},
 	{name: "404", answer: answers(404), head: missing, manifest: missing, blob: missing, warmTag: missing},
+	{name: "404 with a body of one byte per second", answer: trickles(404), head: missing, manifest: missing, blob: missing, warmTag: missing},
+	{name: "403 with a body of one byte per second", answer: trickles(403), head: denied, manifest: denied, blob: denied, warmTag: denied},
+	{name: "503 with a body of one byte per second", answer: trickles(503), head: unavailable, manifest: unavailable, blob: unavailable, warmTag: stale},
+	{name: "redirection with a body of one byte per second to a blob that does not exist",
+		answer: func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/nothing" {
+				w.WriteHeader(http.StatusNotFound)
+				return
+			}
+			w.Header().Set("Location", "/nothing")
+			trickles(307)(w, r)
+		},
+		head: missing, manifest: missing, blob: missing, warmTag: missing},
+	{name: "content with an unknown coding",
+		body: func(w http.ResponseWriter, _ *http.Request, content []byte) {
+			w.Header().Set("Content-Encoding", "br")
+			w.Write(content)
+		},
+		head: fine, manifest: unavailable, blob: unavailable, warmTag: fine},
 	{name: "408", answer: answers(408), head: silent, manifest: silent, blob: silent, warmTag: stale},
 	{name: "429 with Retry-After", answer: answers(429, "Retry-After", "60"), head: limited, manifest: limited, blob: limited, warmTag: stale},
 	{name: "500", answer: answers(500), head: unavailable, manifest: unavailable, blob: unavailable, warmTag: stale},
@@ -468,5 +512,45 @@ func TestRedirectionToAnotherHost(t *testing.T) {
 		if strings.Contains(c.log.String(), "secret") {
 			t.Errorf("a signature is in the log:\n%s", c.log)
 		}
+	}
+}
+
+// An upstream that encodes content although the request does not allow it serves pulls as it does without the cache, and
+// the volume has the decoded content.
+func TestContentWithACoding(t *testing.T) {
+	t.Parallel()
+	for _, coding := range []string{"gzip", "zstd"} {
+		t.Run(coding, func(t *testing.T) {
+			t.Parallel()
+			u := newFaulty(t, upstream.Options{})
+			u.begin(upstreamFault{body: func(w http.ResponseWriter, _ *http.Request, content []byte) {
+				w.Header().Set("Content-Encoding", coding)
+				var encoder io.WriteCloser = gzip.NewWriter(w)
+				if coding == "zstd" {
+					var err error
+					if encoder, err = zstd.NewWriter(w); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+				encoder.Write(content)
+				encoder.Close()
+			}})
+			c := start(t, u.config(t), cacheserver.Options{})
+			if err := c.pull(t.Context(), tag); err != nil {
+				t.Errorf("cold: %v", err)
+			}
+			c.settle(t)
+			u.requests()
+			if err := c.pull(t.Context(), tag); err != nil {
+				t.Errorf("warm: %v", err)
+			}
+			for _, request := range u.requests() {
+				if strings.HasPrefix(request, "GET") {
+					t.Errorf("warm: %s", request)
+				}
+			}
+			checkStore(t, c.root)
+		})
 	}
 }

@@ -91,11 +91,12 @@ func New(remoteURL string, o Options) (*Client, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	transport, err := newReloadingTransport(o, remote.Scheme == "https")
+	transport, err := newReloadingTransport(o)
 	if err != nil {
 		return nil, err
 	}
-	auth, err := newAuthorizer(remote, o.CredentialsDir, transport, o.HeaderTimeout)
+	responses := &responseTransport{next: transport, userAgent: o.UserAgent, httpsOnly: remote.Scheme == "https"}
+	auth, err := newAuthorizer(remote, o.CredentialsDir, responses, o.HeaderTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +114,7 @@ func New(remoteURL string, o Options) (*Client, error) {
 		transfers:     newQueue(cmp.Or(o.MaxTransfers, defaultMaxTransfers), queueTimeout, metrics),
 		requests:      newQueue(cmp.Or(o.MaxRequests, defaultMaxRequests), queueTimeout, metrics),
 	}
-	c.http = &http.Client{Transport: transport, CheckRedirect: c.checkRedirect}
+	c.http = &http.Client{Transport: responses, CheckRedirect: c.checkRedirect}
 	return c, nil
 }
 

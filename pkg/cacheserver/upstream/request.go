@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -63,7 +62,7 @@ func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 	}
 	if resp.StatusCode != http.StatusOK && (resp.StatusCode != http.StatusPartialContent || r.rangeHeader() == "") {
 		refused := &Error{Op: r.String(), StatusCode: resp.StatusCode, RetryAfter: retryAfter(resp, time.Now())}
-		return nil, errors.Join(refused, discard(resp.Body))
+		return nil, errors.Join(refused, resp.Body.Close())
 	}
 	return resp, nil
 }
@@ -148,9 +147,6 @@ func (c *Client) authenticated(ctx context.Context, r request) (*http.Response, 
 		if !c.auth.challenged(ctx, resp, r.repository, authorization) {
 			return resp, nil
 		}
-		if err := discard(resp.Body); err != nil {
-			return nil, err
-		}
 	}
 }
 
@@ -168,13 +164,4 @@ func (c *Client) checkRedirect(req *http.Request, via []*http.Request) error {
 		req.Header.Del("Authorization")
 	}
 	return nil
-}
-
-// discard reads what is left of a small body, so that the connection can be used again, and closes it.
-func discard(body io.ReadCloser) error {
-	_, err := io.CopyN(io.Discard, body, 4<<10)
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return errors.Join(err, body.Close())
 }

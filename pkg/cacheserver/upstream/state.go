@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -210,8 +209,6 @@ func (c *Client) getBase(ctx context.Context, authorization string) (*http.Respo
 		return nil, err
 	}
 	c.metrics.observe(start, resp.StatusCode)
-	if err := discard(resp.Body); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, err
-	}
-	return resp, nil
+	// The content of a successful response is not used.
+	return resp, resp.Body.Close()
 }

@@ -23,11 +23,9 @@ const maxFileSize = 1 << 20
 
 // reloadingTransport is an http.Transport that is replaced when the CA file changes.
 type reloadingTransport struct {
-	caFile    string
-	userAgent string
-	httpsOnly bool
-	timeout   time.Duration
-	log       *slog.Logger
+	caFile  string
+	timeout time.Duration
+	log     *slog.Logger
 
 	mu      sync.Mutex // guards what follows
 	current *http.Transport
@@ -41,8 +39,8 @@ type fileVersion struct {
 	size     int64
 }
 
-func newReloadingTransport(o Options, httpsOnly bool) (*reloadingTransport, error) {
-	t := &reloadingTransport{caFile: o.CAFile, userAgent: o.UserAgent, httpsOnly: httpsOnly, timeout: o.HeaderTimeout, log: o.Logger}
+func newReloadingTransport(o Options) (*reloadingTransport, error) {
+	t := &reloadingTransport{caFile: o.CAFile, timeout: o.HeaderTimeout, log: o.Logger}
 	version, err := t.version()
 	if err != nil {
 		return nil, err
@@ -57,13 +55,6 @@ func newReloadingTransport(o Options, httpsOnly bool) (*reloadingTransport, erro
 
 // RoundTrip implements http.RoundTripper for the upstream, its token server and what they redirect to.
 func (t *reloadingTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if t.httpsOnly && req.URL.Scheme != "https" {
-		return nil, fmt.Errorf("refusing %s to %s: the remote URL is https", req.URL.Scheme, req.URL.Host)
-	}
-	if t.userAgent != "" {
-		req = req.Clone(req.Context())
-		req.Header.Set("User-Agent", t.userAgent)
-	}
 	return t.latest().RoundTrip(req)
 }
 
