@@ -69,6 +69,7 @@ func serve(ctx context.Context, configFile string) error {
 		return err
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	limitMemory(ctx, log)
 	server, err := cacheserver.New(cfg, cacheserver.Options{Version: version, Logger: log})
 	if err != nil {
 		return err

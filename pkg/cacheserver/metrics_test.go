@@ -126,6 +126,12 @@ func TestMetrics(t *testing.T) {
 		`registry_cache_followers_total`:                                   0,
 		`registry_cache_storage_errors_total`:                              0,
 		`registry_cache_upstream_latency_seconds_bucket{le="+Inf"}`:        0,
+		`registry_cache_volume_state{state="ok"}`:                          1,
+		`registry_cache_volume_state{state="full"}`:                        0,
+		`registry_cache_volume_state{state="read-only"}`:                   0,
+		`registry_cache_volume_state{state="error"}`:                       0,
+		`registry_cache_volume_state{state="hung"}`:                        0, // see TestHungVolumeIsDetected
+		`registry_cache_volume_failures_total{state="hung"}`:               0,
 	})
 	about("registry_cache_oldest_object_age_seconds", 3600, 3700)
 	about("registry_cache_volume_limit_bytes", 1<<20, 1<<60)

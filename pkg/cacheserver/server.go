@@ -29,6 +29,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 const (
@@ -59,6 +60,8 @@ type Options struct {
 	QueueTimeout               time.Duration
 	// CreateFile is that of store.Options.
 	CreateFile func(dir, prefix string) (store.File, error)
+	// Volume has the limits and the faults of the volume. Its Logger and Registerer are set by New.
+	Volume volume.Options
 }
 
 // Server is one cache. Several fit into one process if they have different storage roots.
@@ -73,6 +76,7 @@ type Server struct {
 	upstream     *upstream.Client
 	store        *store.Store
 	collector    *gc.Collector
+	volume       *volume.FS
 	draining     atomic.Bool
 }
 
@@ -99,6 +103,8 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
+	o.Volume.Logger, o.Volume.Registerer = o.Logger, registry
+	s.volume = volume.New(cfg.Storage.Root, o.Volume)
 	s.store, err = store.Open(cfg.Storage.Root, store.Options{
 		CreateFile: o.CreateFile,
 		Policy:     evict.NewLRU(cfg.Limits().TTL),
@@ -130,15 +136,16 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 		Logger:          o.Logger,
 		Registerer:      registry,
 	})
-	api := httpapi.New(cfg.Upstream.Host, s.cache, httpapi.Options{Logger: o.Logger, Registerer: registry})
+	api := httpapi.New(cfg.Upstream.Host, s.cache, httpapi.Options{Usable: s.usable, Logger: o.Logger, Registerer: registry})
 	s.api = s.httpServer(api)
 	s.api.ConnState = newConnections(cmp.Or(o.MaxConnections, defaultMaxConnections), registry).track
-	s.debugServer = s.httpServer(debugHandler(registry, func() error {
-		if s.draining.Load() {
-			return errors.New("shutting down")
-		}
-		return s.store.Check()
-	}, s.upstream.State))
+	s.debugServer = s.httpServer(debugHandler(debugPaths{
+		metrics:  registry,
+		ready:    s.ready,
+		upstream: s.upstream.State,
+		volume:   s.volume.Health,
+		pprof:    cfg.Debug.PProf,
+	}))
 	if s.listener, err = net.Listen("tcp", cfg.Listen.Address); err != nil {
 		return nil, fmt.Errorf("listening for the registry API: %w", err)
 	}
@@ -162,8 +169,28 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 // Address returns the bound host:port of the registry API.
 func (s *Server) Address() string { return s.listener.Addr().String() }
 
-// DebugAddress returns the bound host:port of health, metrics and profiles.
+// DebugAddress returns the bound host:port of health, metrics and states.
 func (s *Server) DebugAddress() string { return s.debug.Addr().String() }
+
+// usable returns why clients must not use the cache at all: a hung volume. Any other state of the volume permits to serve
+// readable content and to pass other content through.
+func (s *Server) usable() error {
+	if h := s.volume.Health(); h.State == volume.Hung {
+		return fmt.Errorf("the volume does not respond since %s: %s", h.Since.UTC().Format(time.RFC3339), h.Message)
+	}
+	return nil
+}
+
+// ready returns why new clients must not use the cache.
+func (s *Server) ready() error {
+	if s.draining.Load() {
+		return errors.New("shutting down")
+	}
+	if err := s.usable(); err != nil {
+		return err
+	}
+	return s.store.Check()
+}
 
 // Run serves until ctx ends, then lets answers that have begun end within the drain timeout, and closes everything.
 // It returns nil after an orderly end. It may be called once.
@@ -172,9 +199,11 @@ func (s *Server) Run(ctx context.Context) error {
 	maintenance, endMaintenance := context.WithCancel(context.WithoutCancel(ctx))
 	var maintained sync.WaitGroup
 	maintained.Go(func() { s.collector.Run(maintenance) })
+	maintained.Go(func() { s.volume.Monitor(maintenance) })
 	defer func() {
 		endMaintenance()
 		maintained.Wait()
+		s.volume.Close()
 	}()
 	failed := make(chan error, 2)
 	go func() { failed <- s.api.Serve(s.listener) }()
@@ -187,7 +216,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case err = <-failed:
 		running--
 	}
-	err = errors.Join(err, s.drain(context.WithoutCancel(ctx)), s.Close())
+	err = errors.Join(err, s.drain(context.WithoutCancel(ctx)), s.closeServers())
 	for range running {
 		if serveErr := <-failed; !errors.Is(serveErr, http.ErrServerClosed) {
 			err = errors.Join(err, serveErr)
@@ -213,6 +242,15 @@ func (s *Server) drain(ctx context.Context) error {
 
 // Close drops everything at once. It may be called more than once, and after Run.
 func (s *Server) Close() error {
+	err := s.closeServers()
+	if s.volume != nil {
+		s.volume.Close()
+	}
+	return err
+}
+
+// closeServers closes everything except the volume, on which the last uses are recorded afterwards.
+func (s *Server) closeServers() error {
 	var errs []error
 	if s.api != nil {
 		errs = append(errs, s.api.Close(), s.debugServer.Close())

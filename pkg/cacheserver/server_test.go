@@ -25,7 +25,7 @@ func TestDebug(t *testing.T) {
 	u := newOrigin(t, upstream.Options{})
 	u.push(t, tag, 1)
 	c := start(t, u.config(t), cacheserver.Options{})
-	for path, want := range map[string]string{"/healthz": "ok\n", "/readyz": "ok\n", "/debug/pprof/cmdline": os.Args[0], "/debug/pprof/": "goroutine"} {
+	for path, want := range map[string]string{"/healthz": "ok\n", "/readyz": "ok\n", "/volume": `"state":"ok"`} {
 		if got := c.debug(t, path); got.status != 200 || !strings.Contains(string(got.body), want) {
 			t.Errorf("%s: %d, %.100q", path, got.status, got.body)
 		}
@@ -63,6 +63,31 @@ func TestDebug(t *testing.T) {
 	}
 	if got := c.debug(t, "/readyz"); got.status != 503 {
 		t.Errorf("ready without a volume: %d", got.status)
+	}
+}
+
+// Profiles are served only if the configuration enables them: the debug port is open to all pods.
+func TestProfiles(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	cfg := u.config(t)
+	closed := start(t, cfg, cacheserver.Options{})
+	cfg.Storage.Root, cfg.Debug.PProf = t.TempDir(), true
+	opened := start(t, cfg, cacheserver.Options{})
+	for path, want := range map[string]string{
+		"/debug/pprof/": "goroutine", "/debug/pprof/cmdline": os.Args[0], "/debug/pprof/heap?debug=1": "heap profile", "/debug/pprof/symbol": "num_symbols",
+	} {
+		if got := opened.debug(t, path); got.status != 200 || !strings.Contains(string(got.body), want) {
+			t.Errorf("%s with debug.pprof: %d, %.100q", path, got.status, got.body)
+		}
+		if got := closed.debug(t, path); got.status != 404 {
+			t.Errorf("%s without debug.pprof: %d, want 404", path, got.status)
+		}
+	}
+	for _, path := range []string{"/debug/pprof/profile?seconds=1", "/debug/pprof/trace?seconds=1"} {
+		if got := closed.debug(t, path); got.status != 404 {
+			t.Errorf("%s without debug.pprof: %d, want 404", path, got.status)
+		}
 	}
 }
 

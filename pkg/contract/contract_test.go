@@ -3,6 +3,7 @@
 package contract
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -171,6 +172,40 @@ func TestCredentials(t *testing.T) {
 			if (err == nil) != (want == "") || err != nil && !strings.HasPrefix(err.Error(), want) {
 				t.Errorf("%s %.50q: got %v, want %s", kind, tc.content, err, want)
 			}
+		}
+	}
+}
+
+func TestDecodeVolumeState(t *testing.T) {
+	t.Parallel()
+	const unreadable = "volume state: must be a JSON object with version, state, reason, message and since"
+	for body, want := range map[string]string{
+		`{"version":1,"state":"ok","reason":"Usable","message":"","since":"2026-01-01T00:00:00Z","aFieldOfTomorrow":1}`: "",
+		`{"version":1,"state":"hung","reason":"NoResponse"}`:                                                            "",
+		`{"version":1,"state":"ok","reason":"NoResponse"}`:                                                              `volume state: state must be "hung" for reason NoResponse`,
+		`{"version":1,"state":"error","reason":"a reason with spaces"}`:                                                 "volume state: unknown reason",
+		`{"version":2,"state":"ok","reason":"Usable"}`:                                                                  "volume state: version must be 1",
+		`{"state":"ok","reason":"Usable"}`:                                                                              "volume state: version must be 1",
+		`null`:                                                                                                          "volume state: version must be 1",
+		`<html>`:                                                                                                        unreadable,
+		``:                                                                                                              unreadable,
+		`{"version":1,"since":1}`:                                                                                       unreadable,
+		`{"version":1,"state":"ok","reason":"Usable"}` + strings.Repeat(" ", MaxVolumeState): "volume state: more than 65536 bytes",
+	} {
+		_, err := DecodeVolumeState([]byte(body))
+		if (err == nil) != (want == "") || err != nil && err.Error() != want {
+			t.Errorf("%.100s: got %v, want %s", body, err, want)
+		}
+	}
+	long := strings.Repeat("é", MaxVolumeMessage)
+	for reason := range volumeConditions {
+		sent := NewVolumeState(reason, long, time.Now())
+		body, err := json.Marshal(sent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if state, err := DecodeVolumeState(body); err != nil || state != sent || len(state.Message) > MaxVolumeMessage || !strings.HasSuffix(state.Message, "é…") {
+			t.Errorf("%s: got %+v, %v, want %+v", reason, state, err, sent)
 		}
 	}
 }

@@ -6,7 +6,7 @@ package contract
 const (
 	// RegistryPort serves the registry API, over https if the server has a certificate.
 	RegistryPort = 5000
-	// DebugPort serves health, metrics and the state of the upstream, over http.
+	// DebugPort serves health, metrics and the states of the upstream and of the volume, over http.
 	DebugPort = 5001
 
 	// RegistryPortName and DebugPortName are the names of these ports in the pod and in the Service. Prometheus finds
@@ -27,8 +27,10 @@ const (
 	MetricsPath = "/metrics"
 	// UpstreamPath answers with an UpstreamState as JSON.
 	UpstreamPath = "/upstream"
+	// VolumePath answers with a VolumeState as JSON.
+	VolumePath = "/volume"
 )
 
 // BasePath is the base endpoint of the registry API on RegistryPort (OCI distribution specification, end-1). Nodes use
-// a cache only while it answers 200 to it.
+// a cache only while it answers 200 to it. The server answers 503 while its volume does not respond.
 const BasePath = "/v2/"

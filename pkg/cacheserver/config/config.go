@@ -61,10 +61,12 @@ type TLS struct {
 	KeyFile  string `json:"keyFile,omitempty"`
 }
 
-// Debug is where health, metrics and profiles are served, over http.
+// Debug is where health, metrics and the states of the upstream and of the volume are served, over http.
 type Debug struct {
 	// Address is as in Listen. Default ":5001".
 	Address string `json:"address"`
+	// PProf serves profiles of the process on /debug/pprof/, to every client that reaches the address. Default false.
+	PProf bool `json:"pprof,omitempty"`
 }
 
 // Storage is the volume.

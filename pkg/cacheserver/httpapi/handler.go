@@ -47,6 +47,9 @@ type Cache interface {
 
 // Options are the optional parts of a Handler.
 type Options struct {
+	// Usable returns the reason why clients must not use the cache, which is the answer to a ping, with status 503. It must
+	// return immediately. Default: the cache is always usable.
+	Usable func() error
 	// StallTimeout is how long a client may take for 1 MiB of a file, or 32 KiB of anything else. Default 1 min.
 	StallTimeout time.Duration
 	// Logger gets a line for each request. Default: discarded.
@@ -60,6 +63,7 @@ type Options struct {
 type Handler struct {
 	host         string
 	cache        Cache
+	usable       func() error
 	stallTimeout time.Duration
 	log          *slog.Logger
 	metrics      *metrics
@@ -74,7 +78,10 @@ func New(host string, cache Cache, o Options) *Handler {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Handler{host: host, cache: cache, stallTimeout: o.StallTimeout, log: o.Logger, metrics: newMetrics(o.Registerer)}
+	if o.Usable == nil {
+		o.Usable = func() error { return nil }
+	}
+	return &Handler{host: host, cache: cache, usable: o.Usable, stallTimeout: o.StallTimeout, log: o.Logger, metrics: newMetrics(o.Registerer)}
 }
 
 // ServeHTTP implements http.Handler.
@@ -109,6 +116,10 @@ func (h *Handler) serve(w *recorder, r *http.Request, target target) {
 	}
 	switch target.kind {
 	case kindPing:
+		if err := h.usable(); err != nil {
+			w.fail(r, http.StatusServiceUnavailable, oci.CodeUnavailable, err)
+			return
+		}
 		w.Header().Set("Content-Type", "application/json")
 		serveContent(w, r, strings.NewReader("{}"))
 		return

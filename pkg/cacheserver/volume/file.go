@@ -9,6 +9,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // readChunk is the largest number of bytes that one call reads.
@@ -142,7 +143,8 @@ func (f *File) Sync() error {
 	unsynced := f.unsynced.Load()
 	t := f.files.workers.get()
 	t.work = func(t *task) { t.err = f.files.calls.sync(f.file) }
-	if err := f.files.execute(t, OpSync, f.Name(), f.files.limit(OpSync, unsynced)); err != nil {
+	limit := f.files.syncTimeout + time.Duration(unsynced/minSyncRate)*time.Second
+	if err := f.files.execute(t, OpSync, f.Name(), limit); err != nil {
 		f.fail(err)
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
-	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -276,21 +275,17 @@ func do[T any](f *FS, op Op, path string, work func() (T, error), late func(T)) 
 	if late != nil {
 		t.late = func(*task) { late(*result) }
 	}
-	if err := f.execute(t, op, path, f.limit(op, 0)); err != nil {
+	limit := f.timeout
+	if op == OpSyncDir {
+		limit = f.syncTimeout
+	}
+	if err := f.execute(t, op, path, limit); err != nil {
 		return *new(T), err
 	}
 	err := t.err
 	f.workers.put(t)
 	f.health.observe(op, err)
 	return *result, err
-}
-
-// limit returns the deadline of a call. Unsynced is the number of bytes that the call has to write, for OpSync.
-func (f *FS) limit(op Op, unsynced int64) time.Duration {
-	if !op.isSync() {
-		return f.timeout
-	}
-	return f.syncTimeout + time.Duration(min(unsynced/minSyncRate, math.MaxInt32))*time.Second
 }
 
 // execute runs the task. After an error the task has no result and must not be used.

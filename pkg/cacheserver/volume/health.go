@@ -231,7 +231,7 @@ func probeState(err error) State {
 // root if it is missing, and writes files with names that start with "probe" in it. Monitor may run once at a time. After the
 // end of ctx it waits for the probe in progress, unless that is blocked in the kernel.
 func (f *FS) Monitor(ctx context.Context) {
-	h := f.health
+	h, p := f.health, newProber(f)
 	h.setMonitored(true)
 	defer h.setMonitored(false)
 	type ended struct {
@@ -256,7 +256,7 @@ func (f *FS) Monitor(ctx context.Context) {
 			last = time.Now()
 			began[number] = last
 			go func(number int, suspects map[Op]bool) {
-				results <- ended{number, f.probe(suspects)}
+				results <- ended{number, p.probe(suspects)}
 			}(number, h.suspects())
 			go func(number int) {
 				select {

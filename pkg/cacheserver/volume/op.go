@@ -44,9 +44,6 @@ func Ops() []Op {
 	}
 }
 
-// isSync reports whether the duration of the operation depends on the amount of data that the kernel has not written yet.
-func (op Op) isSync() bool { return op == OpSync || op == OpSyncDir }
-
 // hung returns the error of a call that has no result.
 func hung(op Op, path string) error { return &fs.PathError{Op: string(op), Path: path, Err: ErrHung} }
 

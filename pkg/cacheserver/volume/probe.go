@@ -53,66 +53,76 @@ func (r probeResults) noteWrite(op Op, err error) {
 // changing are the operations that only a probe with temporary files executes.
 var changing = []Op{OpMkdir, OpChmod, OpCreate, OpWrite, OpTruncate, OpAllocate, OpSync, OpSyncDir, OpRename, OpRemove, OpClose}
 
-// probe executes calls without deadlines. It always reads one page from the device and modifies one page in memory: the
+// prober executes the calls of probes, without deadlines.
+type prober struct {
+	root  string
+	calls injector
+}
+
+func newProber(f *FS) prober { return prober{root: f.root, calls: f.calls} }
+
+// probe executes the calls of one probe. It always reads one page from the device and modifies one page in memory: the
 // first call blocks on an unreachable device, the second on a frozen file system. It executes the suspect operations, too.
 // It does not sync unless that is suspect, because the duration of fsync depends on the load.
-func (f *FS) probe(suspects map[Op]bool) probeResults {
+func (p prober) probe(suspects map[Op]bool) probeResults {
 	r := probeResults{}
-	_, err := f.calls.stat(f.root)
+	_, err := p.calls.stat(p.root)
 	r.note(OpStat, err)
-	dir := filepath.Join(f.root, probeDir)
-	entries, err := f.calls.readDir(dir)
+	dir := filepath.Join(p.root, probeDir)
+	entries, err := p.calls.readDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = f.calls.mkdir(dir, 0o755)
+		if err = p.calls.mkdir(dir, 0o755); errors.Is(err, fs.ErrExist) {
+			err = nil // the store has created it concurrently; if it is not a directory, opening the file fails
+		}
 		r.noteWrite(OpMkdir, err)
 	} else {
 		// Another error than one of the volume means that the directory is a file or belongs to another user.
 		r.noteWrite(OpReadDir, err)
 	}
 	if suspects[OpStatfs] {
-		_, err := f.calls.statfs(f.root)
+		_, err := p.calls.statfs(p.root)
 		r.note(OpStatfs, err)
 	}
-	f.probePages(filepath.Join(dir, probeName), r)
+	p.pages(filepath.Join(dir, probeName), r)
 	for _, op := range changing {
 		if suspects[op] {
-			f.removeLeftovers(dir, entries)
-			f.probeChanges(dir, suspects, r)
+			p.removeLeftovers(dir, entries)
+			p.changes(dir, suspects, r)
 			break
 		}
 	}
 	return r
 }
 
-// probePages reads the first page of the file from the device, and writes another page.
-func (f *FS) probePages(path string, r probeResults) {
-	file, err := f.calls.open(path, os.O_RDWR|os.O_CREATE, 0o644)
+// pages reads the first page of the file from the device, and writes another page.
+func (p prober) pages(path string, r probeResults) {
+	file, err := p.calls.open(path, os.O_RDWR|os.O_CREATE, 0o644)
 	writable := err == nil
 	if !writable {
 		r.noteWrite(OpOpen, err)
-		if file, err = f.calls.open(path, os.O_RDONLY, 0); err != nil {
+		if file, err = p.calls.open(path, os.O_RDONLY, 0); err != nil {
 			return // the first error contains the reason
 		}
 	} else {
 		r.note(OpOpen, nil)
 	}
-	defer func() { r.note(OpClose, f.calls.close(file)) }()
+	defer func() { r.note(OpClose, p.calls.close(file)) }()
 	// The kernel must not read the page that is written, and has to forget the page that is read.
 	for _, advice := range []int{unix.FADV_RANDOM, unix.FADV_DONTNEED} {
 		advise(file, advice)
 	}
 	page := make([]byte, probePage)
-	if err = f.calls.check(OpRead, path); err == nil {
+	if err = p.calls.check(OpRead, path); err == nil {
 		var n int
 		if n, err = file.ReadAt(page, 0); n == 0 && writable {
-			_, err = f.calls.write(file, page, 0) // a new file
+			_, err = p.calls.write(file, page, 0) // a new file
 			r.noteWrite(OpWrite, err)
 			err = nil
 		}
 	}
 	r.note(OpRead, err)
 	if writable {
-		_, err := f.calls.write(file, []byte(time.Now().UTC().Format(time.RFC3339)), probeWriteOffset)
+		_, err := p.calls.write(file, []byte(time.Now().UTC().Format(time.RFC3339)), probeWriteOffset)
 		r.noteWrite(OpWrite, err)
 	}
 }
@@ -124,53 +134,53 @@ func advise(file *os.File, advice int) {
 	}
 }
 
-// probeChanges executes all operations that change the volume, on a temporary file and a temporary directory.
-func (f *FS) probeChanges(dir string, suspects map[Op]bool, r probeResults) {
-	file, err := f.calls.create(dir, probeName+"-")
+// changes executes all operations that change the volume, on a temporary file and a temporary directory.
+func (p prober) changes(dir string, suspects map[Op]bool, r probeResults) {
+	file, err := p.calls.create(dir, probeName+"-")
 	r.noteWrite(OpCreate, err)
 	if err != nil {
 		return
 	}
 	path := file.Name()
-	_, err = f.calls.write(file, make([]byte, probeFileSize), -1)
+	_, err = p.calls.write(file, make([]byte, probeFileSize), -1)
 	r.noteWrite(OpWrite, err)
-	r.noteWrite(OpTruncate, f.calls.truncate(file, probePage))
-	err = f.calls.allocate(file, 0, probeFileSize)
+	r.noteWrite(OpTruncate, p.calls.truncate(file, probePage))
+	err = p.calls.allocate(file, 0, probeFileSize)
 	if errors.Is(err, errors.ErrUnsupported) {
 		err = nil
 	}
 	r.noteWrite(OpAllocate, err)
 	if suspects[OpSync] {
-		r.noteWrite(OpSync, f.calls.sync(file))
+		r.noteWrite(OpSync, p.calls.sync(file))
 	}
-	r.noteWrite(OpClose, f.calls.close(file))
-	r.noteWrite(OpChmod, f.calls.chmod(path, 0o644))
-	err = f.calls.rename(path, path+".renamed")
+	r.noteWrite(OpClose, p.calls.close(file))
+	r.noteWrite(OpChmod, p.calls.chmod(path, 0o644))
+	err = p.calls.rename(path, path+".renamed")
 	r.noteWrite(OpRename, err)
 	if err == nil {
 		path += ".renamed"
 	}
-	r.noteWrite(OpRemove, f.calls.remove(path))
+	r.noteWrite(OpRemove, p.calls.remove(path))
 	path = filepath.Join(dir, fmt.Sprintf("%s-%d", probeName, time.Now().UnixNano()))
-	err = f.calls.mkdir(path, 0o755)
+	err = p.calls.mkdir(path, 0o755)
 	r.noteWrite(OpMkdir, err)
 	if err == nil {
-		r.noteWrite(OpRemove, f.calls.remove(path))
+		r.noteWrite(OpRemove, p.calls.remove(path))
 	}
 	if suspects[OpSyncDir] {
-		r.noteWrite(OpSyncDir, f.calls.syncDir(dir))
+		r.noteWrite(OpSyncDir, p.calls.syncDir(dir))
 	}
 }
 
 // removeLeftovers removes temporary files of probes that have not ended. An error is not reported: the next probe repeats
 // the removal.
-func (f *FS) removeLeftovers(dir string, entries []fs.DirEntry) {
+func (p prober) removeLeftovers(dir string, entries []fs.DirEntry) {
 	for _, entry := range entries {
 		if !strings.HasPrefix(entry.Name(), probeName+"-") {
 			continue
 		}
 		if info, err := entry.Info(); err == nil && time.Since(info.ModTime()) > leftoverAge {
-			_ = f.calls.remove(filepath.Join(dir, entry.Name()))
+			_ = p.calls.remove(filepath.Join(dir, entry.Name()))
 		}
 	}
 }

@@ -192,7 +192,7 @@ func TestOperations(t *testing.T) {
 					t.Errorf("got %v, want ErrHung", err)
 				}
 				want := defaultTimeout
-				if op.isSync() {
+				if op == OpSync || op == OpSyncDir {
 					want = defaultSyncTimeout
 				}
 				if got := time.Since(began); got != want {
@@ -575,14 +575,14 @@ func TestMonitorReportsUnexpectedFile(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(f.root, probeDir), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	f.health.probed(time.Now(), f.probe(nil))
+	f.health.probed(time.Now(), newProber(f).probe(nil))
 	if got := f.Health(); got.State != ReadOnly || got.Message == "" {
 		t.Errorf("got %+v, want %s", got, ReadOnly)
 	}
 	if err := os.Remove(filepath.Join(f.root, probeDir)); err != nil {
 		t.Fatal(err)
 	}
-	f.health.probed(time.Now(), f.probe(nil))
+	f.health.probed(time.Now(), newProber(f).probe(nil))
 	if got := f.Health(); got.State != OK {
 		t.Errorf("got %+v, want %s", got, OK)
 	}
@@ -593,7 +593,7 @@ func TestProbeOfMissingRoot(t *testing.T) {
 	t.Parallel()
 	f := New(filepath.Join(t.TempDir(), "missing"), Options{})
 	defer f.Close()
-	f.health.probed(time.Now(), f.probe(nil))
+	f.health.probed(time.Now(), newProber(f).probe(nil))
 	if got := f.Health(); got.State != Failed {
 		t.Errorf("got %+v, want %s", got, Failed)
 	}
@@ -614,7 +614,7 @@ func TestProbeLeavesNoFiles(t *testing.T) {
 		suspects[op] = true
 	}
 	for range 3 {
-		for op, err := range f.probe(suspects) {
+		for op, err := range newProber(f).probe(suspects) {
 			if err != nil {
 				t.Errorf("%s: %v", op, err)
 			}
@@ -625,7 +625,7 @@ func TestProbeLeavesNoFiles(t *testing.T) {
 		t.Errorf("files after the probes: %v, %v", entries, err)
 	}
 	for _, op := range Ops() {
-		if _, executed := f.probe(suspects)[op]; !executed {
+		if _, executed := newProber(f).probe(suspects)[op]; !executed {
 			t.Errorf("a probe of all operations does not execute %s, so the suspicion would remain", op)
 		}
 	}
