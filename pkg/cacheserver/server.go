@@ -138,6 +138,7 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 	})
 	api := httpapi.New(cfg.Upstream.Host, s.cache, httpapi.Options{Usable: s.usable, Logger: o.Logger, Registerer: registry})
 	s.api = s.httpServer(api)
+	s.api.ConnContext = httpapi.ConnContext
 	s.api.ConnState = newConnections(cmp.Or(o.MaxConnections, defaultMaxConnections), registry).track
 	s.debugServer = s.httpServer(debugHandler(debugPaths{
 		metrics:  registry,

@@ -23,7 +23,7 @@ var (
 	revisionFile = regexp.MustCompile(`^docker/registry/v2/repositories/(.+)/_manifests/revisions/sha256/` + hexPattern + `/link$`)
 	currentFile  = regexp.MustCompile(`^docker/registry/v2/repositories/(.+)/_manifests/tags/([^/]+)/current/link$`)
 	indexFile    = regexp.MustCompile(`^docker/registry/v2/repositories/(.+)/_manifests/tags/([^/]+)/index/sha256/` + hexPattern + `/link$`)
-	ownFile      = regexp.MustCompile(`^(registry-cache/last-use|scheduler-state\.json)$`)
+	ownFile      = regexp.MustCompile(`^(registry-cache/last-use|registry-cache/probe[^/]*|scheduler-state\.json)$`)
 )
 
 // inconsistencies returns what is wrong with a volume, sorted: content with another digest than its name, content and

@@ -222,7 +222,9 @@ func (h *Handler) serveBlob(w *recorder, r *http.Request, target target) {
 		content = &watched{ReadSeeker: content, err: &w.err}
 	}
 	// After an error it returns with less than it has announced, and the server closes the connection.
+	end := guard(r.Context(), b.Content)
 	serveContent(w, r, content)
+	w.err = errors.Join(w.err, end())
 }
 
 // rangeStart returns the first byte that a request for one range wants, in the form that clients resume with:
