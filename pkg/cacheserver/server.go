@@ -133,6 +133,7 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 	}
 	s.cache = pullthrough.New(s.store, s.upstream, pullthrough.Options{
 		RevalidateAfter: time.Duration(cfg.Tags.RevalidateAfter),
+		MaxStale:        time.Duration(cfg.Tags.MaxStale),
 		Logger:          o.Logger,
 		Registerer:      registry,
 	})

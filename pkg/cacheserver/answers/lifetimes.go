@@ -16,12 +16,18 @@ type Lifetimes struct {
 	MaxStale time.Duration
 }
 
+// UsableStale reports whether an answer that the upstream returned at a time may be used at the time now while the upstream
+// fails. The zero time means that there is no answer.
+func (l Lifetimes) UsableStale(answered, now time.Time) bool {
+	return !answered.IsZero() && now.Before(answered.Add(l.MaxStale))
+}
+
 // entry contains the last answers of the upstream for one key. The zero value has none.
 type entry[V any] struct {
 	value     V
 	confirmed time.Time // of the last positive answer; zero without one
 	negative  error     // the last negative answer; nil without one, and after a later positive answer
-	rejected  time.Time // of the last negative answer
+	rejected  time.Time // of the last negative answer; zero without one
 	retryAt   time.Time // after a failure of the upstream: no request before
 }
 
@@ -44,20 +50,19 @@ const (
 // negative one: upstreams return single 404 responses in an incident, and a tag that was deleted on purpose is used for no
 // longer than MaxStale.
 func decide[V any](e entry[V], l Lifetimes, now time.Time, failed bool) verdict {
-	if !failed {
+	if !failed && !now.Before(e.retryAt) {
 		switch {
 		case e.negative != nil && now.Before(e.rejected.Add(l.FreshNegative)):
 			return freshNegative
 		case e.negative == nil && !e.confirmed.IsZero() && now.Before(e.confirmed.Add(l.Fresh)):
 			return freshValue
-		case !now.Before(e.retryAt):
-			return expired
 		}
+		return expired
 	}
 	switch {
-	case !e.confirmed.IsZero() && now.Before(e.confirmed.Add(l.MaxStale)):
+	case l.UsableStale(e.confirmed, now):
 		return staleValue
-	case e.negative != nil && now.Before(e.rejected.Add(l.MaxStale)):
+	case l.UsableStale(e.rejected, now):
 		return staleNegative
 	}
 	return expired

@@ -19,20 +19,6 @@ import (
 // its error, and about 150 for the list and the map of the LRU.
 const entrySize = 512
 
-// Class is the meaning of an error of a request to the upstream.
-type Class int
-
-// Classes.
-const (
-	// Rejected means that the upstream rejects the request, for example because of its credentials. The error is the answer,
-	// and the stored answer is deleted.
-	Rejected Class = iota
-	// Negative means that the upstream has no such content. The error is the answer and is stored.
-	Negative
-	// Temporary means that the upstream failed. A stored answer is used if it is recent enough.
-	Temporary
-)
-
 // Options are the properties of a Table. All fields without a default are required.
 type Options[K comparable, V any] struct {
 	// Kind is the kind of the answers in logs, for example "tag".
@@ -42,8 +28,8 @@ type Options[K comparable, V any] struct {
 	MaxSize int64
 	// Size returns the memory of a key and its value, in bytes.
 	Size func(key K, value V) int64
-	// Classify returns the class of an error, and the time in which the upstream must not be requested again, at most some
-	// minutes; 0 if the upstream has not defined it.
+	// Classify returns the class of an error of a request, and the time until the upstream accepts the next one. Default:
+	// function Classify.
 	Classify func(err error) (Class, time.Duration)
 	// Restore returns an answer that survived a restart, and the time at which the upstream confirmed it. It is called if
 	// the upstream fails and the table has no positive answer. Default: there is none.
@@ -72,6 +58,9 @@ type Table[K comparable, V any] struct {
 func New[K comparable, V any](group *background.Group, o Options[K, V]) *Table[K, V] {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Classify == nil {
+		o.Classify = Classify
 	}
 	if o.Restore == nil {
 		o.Restore = func(K) (none V, confirmed time.Time, ok bool) { return none, time.Time{}, false }
@@ -114,7 +103,7 @@ func (t *Table[K, V]) revalidate(ctx context.Context, key K, request func(contex
 	class, wait := t.options.Classify(err)
 	switch class {
 	case Negative:
-		t.update(key, func(e *entry[V]) { e.negative, e.rejected = err, time.Now() })
+		t.update(key, func(e *entry[V]) { e.negative, e.rejected, e.retryAt = err, time.Now(), time.Time{} })
 		return Answer[V]{}, err
 	case Temporary:
 		return t.serveStale(key, err, wait)
@@ -180,29 +169,15 @@ func (t *Table[K, V]) Remove(key K) {
 	t.entries.Remove(key)
 }
 
-// RemoveValues deletes the answers with a matching value.
-func (t *Table[K, V]) RemoveValues(matches func(key K, value V) bool) {
+// Find returns the keys with a matching value whose newest answer is positive, and the times at which the upstream confirmed
+// them. Its duration is proportional to the number of all answers.
+func (t *Table[K, V]) Find(matches func(key K, value V) bool) map[K]time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, key := range t.find(matches) {
-		t.entries.Remove(key)
-	}
-}
-
-// Keys returns the keys with a matching value whose newest answer is positive. Its duration is proportional to the number of
-// all answers.
-func (t *Table[K, V]) Keys(matches func(key K, value V) bool) []K {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.find(matches)
-}
-
-// find requires the lock.
-func (t *Table[K, V]) find(matches func(key K, value V) bool) []K {
-	var found []K
+	found := map[K]time.Time{}
 	for _, key := range t.entries.Keys() {
 		if e, _ := t.entries.Peek(key); e.negative == nil && !e.confirmed.IsZero() && matches(key, e.value) {
-			found = append(found, key)
+			found[key] = e.confirmed
 		}
 	}
 	return found

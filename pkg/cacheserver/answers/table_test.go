@@ -253,9 +253,25 @@ func TestSizeIsLimited(t *testing.T) {
 				t.Fatalf("after %d answers: %d entries with %d bytes", i, len(table.entries.Keys()), size)
 			}
 		}
-		kept := table.Keys(func(string, string) bool { return true })
-		if fmt.Sprint(kept) != "[91 92 93 94 95 96 97 98 99 0]" {
+		if kept := table.entries.Keys(); fmt.Sprint(kept) != "[91 92 93 94 95 96 97 98 99 0]" {
 			t.Errorf("stored: %v", kept)
+		}
+	})
+}
+
+func TestFind(t *testing.T) {
+	run(t, someOptions, func(t *testing.T, table *Table[string, string]) {
+		confirmed := time.Now()
+		table.Put("key", "v")
+		table.Put("other", "w")
+		time.Sleep(time.Hour)
+		matches := func(_, value string) bool { return value == "v" }
+		if found := table.Find(matches); len(found) != 1 || !found["key"].Equal(confirmed) {
+			t.Errorf("found %v", found)
+		}
+		check(t, "missing", table, &source{err: errMissing}, "", "", errMissing, 1)
+		if found := table.Find(matches); len(found) != 0 {
+			t.Errorf("found %v after a negative answer", found)
 		}
 	})
 }
@@ -264,10 +280,10 @@ func TestLargeAnswerIsNotStored(t *testing.T) {
 	run(t, someOptions, func(t *testing.T, table *Table[string, string]) {
 		table.Put("small", "v")
 		table.Put("large", string(make([]byte, someOptions.MaxSize)))
-		if kept := table.Keys(func(string, string) bool { return true }); fmt.Sprint(kept) != "[small]" {
+		if kept := table.entries.Keys(); fmt.Sprint(kept) != "[small]" {
 			t.Errorf("stored: %v", kept)
 		}
-		table.RemoveValues(func(_, value string) bool { return value == "v" })
+		table.Remove("small")
 		if size := table.entries.Size(); size != 0 {
 			t.Errorf("%d bytes are stored", size)
 		}

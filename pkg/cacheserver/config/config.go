@@ -87,12 +87,16 @@ type GarbageCollection struct {
 	TTL Duration `json:"ttl"`
 }
 
-// Tags says how tags follow the upstream.
+// Tags defines how long answers of the upstream about tags and lists are used.
 type Tags struct {
 	// RevalidateAfter is the time for which the upstream's answer about a tag is used for all clients. 0s means that
-	// each request asks the upstream. Default 10s. An upstream that answers 429 or 503 with Retry-After is not asked
-	// about that tag again before, for at most 5 min, if the cache has an answer of its own.
+	// each request contacts the upstream. Default 10s. If the upstream answers 429 or 503 with Retry-After, the cache does
+	// not request that tag again before, for at most 5 min, if it has an answer of its own.
 	RevalidateAfter Duration `json:"revalidateAfter"`
+	// MaxStale is the time since the upstream's last answer about a tag for which the cache uses this answer while the
+	// upstream fails: connection errors, timeouts, 408, 429 and 5xx. 0s means that the cache returns the error instead.
+	// Default 24h.
+	MaxStale Duration `json:"maxStale"`
 }
 
 // Duration is written as Go's time.ParseDuration reads it, such as "168h".
@@ -128,7 +132,7 @@ func Default() Config {
 			LowWatermark:  contract.DefaultLowWatermark(contract.DefaultHighWatermark),
 		},
 		GarbageCollection: GarbageCollection{TTL: Duration(contract.DefaultTTL)},
-		Tags:              Tags{RevalidateAfter: Duration(10 * time.Second)},
+		Tags:              Tags{RevalidateAfter: Duration(10 * time.Second), MaxStale: Duration(24 * time.Hour)},
 	}
 }
 

@@ -30,7 +30,7 @@ func TestParseDefaults(t *testing.T) {
 		Debug:             Debug{Address: ":5001"},
 		Storage:           Storage{Root: "/var/lib/registry", HighWatermark: 90, LowWatermark: 80},
 		GarbageCollection: GarbageCollection{TTL: Duration(168 * time.Hour)},
-		Tags:              Tags{RevalidateAfter: Duration(10 * time.Second)},
+		Tags:              Tags{RevalidateAfter: Duration(10 * time.Second), MaxStale: Duration(24 * time.Hour)},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
@@ -39,11 +39,11 @@ func TestParseDefaults(t *testing.T) {
 
 func TestParseKeepsZeros(t *testing.T) {
 	t.Parallel()
-	got, err := Parse([]byte(minimal + "garbageCollection: {ttl: 0s}\ntags: {revalidateAfter: 0s}\nstorage: {lowWatermark: 0}\n"))
+	got, err := Parse([]byte(minimal + "garbageCollection: {ttl: 0s}\ntags: {revalidateAfter: 0s, maxStale: 0s}\nstorage: {lowWatermark: 0}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.GarbageCollection.TTL != 0 || got.Tags.RevalidateAfter != 0 || got.Storage.LowWatermark != 0 {
+	if got.GarbageCollection.TTL != 0 || got.Tags.RevalidateAfter != 0 || got.Tags.MaxStale != 0 || got.Storage.LowWatermark != 0 {
 		t.Errorf("zeros were replaced by defaults: %+v", got)
 	}
 	if got.Storage.HighWatermark != 90 {
@@ -94,6 +94,7 @@ func TestValidate(t *testing.T) {
 		{"high watermark", func(c *Config) { c.Storage.HighWatermark = 101 }, "storage.highWatermark: 101 must be a percentage of the volume from 1 to 100, for example 90"},
 		{"low above high", func(c *Config) { c.Storage.LowWatermark = 90 }, "storage.lowWatermark: 90 must be a percentage of the volume from 0 to 89, below highWatermark, which is 90"},
 		{"ttl", func(c *Config) { c.GarbageCollection.TTL = -1 }, "garbageCollection.ttl: -1ns must not be negative, for example 168h; 0s means that nothing is ever deleted"},
+		{"maxStale", func(c *Config) { c.Tags.MaxStale = -1 }, "tags.maxStale: must not be negative"},
 		{"two at once", func(c *Config) { c.Upstream.Host = ""; c.Tags.RevalidateAfter = -1 }, "upstream.host: must be set to the registry of the image references, such as docker.io\ntags.revalidateAfter: must not be negative"},
 	} {
 		cfg, err := Parse([]byte(minimal))

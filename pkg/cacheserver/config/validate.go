@@ -46,6 +46,7 @@ func (c Config) Validate() error {
 	}
 	errs = append(errs, c.ValidateLimits())
 	check("tags.revalidateAfter", validateDuration(c.Tags.RevalidateAfter))
+	check("tags.maxStale", validateDuration(c.Tags.MaxStale))
 	return errors.Join(errs...)
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/manifests"
 	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/oci"
@@ -33,7 +34,7 @@ func FuzzRequest(f *testing.F) {
 			return
 		}
 		cache := &fakeCache{
-			manifest: &pullthrough.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Content: []byte(manifest), Outcome: result.Hit},
+			manifest: &manifests.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Content: []byte(manifest), Outcome: result.Hit},
 			blob:     blobOf(memory{strings.NewReader(layer)}, int64(len(layer))),
 			tags:     &pullthrough.TagPage{Tags: oci.NewTagList("v1"), Next: r.URL.Query()},
 			refers:   &pullthrough.Referrers{Index: []byte(`{}`), Next: url.Values{"token": {target}}},

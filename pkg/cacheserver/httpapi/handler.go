@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/manifests"
 	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/oci"
@@ -37,8 +38,8 @@ const (
 
 // Cache is what is served. *pullthrough.Cache is one; see there for the meaning of the methods.
 type Cache interface {
-	Manifest(ctx context.Context, repository string, ref oci.Reference) (*pullthrough.Manifest, error)
-	StatManifest(ctx context.Context, repository string, ref oci.Reference) (*pullthrough.Manifest, error)
+	Manifest(ctx context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error)
+	StatManifest(ctx context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error)
 	Blob(ctx context.Context, repository string, d digest.Digest) (*pullthrough.Blob, error)
 	StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, result.Outcome, error)
 	Tags(ctx context.Context, repository string, query url.Values) (*pullthrough.TagPage, error)

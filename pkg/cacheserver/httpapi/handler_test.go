@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/manifests"
 	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/oci"
@@ -41,7 +42,7 @@ var (
 // fakeCache answers what a test puts in, and notes what it was asked for.
 type fakeCache struct {
 	asked    string
-	manifest *pullthrough.Manifest
+	manifest *manifests.Manifest
 	blob     func() *pullthrough.Blob
 	size     int64
 	outcome  result.Outcome
@@ -50,12 +51,12 @@ type fakeCache struct {
 	err      error
 }
 
-func (c *fakeCache) Manifest(_ context.Context, repository string, ref oci.Reference) (*pullthrough.Manifest, error) {
+func (c *fakeCache) Manifest(_ context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error) {
 	c.asked = "manifest " + ref.In(repository)
 	return c.manifest, c.err
 }
 
-func (c *fakeCache) StatManifest(_ context.Context, repository string, ref oci.Reference) (*pullthrough.Manifest, error) {
+func (c *fakeCache) StatManifest(_ context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error) {
 	c.asked = "stat manifest " + ref.In(repository)
 	return c.manifest, c.err
 }
@@ -154,9 +155,9 @@ func TestAnswers(t *testing.T) {
 		}
 		return changed
 	}
-	stored := &pullthrough.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Content: []byte(manifest), Outcome: result.Hit}
-	stale := &pullthrough.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Content: []byte(manifest), Outcome: result.Stale}
-	described := &pullthrough.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Outcome: result.Miss}
+	stored := &manifests.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Content: []byte(manifest), Outcome: result.Hit}
+	stale := &manifests.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Content: []byte(manifest), Outcome: result.Stale}
+	described := &manifests.Manifest{Digest: manifestDigest, MediaType: oci.MediaTypeManifest, Size: int64(len(manifest)), Outcome: result.Miss}
 	withoutRanges := with(manifestHeaders)
 	delete(withoutRanges, "Accept-Ranges")
 	ranged := with(blobHeaders, "Content-Length", "3", "Content-Range", "bytes 2-4/10")
@@ -387,7 +388,7 @@ func TestRecord(t *testing.T) {
 	var log bytes.Buffer
 	metrics := prometheus.NewRegistry()
 	cache := &fakeCache{
-		manifest: &pullthrough.Manifest{Digest: manifestDigest, Content: []byte(manifest), Outcome: result.Stale},
+		manifest: &manifests.Manifest{Digest: manifestDigest, Content: []byte(manifest), Outcome: result.Stale},
 		blob:     blobOf(memory{strings.NewReader(layer)}, 10),
 	}
 	h := New("docker.io", cache, Options{Logger: slog.New(slog.NewJSONHandler(&log, nil)), Registerer: metrics})

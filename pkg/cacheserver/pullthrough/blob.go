@@ -89,7 +89,7 @@ func (c *Cache) linkedBlob(repository string, d digest.Digest) *Blob {
 func (c *Cache) whole(repository string, d digest.Digest, f *store.Content, err error) (*store.Content, int64) {
 	if err == nil {
 		var info os.FileInfo
-		if info, err = f.Stat(); err == nil && c.memory.contradicts(d, info.Size()) {
+		if info, err = f.Stat(); err == nil && c.contradicts(d, info.Size()) {
 			err = fmt.Errorf("the file has %d bytes, and an image wants another number of them", info.Size())
 		}
 		if err == nil {

@@ -732,3 +732,24 @@ func TestCloseEndsFetches(t *testing.T) {
 		t.Errorf("after Close: %v", err)
 	}
 }
+
+func TestReasons(t *testing.T) {
+	t.Parallel()
+	for want, err := range map[result.Reason]error{
+		result.NotFound:    status(http.StatusNotFound),
+		result.Denied:      status(http.StatusForbidden),
+		result.RateLimited: status(http.StatusTooManyRequests),
+		result.TimedOut:    status(http.StatusRequestTimeout),
+		result.Unavailable: status(http.StatusInternalServerError),
+	} {
+		f := newFixture(t, 0, store.Options{})
+		f.failWith(err)
+		d := digest.FromString("blob")
+		if _, err := f.Blob(t.Context(), repository, d); reasonOf(t, err) != want {
+			t.Errorf("blob: %v, want reason %d", err, want)
+		}
+		if _, _, err := f.StatBlob(t.Context(), repository, d); reasonOf(t, err) != want {
+			t.Errorf("size of blob: %v, want reason %d", err, want)
+		}
+	}
+}

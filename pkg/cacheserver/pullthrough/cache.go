@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pullthrough answers for manifests and blobs: from the store what is there, from the upstream what is not,
-// keeping it. A client never gets less than the upstream would have given it because the store cannot be written.
+// Package pullthrough is the pull-through cache of one upstream: stored content comes from the store, other content from the
+// upstream, and is stored. A client receives everything that the upstream returns, also if the store cannot be written.
 package pullthrough
 
 import (
@@ -14,15 +14,15 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/singleflight"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/background"
+	"github.com/registry-cache/extension/pkg/cacheserver/manifests"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
-// Upstream is the registry that is cached. *upstream.Client is one; see there for the meaning of the methods.
+// Upstream is the client of the upstream. *upstream.Client implements it and documents the methods.
 type Upstream interface {
 	HeadManifest(ctx context.Context, repository string, ref oci.Reference) (upstream.Descriptor, error)
 	Manifest(ctx context.Context, repository string, ref oci.Reference) (*upstream.Manifest, error)
@@ -34,92 +34,91 @@ type Upstream interface {
 
 // Options are the optional parts of a Cache.
 type Options struct {
-	// RevalidateAfter is how long the upstream's answer about a tag, or a list, is used. 0 asks for each request.
+	// RevalidateAfter is the time in which the upstream's answer about a tag or a list is used for all requests. 0 requests
+	// the upstream for each request.
 	RevalidateAfter time.Duration
-	// Logger gets what clients do not see, such as a volume that cannot be written. Default: discarded.
+	// MaxStale is the time after the last answer of the upstream about a tag or a list in which this answer is used while the
+	// upstream fails. 0 disables the use of old answers.
+	MaxStale time.Duration
+	// Logger receives problems that clients do not see, such as errors of the volume. Default: discarded.
 	Logger *slog.Logger
-	// Registerer gets the metrics. Default: none.
+	// Registerer receives the metrics. Default: none.
 	Registerer prometheus.Registerer
 }
 
-// Cache is the cache of one upstream. It is safe for concurrent use. Repositories and tags must be valid by the
-// grammar of package oci.
+// Cache is the cache of one upstream. It is safe for concurrent use. Repositories and tags must be valid by the grammar of
+// package oci.
 type Cache struct {
-	store           *store.Store
-	upstream        Upstream
-	revalidateAfter time.Duration
-	log             *slog.Logger
-	metrics         *metrics
-	memory          *memory
-	tags            *tagTable
-	tagPages        *listTable[TagPage]
-	referrers       *listTable[Referrers]
-	resolutions     singleflight.Group
-	manifests       singleflight.Group
-	lists           singleflight.Group
-
+	store      *store.Store
+	upstream   Upstream
+	log        *slog.Logger
+	metrics    *metrics
 	background *background.Group
+	manifests  *manifests.Manifests
+	lists      *lists
 
 	mu      sync.Mutex // guards fetches
 	fetches map[digest.Digest]*fetch
 }
 
-// New returns a cache. Close ends it.
+// New returns a cache. The caller calls Close.
 func New(s *store.Store, u Upstream, o Options) *Cache {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Cache{
-		store:           s,
-		upstream:        u,
-		revalidateAfter: o.RevalidateAfter,
-		log:             o.Logger,
-		metrics:         newMetrics(o.Registerer),
-		memory:          newMemory(),
-		tags:            newTagTable(o.RevalidateAfter),
-		tagPages:        newListTable[TagPage](o.RevalidateAfter),
-		referrers:       newListTable[Referrers](o.RevalidateAfter),
-		background:      background.New(),
-		fetches:         map[digest.Digest]*fetch{},
+	c := &Cache{
+		store:      s,
+		upstream:   u,
+		log:        o.Logger,
+		metrics:    newMetrics(o.Registerer),
+		background: background.New(),
+		fetches:    map[digest.Digest]*fetch{},
 	}
+	c.manifests = manifests.New(c.background, s, u, manifests.Options{
+		RevalidateAfter: o.RevalidateAfter,
+		MaxStale:        o.MaxStale,
+		Unstored:        c.warnUnstored,
+		Logger:          o.Logger,
+	})
+	c.lists = newLists(c.background, u, o)
+	return c
 }
 
-// Close ends what goes on, drops what is unfinished, and returns when all of it is gone. Later requests that need the
-// upstream fail.
+// Close cancels all work in progress, discards unfinished content and waits. Later requests that need the upstream fail.
 func (c *Cache) Close() { c.background.Close() }
 
-// shared returns what f returns, running it once for all that ask with the same key at a time. It goes on for the
-// others when ctx ends.
-func shared[T any](ctx context.Context, c *Cache, group *singleflight.Group, key string, f func(context.Context) (T, error)) (T, error) {
-	type answer struct {
-		value T
-		err   error
-	}
-	answers := make(chan answer, 1)
-	started := c.background.Go(func(background context.Context) {
-		value, err, _ := group.Do(key, func() (any, error) { return f(background) })
-		if err != nil {
-			answers <- answer{err: err}
-			return
-		}
-		answers <- answer{value: value.(T)}
-	})
-	var none T
-	if !started {
-		return none, background.ErrClosed
-	}
-	select {
-	case a := <-answers:
-		return a.value, a.err
-	case <-ctx.Done():
-		return none, context.Cause(ctx)
-	}
+// Manifest returns a manifest with its content, see manifests.Manifests.Get.
+func (c *Cache) Manifest(ctx context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error) {
+	return c.manifests.Get(ctx, repository, ref)
 }
 
-// warnUnstored logs that something could not be stored; a nil error says that it was.
-func (c *Cache) warnUnstored(what, name string, err error) {
+// StatManifest returns a manifest, if possible without downloading it, see manifests.Manifests.Stat.
+func (c *Cache) StatManifest(ctx context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error) {
+	return c.manifests.Stat(ctx, repository, ref)
+}
+
+// Tags returns a page of the tags of a repository, see lists.tagPage. Errors are *result.Error.
+func (c *Cache) Tags(ctx context.Context, repository string, query url.Values) (*TagPage, error) {
+	return c.lists.tagPage(ctx, repository, query)
+}
+
+// Referrers returns a page of the manifests that refer to the manifest with the digest, see lists.referrersPage. Errors are
+// *result.Error.
+func (c *Cache) Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*Referrers, error) {
+	return c.lists.referrersPage(ctx, repository, d, query)
+}
+
+// contradicts reports whether manifests give another size for a blob than that of its file, in bytes. A damaged file would
+// otherwise break the image on all nodes.
+func (c *Cache) contradicts(d digest.Digest, size int64) bool {
+	expected, known := c.manifests.ExpectedSize(d)
+	return known && size != expected
+}
+
+// warnUnstored reports that an object could not be stored. It ignores nil and the end of the cache.
+func (c *Cache) warnUnstored(kind, name string, err error) {
 	if err != nil && !errors.Is(err, background.ErrClosed) {
 		c.metrics.storageErrors.Inc()
-		c.log.Warn("Cannot store object", "kind", what, "name", name, "error", err)
+		c.log.Warn("Cannot store object", "kind", kind, "name", name, "error", err)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/goleak"
 
@@ -241,7 +242,7 @@ func newFixture(t *testing.T, revalidateAfter time.Duration, o store.Options) *f
 		t.Fatal(err)
 	}
 	u := newFakeUpstream()
-	c := New(s, u, Options{RevalidateAfter: revalidateAfter})
+	c := New(s, u, Options{RevalidateAfter: revalidateAfter, MaxStale: 24 * time.Hour})
 	t.Cleanup(c.Close)
 	return &fixture{Cache: c, upstream: u, root: root}
 }
@@ -282,4 +283,30 @@ func (f *fixture) read(t *testing.T, repository string, d digest.Digest) ([]byte
 	}()
 	content, err := io.ReadAll(b.Content)
 	return content, b.Outcome(), err
+}
+
+const (
+	forEver  = time.Hour
+	byDigest = " " + repository + "@"
+)
+
+// reasonOf returns the reason of an error as the package reports it to clients.
+func reasonOf(t *testing.T, err error) result.Reason {
+	t.Helper()
+	explained, ok := errors.AsType[*result.Error](result.Explain(err))
+	if !ok {
+		t.Fatalf("%v is not an *Error", err)
+	}
+	return explained.Reason
+}
+
+func (f *fixture) wantCalls(t *testing.T, step string, calls ...string) {
+	t.Helper()
+	if diff := cmp.Diff(calls, f.upstream.seen()); diff != "" {
+		t.Errorf("%s: calls: -want +got\n%s", step, diff)
+	}
+}
+
+func (f *fixture) failWith(err error) {
+	f.upstream.change(func() { f.upstream.fail = func(string) error { return err } })
 }

@@ -149,7 +149,7 @@ func (c *Cache) fill(ctx context.Context, f *fetch, repository string) {
 	}
 	f.update(func(p *progress) { p.verified, p.err = err == nil, err })
 	if err == nil {
-		c.memory.verified(f.digest, f.progress().written)
+		c.manifests.Verified(f.digest, f.progress().written)
 		// The readers have all they need by now; what fails from here on costs another fetch at most.
 		c.warnUnstored("blob", f.digest.String(), partial.Commit(f.allowed()))
 	} else if !errors.Is(err, errStorage) {

@@ -4,215 +4,169 @@ package pullthrough
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"maps"
+	"net/http"
 	"net/url"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/answers"
+	"github.com/registry-cache/extension/pkg/cacheserver/background"
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
-const (
-	// maxListBytes bounds what each of the tables of lists remembers, in bytes: thousands of answers about referrers,
-	// which have some KiB.
-	maxListBytes = 16 << 20
-	// listOverhead is what an entry costs beside its content, in bytes. It bounds the number of empty lists, too.
-	listOverhead = 1 << 10
-)
+// maxListsSize limits the memory for lists of tags and for referrers, in bytes each: thousands of answers of some KiB.
+const maxListsSize = 16 << 20
 
 // TagPage is an answer with tags.
 type TagPage struct {
 	Tags oci.TagList
-	// Next is the query of the next page, nil on the last one. It is to be read only.
+	// Next is the query of the next page; nil on the last page. It must not be modified.
 	Next    url.Values
 	Outcome result.Outcome
 }
 
-// Referrers is an answer with the manifests that refer to another one.
+// Referrers is an answer with the manifests that refer to another manifest.
 type Referrers struct {
-	// Index is an OCI index, to be read only.
+	// Index is an OCI index. It must not be modified.
 	Index []byte
-	// FiltersApplied is empty, or "artifactType" where the index has only the type of the query.
+	// FiltersApplied is empty, or "artifactType" if the index contains only the type of the query.
 	FiltersApplied string
-	// Next is the query of the next page, nil on the last one.
+	// Next is the query of the next page; nil on the last page. It must not be modified.
 	Next    url.Values
 	Outcome result.Outcome
 }
 
-// Tags returns a page of the repository's tags. The query may have n, the number of tags that are wanted, and last, the
-// tag that the page comes after; other parameters are the upstream's, from the field Next of a page. What the upstream
-// does not make of n and last is made here. Errors are *Error.
-func (c *Cache) Tags(ctx context.Context, repository string, query url.Values) (*TagPage, error) {
-	page, outcome, err := list(ctx, c, c.tagPages, "tags of "+repository, query, func(ctx context.Context) (TagPage, int, error) {
-		got, err := c.upstream.Tags(ctx, repository, query)
+// listKey identifies a page. subject is empty for a list of tags, query is encoded.
+type listKey struct {
+	repository string
+	subject    digest.Digest
+	query      string
+}
+
+// LogValue implements slog.LogValuer. Logs contain no queries.
+func (k listKey) LogValue() slog.Value {
+	if k.subject == "" {
+		return slog.StringValue(k.repository)
+	}
+	return slog.StringValue(k.repository + "@" + k.subject.String())
+}
+
+func (k listKey) size() int64 { return int64(len(k.repository) + len(k.subject) + len(k.query)) }
+
+// lists are the lists of tags and the referrers of one upstream.
+type lists struct {
+	upstream  Upstream
+	tags      *answers.Table[listKey, TagPage]
+	referrers *answers.Table[listKey, Referrers]
+}
+
+func newLists(group *background.Group, u Upstream, o Options) *lists {
+	lifetimes := answers.Lifetimes{Fresh: o.RevalidateAfter, FreshNegative: o.RevalidateAfter, MaxStale: o.MaxStale}
+	return &lists{
+		upstream: u,
+		tags: answers.New(group, answers.Options[listKey, TagPage]{
+			Kind:      "tags",
+			Lifetimes: lifetimes,
+			MaxSize:   maxListsSize,
+			Size:      func(k listKey, page TagPage) int64 { return k.size() + int64(page.Tags.Size()) },
+			Logger:    o.Logger,
+		}),
+		referrers: answers.New(group, answers.Options[listKey, Referrers]{
+			Kind:      "referrers",
+			Lifetimes: lifetimes,
+			MaxSize:   maxListsSize,
+			Size:      func(k listKey, page Referrers) int64 { return k.size() + int64(len(page.Index)) },
+			Classify:  classifyReferrers,
+			Logger:    o.Logger,
+		}),
+	}
+}
+
+// tagPage returns a page of the tags of a repository. The query may contain n, the size of the page, and last, the tag before
+// the page; other parameters are those of the upstream, from the field Next of a page. It applies n and last itself if the
+// upstream ignores them. Errors are *result.Error.
+func (l *lists) tagPage(ctx context.Context, repository string, query url.Values) (*TagPage, error) {
+	key := listKey{repository: repository, query: query.Encode()}
+	answer, err := l.tags.Get(ctx, key, func(ctx context.Context) (TagPage, error) {
+		got, err := l.upstream.Tags(ctx, repository, query)
 		if err != nil {
-			return TagPage{}, 0, err
+			return TagPage{}, err
 		}
-		p := paginate(got.Tags, got.Next, query)
-		return p, p.Tags.Size(), nil
+		return paginate(got.Tags, got.Next, query), nil
 	})
 	if err != nil {
 		return nil, result.Explain(err)
 	}
-	page.Outcome = outcome
+	page := answer.Value
+	page.Outcome = answer.Outcome
 	return &page, nil
 }
 
-// Referrers returns a page of the manifests in the repository that refer to the one with the digest. The query may have
-// artifactType; other parameters are the upstream's, from the field Next of a page. Errors are *Error; NotFound says
-// that the upstream does not have the API, so that clients look for the referrers tag.
-func (c *Cache) Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*Referrers, error) {
-	page, outcome, err := list(ctx, c, c.referrers, "referrers of "+repository+"@"+d.String(), query, func(ctx context.Context) (Referrers, int, error) {
-		got, err := c.upstream.Referrers(ctx, repository, d, query)
+// referrersPage returns a page of the manifests in the repository that refer to the manifest with the digest. The query may
+// contain artifactType; other parameters are those of the upstream, from the field Next of a page. Errors are *result.Error;
+// the reason NotFound means that the upstream has no referrers API, so that clients request the fallback tag.
+func (l *lists) referrersPage(ctx context.Context, repository string, d digest.Digest, query url.Values) (*Referrers, error) {
+	key := listKey{repository: repository, subject: d, query: query.Encode()}
+	answer, err := l.referrers.Get(ctx, key, func(ctx context.Context) (Referrers, error) {
+		got, err := l.upstream.Referrers(ctx, repository, d, query)
 		if err != nil {
-			return Referrers{}, 0, err
+			return Referrers{}, err
 		}
-		return Referrers{Index: got.Index, FiltersApplied: got.FiltersApplied, Next: got.Next}, len(got.Index), nil
+		return Referrers{Index: got.Index, FiltersApplied: got.FiltersApplied, Next: got.Next}, nil
 	})
-	switch {
-	case lacksReferrers(err):
+	if class, _ := classifyReferrers(err); err != nil && class == answers.Negative {
 		return nil, &result.Error{Reason: result.NotFound, Err: err}
-	case err != nil:
+	}
+	if err != nil {
 		return nil, result.Explain(err)
 	}
-	page.Outcome = outcome
+	page := answer.Value
+	page.Outcome = answer.Outcome
 	return &page, nil
 }
 
-// list returns the list with the name that the table has for the query if it is fresh, and what ask returns otherwise,
-// asking once for all clients. If the upstream cannot say, it returns what it said the last time.
-func list[T any](ctx context.Context, c *Cache, table *listTable[T], name string, query url.Values, ask func(context.Context) (list T, size int, err error)) (T, result.Outcome, error) {
-	key := name + "?" + query.Encode()
-	if known, outcome, ok := table.fresh(key); ok {
-		return known, outcome, nil
+// classifyReferrers returns Negative if the upstream has no referrers API. Registries without it return one of these status
+// codes, or a document that is not an index.
+func classifyReferrers(err error) (answers.Class, time.Duration) {
+	failed, ok := errors.AsType[*upstream.Error](err)
+	if !ok {
+		return answers.Classify(err)
 	}
-	type answer struct {
-		list    T
-		outcome result.Outcome
+	switch failed.StatusCode {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented:
+		return answers.Negative, 0
 	}
-	got, err := shared(ctx, c, &c.lists, key, func(ctx context.Context) (answer, error) {
-		// The answer may have come after the caller looked.
-		if known, outcome, ok := table.fresh(key); ok {
-			return answer{known, outcome}, nil
-		}
-		asked, size, err := ask(ctx)
-		switch {
-		case err == nil:
-			table.put(key, asked, size, time.Now())
-			return answer{asked, result.Miss}, nil
-		case !lacksReferrers(err) && isTemporary(err):
-			if last, ok := table.keep(key, time.Now()); ok {
-				c.log.Warn("Serving a list without the upstream", "list", name, "error", err)
-				return answer{last, result.Stale}, nil
-			}
-		case ctx.Err() == nil:
-			table.remove(key)
-		}
-		return answer{}, err
-	})
-	return got.list, got.outcome, err
+	if errors.Is(err, upstream.ErrNoIndex) {
+		return answers.Negative, 0
+	}
+	return answers.Classify(err)
 }
 
-// paginate makes the page that the query asks for of what the upstream sent, which may begin with the last tag of the
-// page before, or have all tags. It changes none of its arguments. No order is expected, because registries have different ones.
+// paginate returns the page that the query requests from the upstream's page, which may start with the last tag of the
+// previous page or contain all tags. It requires no order of the tags, because registries sort differently.
 func paginate(tags oci.TagList, next, query url.Values) TagPage {
 	limit, err := strconv.Atoi(query.Get("n"))
 	if err != nil || limit < 0 {
 		limit = -1
 	}
-	page, last := tags.Page(query.Get("last"), limit)
-	switch {
-	case limit == 0:
+	if limit == 0 {
 		return TagPage{}
-	case last != "":
+	}
+	page, last := tags.Page(query.Get("last"), limit)
+	if last != "" {
 		next = maps.Clone(query)
 		next.Set("last", last)
 	}
 	if next.Encode() == query.Encode() {
-		// It would be asked for this page for ever.
+		// The client would request this page again and again.
 		next = nil
 	}
 	return TagPage{Tags: page, Next: next}
-}
-
-// listTable remembers the upstream's answers with lists. It is safe for concurrent use.
-type listTable[T any] struct {
-	validFor time.Duration
-
-	mu      sync.Mutex // guards what follows
-	entries map[string]listEntry[T]
-	size    int // of all entries, in bytes
-}
-
-type listEntry[T any] struct {
-	list    T
-	size    int // in bytes
-	checked time.Time
-	stale   bool // the upstream could not be asked when it was checked
-}
-
-func newListTable[T any](validFor time.Duration) *listTable[T] {
-	return &listTable[T]{validFor: validFor, entries: map[string]listEntry[T]{}}
-}
-
-// fresh returns a list that needs no question.
-func (t *listTable[T]) fresh(key string) (T, result.Outcome, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	e, ok := t.entries[key]
-	outcome := result.Hit
-	if e.stale {
-		outcome = result.Stale
-	}
-	return e.list, outcome, ok && time.Since(e.checked) < t.validFor
-}
-
-func (t *listTable[T]) put(key string, list T, size int, now time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.drop(key)
-	size += len(key) + listOverhead
-	for t.size+size > maxListBytes && len(t.entries) > 0 {
-		t.dropOldest()
-	}
-	t.entries[key] = listEntry[T]{list: list, size: size, checked: now}
-	t.size += size
-}
-
-// keep returns a list of any age and uses it on, because the upstream cannot say what it is now.
-func (t *listTable[T]) keep(key string, now time.Time) (T, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	e, ok := t.entries[key]
-	if ok {
-		e.checked, e.stale = now, true
-		t.entries[key] = e
-	}
-	return e.list, ok
-}
-
-func (t *listTable[T]) remove(key string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.drop(key)
-}
-
-// drop and dropOldest are called with the lock.
-func (t *listTable[T]) drop(key string) {
-	t.size -= t.entries[key].size
-	delete(t.entries, key)
-}
-
-func (t *listTable[T]) dropOldest() {
-	oldest := ""
-	for key, e := range t.entries {
-		if oldest == "" || e.checked.Before(t.entries[oldest].checked) {
-			oldest = key
-		}
-	}
-	t.drop(oldest)
 }

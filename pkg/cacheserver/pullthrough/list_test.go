@@ -4,13 +4,13 @@ package pullthrough
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -194,22 +194,24 @@ func checkList(t *testing.T, step string, want result.Outcome, reason result.Rea
 
 func TestStaleListsAreNotAskedForAgain(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, time.Hour, store.Options{})
-	f.upstream.tags = func(url.Values) *upstream.TagPage { return &upstream.TagPage{Tags: oci.NewTagList("v1")} }
-	if _, err := f.Tags(t.Context(), repository, nil); err != nil {
-		t.Fatal(err)
-	}
-	f.tagPages.validFor = 0
-	f.failWith(errSilent)
-	if page, err := f.Tags(t.Context(), repository, nil); err != nil || page.Outcome != result.Stale {
-		t.Fatalf("%+v, %v", page, err)
-	}
-	f.tagPages.validFor = time.Hour
-	f.upstream.seen()
-	if page, err := f.Tags(t.Context(), repository, nil); err != nil || page.Outcome != result.Stale {
-		t.Errorf("%+v, %v", page, err)
-	}
-	f.wantCalls(t, "stale")
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, time.Hour, store.Options{})
+		defer f.Close()
+		f.upstream.tags = func(url.Values) *upstream.TagPage { return &upstream.TagPage{Tags: oci.NewTagList("v1")} }
+		if _, err := f.Tags(t.Context(), repository, nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		f.failWith(errSilent)
+		if page, err := f.Tags(t.Context(), repository, nil); err != nil || page.Outcome != result.Stale {
+			t.Fatalf("%+v, %v", page, err)
+		}
+		f.upstream.seen()
+		if page, err := f.Tags(t.Context(), repository, nil); err != nil || page.Outcome != result.Stale {
+			t.Errorf("%+v, %v", page, err)
+		}
+		f.wantCalls(t, "stale")
+	})
 }
 
 func TestUpstreamWithoutReferrers(t *testing.T) {
@@ -224,31 +226,62 @@ func TestUpstreamWithoutReferrers(t *testing.T) {
 	}
 }
 
-func TestListTableIsBounded(t *testing.T) {
+// An upstream with Retry-After must not be requested before, also for lists.
+func TestListsRespectRetryAfter(t *testing.T) {
 	t.Parallel()
-	table := newListTable[TagPage](time.Hour)
-	now := time.Now()
-	for i := range 100 {
-		table.put(fmt.Sprint(i), TagPage{}, 0, now.Add(time.Duration(i)))
-	}
-	if table.size < 100*listOverhead {
-		t.Errorf("%d bytes for 100 empty lists", table.size)
-	}
-	const large = maxListBytes / 4
-	for i := range 10 {
-		table.put(fmt.Sprint("large ", i), TagPage{}, large, now.Add(time.Hour+time.Duration(i)))
-		table.put(fmt.Sprint("large ", i), TagPage{}, large, now.Add(time.Hour+time.Duration(i)))
-	}
-	if len(table.entries) != 3 || table.size != 3*(large+listOverhead+len("large 9")) {
-		t.Errorf("%d lists with %d bytes", len(table.entries), table.size)
-	}
-	if _, _, ok := table.fresh("large 9"); !ok {
-		t.Error("the latest list is gone")
-	}
-	for i := range 10 {
-		table.remove(fmt.Sprint("large ", i))
-	}
-	if table.size != 0 || len(table.entries) != 0 {
-		t.Errorf("%d bytes in %d lists after all were removed", table.size, len(table.entries))
-	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, 10*time.Second, store.Options{})
+		defer f.Close()
+		f.upstream.tags = func(url.Values) *upstream.TagPage { return &upstream.TagPage{Tags: oci.NewTagList("v1")} }
+		d := digest.FromString("subject")
+		f.upstream.referrers = map[string][]byte{repository + "@" + d.String() + "?": []byte("index")}
+		list := func(want result.Outcome) {
+			t.Helper()
+			if page, err := f.Tags(t.Context(), repository, nil); err != nil || page.Outcome != want {
+				t.Errorf("tags: %+v, %v, want %s", page, err, want)
+			}
+			if page, err := f.Referrers(t.Context(), repository, d, nil); err != nil || page.Outcome != want {
+				t.Errorf("referrers: %+v, %v, want %s", page, err, want)
+			}
+		}
+		list(result.Miss)
+		time.Sleep(10 * time.Second)
+		f.failWith(&upstream.Error{Op: "request", StatusCode: http.StatusTooManyRequests, RetryAfter: time.Minute})
+		f.upstream.seen()
+		for range 6 {
+			list(result.Stale)
+			time.Sleep(10*time.Second - 1)
+		}
+		if calls := f.upstream.seen(); len(calls) != 2 {
+			t.Errorf("calls within a minute: %v, want one for each list", calls)
+		}
+	})
+}
+
+// F1: the answer that the upstream has no referrers API must survive a failure of the upstream.
+func TestMissingReferrersAPIIsRemembered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, 10*time.Second, store.Options{})
+		defer f.Close()
+		check := func(step string, requests int) {
+			t.Helper()
+			_, err := f.Referrers(t.Context(), repository, digest.FromString("subject"), nil)
+			if reasonOf(t, err) != result.NotFound {
+				t.Errorf("%s: %v, want NotFound", step, err)
+			}
+			if calls := f.upstream.seen(); len(calls) != requests {
+				t.Errorf("%s: calls %v, want %d", step, calls, requests)
+			}
+		}
+		f.failWith(status(http.StatusMethodNotAllowed))
+		check("first", 1)
+		check("second", 0)
+		time.Sleep(10 * time.Second)
+		check("third", 1)
+		time.Sleep(10 * time.Second)
+		f.failWith(errBroken)
+		check("upstream unavailable", 1)
+		check("upstream still unavailable", 0)
+	})
 }

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"fmt"
+	"os"
+	"time"
+)
+
+// TagTime returns the time of the last call of SetTag that changed the tag, or of TouchTag. It is the modification time of
+// the tag's link, so it survives a restart. Errors wrap ErrNotFound if the tag is not stored.
+func (s *Store) TagTime(repository, tag string) (time.Time, error) {
+	info, err := os.Stat(s.layout.TagLink(repository, tag))
+	if os.IsNotExist(err) {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading time of tag %s:%s: %w", repository, tag, err)
+	}
+	return info.ModTime(), nil
+}
+
+// TouchTag sets the time of a stored tag to t. The time is not flushed to the disk.
+func (s *Store) TouchTag(repository, tag string, t time.Time) error {
+	if err := os.Chtimes(s.layout.TagLink(repository, tag), time.Time{}, t); err != nil {
+		return fmt.Errorf("setting time of tag %s:%s: %w", repository, tag, err)
+	}
+	return nil
+}
