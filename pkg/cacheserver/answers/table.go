@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package answers stores the upstream's answers to requests whose result can change: tags, lists of tags and referrers.
+// Package answers stores answers of the upstream that can change: the digests of tags, lists of tags and referrers.
 // It decides when an answer is fresh, when it is used although the upstream fails, and when the upstream is requested.
 package answers
 
@@ -169,8 +169,8 @@ func (t *Table[K, V]) Remove(key K) {
 	t.entries.Remove(key)
 }
 
-// Find returns the keys with a matching value whose newest answer is positive, and the times at which the upstream confirmed
-// them. Its duration is proportional to the number of all answers.
+// Find returns the keys with a matching value, and the times at which the upstream confirmed them. Keys with a newer negative
+// answer are excluded. The duration is proportional to the number of all answers.
 func (t *Table[K, V]) Find(matches func(key K, value V) bool) map[K]time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()

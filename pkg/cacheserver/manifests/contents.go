@@ -23,6 +23,8 @@ const (
 	// Manifests of real images have up to some ten KiB.
 	largeManifest   = 256 << 10
 	maxLargeParsers = 2
+	// manifestOverhead is the memory of a manifest without its content, in bytes.
+	manifestOverhead = 512
 )
 
 type manifestKey struct {
@@ -54,9 +56,6 @@ func newContents(s Store, b *blobs, o Options) *contents {
 		verified: lru.New(maxContentsSize, func(_ manifestKey, m *Manifest) int64 { return m.Size + manifestOverhead }),
 	}
 }
-
-// manifestOverhead is the memory of a manifest without its content, in bytes.
-const manifestOverhead = 512
 
 // has reports whether the repository has a manifest in the store. It counts as a use of the manifest.
 func (c *contents) has(repository string, d digest.Digest) bool {
@@ -149,4 +148,8 @@ func (c *contents) drop(key manifestKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.verified.Remove(key)
+}
+
+func descriptorOf(m *Manifest) upstream.Descriptor {
+	return upstream.Descriptor{Digest: m.Digest, MediaType: m.MediaType, Size: m.Size}
 }

@@ -187,7 +187,7 @@ const (
 	byDigest = " " + repository + "@"
 )
 
-// want asks for a manifest, compares the answer, and the calls of the upstream with those that are listed.
+// want requests a manifest and compares the answer, and the calls of the upstream.
 func (f *fixture) want(t *testing.T, step string, ref oci.Reference, content string, outcome result.Outcome, calls ...string) {
 	t.Helper()
 	m, err := f.Get(t.Context(), repository, ref)

@@ -2,7 +2,7 @@
 
 // Package manifests returns manifests by digest and by tag, from the store or from the upstream.
 //
-// A tag is resolved to a digest first; the upstream's answer is used for some seconds. The manifest with this digest comes
+// A tag is resolved to a digest first; the upstream's answer is used for some seconds (Options.RevalidateAfter). The manifest with this digest comes
 // from the store, otherwise from the upstream. While the upstream fails, the last answer about a tag is used for a limited
 // time (Options.MaxStale).
 package manifests
@@ -112,7 +112,7 @@ func (m *Manifests) Get(ctx context.Context, repository string, ref oci.Referenc
 }
 
 // Stat returns a manifest for clients that do not need its content. It downloads a manifest only if the upstream does not
-// describe it completely. Errors are *result.Error.
+// describe it completely, or if the digest of a tag comes from an earlier answer. Errors are *result.Error.
 func (m *Manifests) Stat(ctx context.Context, repository string, ref oci.Reference) (*Manifest, error) {
 	found, err := m.stat(ctx, repository, ref)
 	if err != nil {
@@ -155,8 +155,13 @@ func (m *Manifests) stat(ctx context.Context, repository string, ref oci.Referen
 		return withTagOutcome(found, tag), nil
 	}
 	if tag.outcome == result.Hit {
-		// The client will get the manifest by digest, but the upstream may have deleted it since the answer.
-		if _, err := m.stat(ctx, repository, oci.Reference{Digest: tag.descriptor.Digest}); isNotFound(err) {
+		// The client will get the manifest by digest, but the upstream may have deleted it since the answer. Unlike a check
+		// with HEAD, a fetch is shared with all clients that get the manifest.
+		found, err := m.fetch(ctx, repository, oci.Reference{Digest: tag.descriptor.Digest})
+		if err == nil {
+			return found, nil
+		}
+		if isNotFound(err) {
 			if tag, err = m.tags.resolve(ctx, repository, ref.Tag); err != nil {
 				return nil, err
 			}
@@ -254,10 +259,6 @@ func isComplete(d upstream.Descriptor) bool { return d.Size >= 0 && d.MediaType 
 
 func described(d upstream.Descriptor) *Manifest {
 	return &Manifest{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Outcome: result.Miss}
-}
-
-func descriptorOf(m *Manifest) upstream.Descriptor {
-	return upstream.Descriptor{Digest: m.Digest, MediaType: m.MediaType, Size: m.Size}
 }
 
 func isNotFound(err error) bool {

@@ -91,7 +91,7 @@ func TestTagWithoutUpstream(t *testing.T) {
 	}
 }
 
-// The upstream is left alone for as long as it asks for, but what the cache cannot answer is worth a try.
+// An upstream with Retry-After is not requested for a tag with a stored answer, but for other tags.
 func TestUpstreamThatAsksForPatience(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -148,7 +148,7 @@ func TestStatManifestDownloadsNothing(t *testing.T) {
 	}
 	f.wantCalls(t, "HEAD", headTag, "HEAD"+byDigest+oldDigest.String())
 
-	// What containerd does next; it makes the tag known to the store too.
+	// The next request of containerd. It also stores the tag.
 	f.want(t, "GET", oci.Reference{Digest: oldDigest}, oldManifest, result.Miss, "GET"+byDigest+oldDigest.String())
 	if got, err := f.store.Tag(repository, "v1"); err != nil || got != oldDigest {
 		t.Errorf("stored tag: %s, %v", got, err)
@@ -347,7 +347,7 @@ func TestDeletedManifestOfAMovedTag(t *testing.T) {
 			return f.Get(t.Context(), repository, oci.Reference{Digest: found.Digest})
 		},
 		"GET by tag": func(f *fixture) (*Manifest, error) { return f.Get(t.Context(), repository, byTag) },
-		"HEAD by tag after GET by digest": func(f *fixture) (*Manifest, error) {
+		"HEAD by tag after a failed GET by digest": func(f *fixture) (*Manifest, error) {
 			if _, err := f.Get(t.Context(), repository, oci.Reference{Digest: oldDigest}); reasonOf(err) != result.NotFound {
 				return nil, err
 			}
@@ -419,6 +419,24 @@ func TestMissingTagIsRequestedAgainSoon(t *testing.T) {
 		time.Sleep(maxFreshMissing)
 		f.want(t, "created", byTag, oldManifest, result.Miss, headTag, "GET"+byDigest+oldDigest.String())
 	})
+}
+
+// All clients of a herd share one HEAD and one GET, in whatever order their requests arrive.
+func TestHerdOfHeads(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, forEver, store.Options{})
+	f.upstream.addManifest(repository, "v1", oldManifest)
+	for range 10 {
+		if found, err := f.Stat(t.Context(), repository, byTag); err != nil || found.Digest != oldDigest {
+			t.Errorf("HEAD: %+v, %v", found, err)
+		}
+	}
+	for range 10 {
+		if found, err := f.Get(t.Context(), repository, oci.Reference{Digest: oldDigest}); err != nil || found.Digest != oldDigest {
+			t.Errorf("GET: %+v, %v", found, err)
+		}
+	}
+	f.wantCalls(t, "herd", headTag, "GET"+byDigest+oldDigest.String())
 }
 
 // F5: a client that only sends HEAD gets the last answer while the upstream fails, although nothing is stored.

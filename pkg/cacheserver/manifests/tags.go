@@ -74,7 +74,7 @@ func newTags(group *background.Group, s Store, u Upstream, c *contents, o Option
 	return t
 }
 
-// resolve returns the manifest that a tag names. While the upstream fails, it prefers an answer whose manifest is stored.
+// resolve returns the digest of a tag. While the upstream fails, a digest with a stored manifest has priority.
 func (t *tags) resolve(ctx context.Context, repository, tag string) (resolution, error) {
 	key := tagKey{repository, tag}
 	var got *Manifest

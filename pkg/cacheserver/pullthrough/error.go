@@ -18,8 +18,8 @@ func isTemporary(err error) bool {
 	return ok && failed.Temporary()
 }
 
-// isBreak says that the connection to the upstream broke, so that asking again at once may help. That is not so where
-// the upstream was busy or silent, or refused.
+// isBreak reports whether the connection to the upstream was interrupted, so that an immediate retry may succeed. A retry
+// is useless after a timeout, a rejection and an error of the queue.
 func isBreak(err error) bool {
 	failed, ok := errors.AsType[*upstream.Error](err)
 	return ok && failed.StatusCode == 0 && !failed.Timeout() && !failed.Busy()

@@ -32,17 +32,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const repository = "library/alpine"
 
-// fakeUpstream has content by repository, and answers with what a test puts in the place of its methods.
+// fakeUpstream returns content by repository. Tests replace its answers.
 type fakeUpstream struct {
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards all fields
 	calls     []string
 	blobs     map[string][]byte // by repository@digest
 	manifests map[string][]byte // by repository:tag and repository@digest
 	referrers map[string][]byte // by repository@digest?query
 	tags      func(query url.Values) *upstream.TagPage
-	// fail is asked before each call; an error is the answer.
+	// fail is called before each answer; an error is the answer.
 	fail func(call string) error
-	// body returns what is sent of content from offset on; nil means all of it.
+	// body returns the response with the content from an offset; nil sends all of it.
 	body func(ctx context.Context, content []byte, offset int64) *upstream.Blob
 	// headWithoutDigest leaves the digest out of answers to HEAD.
 	headWithoutDigest bool

@@ -22,7 +22,7 @@ import (
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
-// Registries as they are, by what they make of n and last.
+// registries are the known kinds of registries by their support of n and last.
 var registries = map[string]func(all []string, query url.Values) *upstream.TagPage{
 	"by the specification": func(all []string, query url.Values) *upstream.TagPage {
 		return sendTags(after(all, query.Get("last"), false), query)
