@@ -87,6 +87,15 @@ func (f *faultyFile) Write(p []byte) (int, error) {
 	return f.File.Write(p)
 }
 
+// WriteAt is Write at an offset.
+func (f *faultyFile) WriteAt(p []byte, offset int64) (int, error) {
+	if err := f.volume.step(); err != nil {
+		n, writeErr := f.File.WriteAt(p[:len(p)/2], offset)
+		return n, errors.Join(err, writeErr)
+	}
+	return f.File.WriteAt(p, offset)
+}
+
 func (f *faultyFile) Sync() error {
 	err := f.volume.step()
 	if err != nil && f.volume.lost {

@@ -126,14 +126,14 @@ func sized(t *testing.T, s *rig, seed, size int) digest.Digest {
 	t.Helper()
 	content := []byte(fmt.Sprintf("%*d", size, seed))
 	d := digest.FromBytes(content)
-	p, err := s.Create(d)
+	p, _, err := s.Receive(d)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Write(content); err != nil {
+	if _, err := p.WriteAt(content, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(p.Verify(), p.Commit([]string{repository}), p.Close()); err != nil {
+	if err := errors.Join(p.Commit(d, []string{repository}), p.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return d
@@ -185,23 +185,28 @@ func (f *failingFile) Write(p []byte) (int, error) {
 	return f.File.Write(p)
 }
 
+func (f *failingFile) WriteAt(p []byte, offset int64) (int, error) {
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return 0, err
+	}
+	return f.Write(p)
+}
+
 func (f *failingFile) Sync() error { return errors.Join(f.syncErr, f.File.Sync()) }
 
 func tryCommit(s *rig, repositories ...string) (err error) {
-	p, err := s.Create(layerDigest)
+	p, _, err := s.Receive(layerDigest)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Discard(), p.Close()) }()
-	for _, half := range []string{layer[:4], layer[4:]} {
-		if _, err := p.Write([]byte(half)); err != nil {
-			return err
-		}
-	}
-	if err := p.Verify(); err != nil {
+	if _, err := p.WriteAt([]byte(layer[:4]), 0); err != nil {
 		return err
 	}
-	return p.Commit(repositories)
+	if _, err := p.WriteAt([]byte(layer[4:]), 4); err != nil {
+		return err
+	}
+	return p.Commit(layerDigest, repositories)
 }
 
 func readBlob(t *testing.T, s *rig, repository string) string {

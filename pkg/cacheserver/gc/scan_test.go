@@ -79,12 +79,12 @@ func TestScan(t *testing.T) {
 	}
 	write(t, root, "docker/registry/v2/repositories/other/_uploads/8f9b/data", "half")
 	write(t, root, "docker/registry/v2/repositories/other/_uploads/8f9b/startedat", "2026-01-01T00:00:00Z")
-	p, err := s.Create(layerDigest)
+	p, _, err := s.Receive(layerDigest)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	if _, err := p.Write([]byte("some")); err != nil {
+	if _, err := p.WriteAt([]byte("some"), 0); err != nil {
 		t.Fatal(err)
 	}
 	used := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)

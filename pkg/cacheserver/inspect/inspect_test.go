@@ -56,14 +56,14 @@ func (v *volume) blob(name string, size int, ago time.Duration, repositories ...
 	v.t.Helper()
 	content := bytes.Repeat([]byte(name+"\n"), size/len(name)+1)[:size]
 	d := descriptor{MediaType: "application/octet-stream", Digest: digest.FromBytes(content), Size: int64(size)}
-	p, err := v.store.Create(d.Digest)
+	p, _, err := v.store.Receive(d.Digest)
 	if err != nil {
 		v.t.Fatal(err)
 	}
-	if _, err := p.Write(content); err != nil {
+	if _, err := p.WriteAt(content, 0); err != nil {
 		v.t.Fatal(err)
 	}
-	if err := errors.Join(p.Verify(), p.Commit(repositories), p.Close()); err != nil {
+	if err := errors.Join(p.Commit(d.Digest, repositories), p.Close()); err != nil {
 		v.t.Fatal(err)
 	}
 	v.uses[d.Digest] = now.Add(-ago)

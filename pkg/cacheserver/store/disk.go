@@ -26,6 +26,7 @@ const (
 type File interface {
 	io.WriteCloser
 	io.ReaderAt
+	io.WriterAt
 	Name() string
 	Sync() error
 }

@@ -3,31 +3,13 @@
 package store
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"os"
 	"syscall"
 )
 
 // keepSize is FALLOC_FL_KEEP_SIZE of fallocate(2).
 const keepSize = 1
-
-// Reserve allocates space for a blob of size bytes before it is written, so that a full volume is detected before any
-// byte was sent to a client. If the volume is full, it evicts content and waits a few seconds at most. A file system that
-// cannot reserve space is no error.
-func (p *Partial) Reserve(ctx context.Context, size int64) error {
-	reserve := func() error { return allocate(p.file, size) }
-	err := reserve()
-	if IsFull(err) {
-		err = p.store.Collector().MakeRoom(ctx, size, reserve)
-	}
-	if err != nil {
-		p.store.noticeFull(err)
-		return fmt.Errorf("reserving %d bytes for blob %s: %w", size, p.digest, err)
-	}
-	return nil
-}
 
 // allocate allocates space for a file without a change of its size. It returns an error only if the space is not
 // available (ENOSPC, EDQUOT) or the volume fails (EIO): other errors mean that the file system cannot reserve space.

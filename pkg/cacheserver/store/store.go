@@ -75,15 +75,17 @@ type Store struct {
 	tags      *tags
 	index     *evict.Index
 	collector atomic.Pointer[Collector]
+	// unfinished are the downloads that an earlier process, or this one, has not completed.
+	unfinished *unfinished
 }
 
-// Open returns the store in the directory root, which is created if it is missing. It deletes the partial downloads of an
-// earlier process.
+// Open returns the store in the directory root, which is created if it is missing. It keeps the
+// unfinished downloads of an earlier process for Receive.
 func Open(root string, o Options) (*Store, error) {
 	if o.Policy == nil {
 		o.Policy = evict.NewLRU(0)
 	}
-	s := &Store{index: evict.NewIndex(o.Policy)}
+	s := &Store{index: evict.NewIndex(o.Policy), unfinished: newUnfinished()}
 	s.disk = &disk{
 		layout:     layout.Root(root),
 		reader:     layout.Reader{Root: layout.Root(root), FS: layout.OS{}},
@@ -102,14 +104,8 @@ func Open(root string, o Options) (*Store, error) {
 	if err := os.MkdirAll(root, dirMode); err != nil {
 		return nil, fmt.Errorf("opening store: %w", err)
 	}
-	leftovers, err := s.reader.ReadDir(s.layout.Partials())
-	if err != nil {
+	if err := s.adoptUnfinished(); err != nil {
 		return nil, fmt.Errorf("opening store: %w", err)
-	}
-	for _, leftover := range leftovers {
-		if err := os.Remove(s.layout.Partials() + "/" + leftover.Name()); err != nil {
-			return nil, fmt.Errorf("removing a partial download: %w", err)
-		}
 	}
 	return s, nil
 }

@@ -171,14 +171,11 @@ func TestBrokenFilesAreNotFound(t *testing.T) {
 func TestEmptyBlob(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir(), Options{})
-	p, err := s.Create(EmptyDigest)
+	p, _, err := s.Receive(EmptyDigest)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Verify(); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(p.Commit([]string{repository}), p.Close()); err != nil {
+	if err := errors.Join(p.Commit(EmptyDigest, []string{repository}), p.Close()); err != nil {
 		t.Fatal(err)
 	}
 	f, err := s.Blob(repository, EmptyDigest)
@@ -193,18 +190,15 @@ func TestWrongContentIsNotCommitted(t *testing.T) {
 	root := t.TempDir()
 	s := open(t, root, Options{})
 	for _, content := range []string{"", layer[:4], layer + "x", strings.ToUpper(layer)} {
-		p, err := s.Create(layerDigest)
+		p, _, err := s.Receive(layerDigest)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := p.Write([]byte(content)); err != nil {
+		if _, err := p.WriteAt([]byte(content), 0); err != nil {
 			t.Fatal(err)
 		}
-		if err := p.Verify(); !errors.Is(err, ErrDigestMismatch) {
-			t.Errorf("verifying %q: %v", content, err)
-		}
-		if err := p.Commit([]string{repository}); err == nil {
-			t.Errorf("%q was committed", content)
+		if err := p.Commit(digest.FromString(content), []string{repository}); !errors.Is(err, ErrDigestMismatch) {
+			t.Errorf("committing %q: %v", content, err)
 		}
 		if err := errors.Join(p.Discard(), p.Close()); err != nil {
 			t.Error(err)
@@ -221,11 +215,11 @@ func TestWrongContentIsNotCommitted(t *testing.T) {
 func TestPartialIsReadableWhileItGrows(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir(), Options{})
-	p, err := s.Create(layerDigest)
+	p, _, err := s.Receive(layerDigest)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Write([]byte(layer[:4])); err != nil {
+	if _, err := p.WriteAt([]byte(layer[:4]), 0); err != nil {
 		t.Fatal(err)
 	}
 	read := func(want string) {
@@ -236,10 +230,10 @@ func TestPartialIsReadableWhileItGrows(t *testing.T) {
 		}
 	}
 	read(layer[:4])
-	if _, err := p.Write([]byte(layer[4:])); err != nil {
+	if _, err := p.WriteAt([]byte(layer[4:]), 4); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(p.Verify(), p.Commit([]string{repository})); err != nil {
+	if err := p.Commit(layerDigest, []string{repository}); err != nil {
 		t.Fatal(err)
 	}
 	read(layer)
@@ -307,11 +301,11 @@ func TestOpenRemovesLeftovers(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	s := open(t, root, Options{})
-	p, err := s.Create(layerDigest)
+	p, _, err := s.Receive(layerDigest)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Write([]byte(layer[:4])); err != nil {
+	if _, err := p.WriteAt([]byte(layer[:4]), 0); err != nil {
 		t.Fatal(err)
 	}
 	if got := files(t, root); len(got) != 1 {
@@ -341,6 +335,13 @@ func (f *failingFile) Write(p []byte) (int, error) {
 	}
 	f.room -= len(p)
 	return f.File.Write(p)
+}
+
+func (f *failingFile) WriteAt(p []byte, offset int64) (int, error) {
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return 0, err
+	}
+	return f.Write(p)
 }
 
 func (f *failingFile) Sync() error { return errors.Join(f.syncErr, f.File.Sync()) }
@@ -432,20 +433,18 @@ func commit(t *testing.T, s *Store, repositories ...string) {
 }
 
 func tryCommit(s *Store, repositories ...string) (err error) {
-	p, err := s.Create(layerDigest)
+	p, _, err := s.Receive(layerDigest)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Discard(), p.Close()) }()
-	for _, half := range []string{layer[:4], layer[4:]} {
-		if _, err := p.Write([]byte(half)); err != nil {
-			return err
-		}
-	}
-	if err := p.Verify(); err != nil {
+	if _, err := p.WriteAt([]byte(layer[:4]), 0); err != nil {
 		return err
 	}
-	return p.Commit(repositories)
+	if _, err := p.WriteAt([]byte(layer[4:]), 4); err != nil {
+		return err
+	}
+	return p.Commit(layerDigest, repositories)
 }
 
 func readBlob(t *testing.T, s *Store, repository string) string {

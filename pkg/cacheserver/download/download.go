@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package download
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
+)
+
+// errStorage ends a download whose bytes cannot be stored. Its readers continue with requests of their own.
+var errStorage = errors.New("the volume cannot be written")
+
+// download is the state of the download of one blob. It belongs to the cache: it continues when its readers leave. Its
+// supervisor, transfers, hasher and readers share it.
+type download struct {
+	owner  *Downloads
+	digest digest.Digest
+	// events wakes the supervisor.
+	events chan struct{}
+	// work are the transfers and the hasher.
+	work sync.WaitGroup
+
+	mu        sync.Mutex    // guards all that follows
+	changed   chan struct{} // closed and replaced when readers may continue
+	source    source        // nil until bytes can be read
+	facts     facts
+	state     state
+	transfers []*transfer
+	readers   []*Reader
+	// repositories contain the blob. The transfers use the first one.
+	repositories []string
+	etag         string        // of the latest response
+	closed       bool          // accepts no more readers
+	references   int           // readers, and the supervisor
+	gone         chan struct{} // closed when the next download of the blob may begin
+}
+
+// source is where readers read: the growing file, or the stored one.
+type source interface {
+	ReadAt(p []byte, offset int64) (int, error)
+	Close() error
+}
+
+// state is how far a download is. It ends verified or with an error.
+type state struct {
+	// announced reports that the upstream has confirmed the blob and its size by a response, or that the blob is stored.
+	announced bool
+	// verified reports that all bytes are there and have the digest.
+	verified bool
+	// stored reports that the blob was stored before the download began.
+	stored bool
+	err    error
+}
+
+func (s state) ended() bool { return s.verified || s.err != nil }
+
+func newDownload(owner *Downloads, d digest.Digest, size int64, repository string) *download {
+	return &download{
+		owner:        owner,
+		digest:       d,
+		events:       make(chan struct{}, 1),
+		changed:      make(chan struct{}),
+		facts:        facts{size: size, replacing: true, speedup: newSpeedup()},
+		repositories: []string{repository},
+		references:   1,
+		gone:         make(chan struct{}),
+	}
+}
+
+// addReader adds a reader. It returns nil if the download has failed or stops. allowed
+// reports that the repository is known to contain the blob.
+func (d *download) addReader(ctx context.Context, r Request, joined bool) (reader *Reader, allowed bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed && !d.state.verified {
+		return nil, false
+	}
+	reader = &Reader{ctx: ctx, download: d, repository: r.Repository, part: r.Part, began: time.Now(), size: -1, follower: joined, hit: d.state.verified}
+	allowed = slices.Contains(d.repositories, r.Repository)
+	reader.foreign = !allowed
+	d.references++
+	d.readers = append(d.readers, reader)
+	d.facts.alone = time.Time{}
+	d.facts.complete = d.facts.complete || r.Part.whole()
+	d.wake()
+	return reader, allowed
+}
+
+// removeReader ends what addReader began.
+func (d *download) removeReader(r *Reader) {
+	d.mu.Lock()
+	if i := slices.Index(d.readers, r); i >= 0 {
+		d.readers = slices.Delete(d.readers, i, i+1)
+		if len(d.readers) == 0 {
+			d.facts.alone = time.Now()
+		}
+	}
+	d.mu.Unlock()
+	d.wake()
+	d.release()
+}
+
+// allow lets readers of another repository read the blob, which is then stored for that repository, too.
+func (d *download) allow(repository string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !slices.Contains(d.repositories, repository) {
+		d.repositories = append(d.repositories, repository)
+	}
+}
+
+func (d *download) allowed() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.repositories)
+}
+
+// snapshot returns the state, and a channel that is closed when it changes.
+func (d *download) snapshot() (facts, state, <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.facts, d.state, d.changed
+}
+
+// readable returns the number of bytes from the offset on that a reader may have. The last byte of the blob can be
+// withheld, see Reader.withholds.
+func (f facts) readable(offset int64, withhold bool) int64 {
+	end := f.have.endAt(offset)
+	if withhold && f.size >= 0 {
+		end = min(end, f.size-1)
+	}
+	return max(end-offset, 0)
+}
+
+// fail ends the download. The caller holds the lock.
+func (d *download) fail(err error) {
+	if !d.state.ended() {
+		d.state.err = err
+		d.broadcast()
+	}
+}
+
+// broadcast lets the readers and the hasher continue. The caller holds the lock.
+func (d *download) broadcast() {
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
+func (d *download) wake() {
+	select {
+	case d.events <- struct{}{}:
+	default:
+	}
+}
+
+func (d *download) progress() store.Progress {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return store.Progress{Digest: d.digest, Size: d.facts.size, Spans: d.facts.have.pairs(), Repositories: slices.Clone(d.repositories)}
+}
+
+// release gives up a reference; the last one closes the source.
+func (d *download) release() {
+	d.mu.Lock()
+	d.references--
+	last, opened := d.references == 0, d.source
+	d.mu.Unlock()
+	if last && opened != nil {
+		d.warn("Cannot close a blob", opened.Close())
+	}
+}
+
+// warn logs an error that no client sees.
+func (d *download) warn(text string, err error) {
+	if err != nil {
+		d.owner.options.Logger.Warn(text, "digest", d.digest, "error", err)
+	}
+}

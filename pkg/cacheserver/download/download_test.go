@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package download
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/goleak"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// atRate is a rate of all connections.
+func atRate(bytesPerSecond float64) func(int) float64 {
+	return func(int) float64 { return bytesPerSecond }
+}
+
+func TestWhole(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]*origin{
+		"several buffers": {content: randomContent(3*transferBuffer + 17)},
+		"one byte":        {content: []byte{1}},
+		"empty":           {content: []byte{}},
+		"without size":    {content: randomContent(1000), noSize: true},
+		"without ranges":  {content: randomContent(1000), noRanges: true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, o, Options{})
+			if _, err := r.pull(Part{}); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			synctest.Wait()
+			if !r.stored() || o.sent != int64(len(o.content)) || r.Running(r.digest) {
+				t.Errorf("%s: stored %t, upstream sent %d bytes, running %t", name, r.stored(), o.sent, r.Running(r.digest))
+			}
+		})
+	}
+}
+
+// 20 nodes whose containerd requests each layer in four chunks cause one transfer of each byte.
+func TestChunksOfAHerd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const size = 8 << 20
+		o := &origin{content: randomContent(size), rate: atRate(256 << 10)}
+		r := newRig(t, o, Options{ExpectedSize: func(digest.Digest) (int64, bool) { return size, true }})
+		var pulls sync.WaitGroup
+		for client := range 20 {
+			for chunk := range int64(4) {
+				pulls.Go(func() {
+					time.Sleep(time.Duration(client) * 100 * time.Millisecond)
+					if _, err := r.pull(Part{First: chunk * size / 4, Length: size / 4}); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		}
+		pulls.Wait()
+		synctest.Wait()
+		if o.sent != size || !r.stored() {
+			t.Errorf("the upstream sent %d bytes of %d by %v, stored %t", o.sent, size, o.requests, r.stored())
+		}
+	})
+}
+
+// Lazy snapshotters read the last bytes first. They do not wait for the rest of the blob.
+func TestSuffixOfAnUncachedBlob(t *testing.T) {
+	t.Parallel()
+	for _, running := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			const size = 16 << 20
+			o := &origin{content: randomContent(size), rate: atRate(1 << 20)}
+			r := newRig(t, o, Options{ExpectedSize: func(digest.Digest) (int64, bool) { return size, true }})
+			if running {
+				whole, err := r.open(Part{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer whole.Close()
+			}
+			took, err := r.pull(Part{Suffix: 51})
+			if err != nil || took > time.Second {
+				t.Errorf("running %t: %v after %s, want the last bytes within 1 s", running, err, took)
+			}
+			if !running && o.sent > 2*alignment {
+				t.Errorf("the upstream sent %d bytes for the last 51", o.sent)
+			}
+		})
+	}
+}
+
+// A registry that limits each connection to 25 MB/s is no bottleneck for large blobs.
+func TestAdditionalConnections(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name      string
+		size      int
+		rate      func(n int) float64
+		noRanges  bool
+		most      time.Duration
+		least     int // connections at the same time
+		connected int // at most
+	}{
+		{name: "limited per connection", size: 256 << 20, rate: atRate(25e6), most: 7 * time.Second, least: 3, connected: maxConnections},
+		{name: "without ranges", size: 64 << 20, rate: atRate(25e6), noRanges: true, most: 3 * time.Second, connected: 1},
+		{name: "small blob", size: minSpeedupSize - 1, rate: atRate(1 << 20), most: 17 * time.Second, connected: 1},
+		{name: "fast connection", size: 64 << 20, rate: atRate(64 << 20), most: 1100 * time.Millisecond, connected: 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			o := &origin{content: randomContent(test.size), rate: test.rate, noRanges: test.noRanges}
+			r := newRig(t, o, Options{})
+			took, err := r.pull(Part{})
+			if err != nil || took > test.most {
+				t.Errorf("%s: %v after %s, want at most %s", test.name, err, took, test.most)
+			}
+			if o.maxOpen < test.least || o.maxOpen > test.connected {
+				t.Errorf("%s: %d connections at the same time, want %d to %d: %v", test.name, o.maxOpen, test.least, test.connected, o.requests)
+			}
+			if limit := int64(test.size) + int64(test.size)/100; o.sent > limit {
+				t.Errorf("%s: the upstream sent %d bytes of %d", test.name, o.sent, test.size)
+			}
+		})
+	}
+}
+
+// A second connection through a line that is shared brings nothing, so there is no third one.
+func TestSharedLine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const size = 64 << 20
+		o := &origin{content: randomContent(size)}
+		o.rate = func(int) float64 {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			return 4 << 20 / float64(max(o.open, 1))
+		}
+		r := newRig(t, o, Options{})
+		if _, err := r.pull(Part{}); err != nil {
+			t.Fatal(err)
+		}
+		if o.maxOpen > 2 {
+			t.Errorf("%d connections at the same time", o.maxOpen)
+		}
+	})
+}
+
+// The first connection is slow, all others are fast: a repeated pull is as fast as without the cache.
+func TestSlowConnection(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{content: randomContent(4 << 20), rate: func(n int) float64 {
+			if n == 0 {
+				return 1 << 10
+			}
+			return 100 << 20
+		}}
+		r := newRig(t, o, Options{})
+		first, err := r.open(Part{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		took, err := r.pull(Part{})
+		if err != nil || took > time.Second {
+			t.Errorf("the repeated pull: %v after %s", err, took)
+		}
+		if _, err := io.Copy(io.Discard, first); err != nil {
+			t.Errorf("the first pull: %v", err)
+		}
+		if err := first.Close(); err != nil {
+			t.Error(err)
+		}
+		if o.sent > int64(len(o.content))+64<<10 {
+			t.Errorf("the upstream sent %d bytes of %d", o.sent, len(o.content))
+		}
+	})
+}
+
+// All connections are slow: replacing them would not help.
+func TestSlowLine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{content: randomContent(1 << 20), rate: atRate(16 << 10)}
+		r := newRig(t, o, Options{})
+		var pulls sync.WaitGroup
+		for client := range 10 {
+			pulls.Go(func() {
+				time.Sleep(time.Duration(client) * 3 * time.Second)
+				if _, err := r.pull(Part{}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		pulls.Wait()
+		if len(o.requests) > 2 {
+			t.Errorf("requests: %v", o.requests)
+		}
+	})
+}
+
+// Downloads that nobody waits for end if they are slow, and continue with the next reader, also after a restart.
+func TestAbandoned(t *testing.T) {
+	t.Parallel()
+	for _, restart := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			o := &origin{content: randomContent(1 << 20), rate: atRate(32 << 10)}
+			r := newRig(t, o, Options{})
+			stop := r.start(Options{})
+			reader, err := r.open(Part{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Second)
+			if err := reader.Close(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Second)
+			if r.Running(r.digest) || o.open > 0 {
+				t.Errorf("after 10 s without readers: running %t, %d connections", r.Running(r.digest), o.open)
+			}
+			if restart {
+				stop()
+				r.start(Options{})
+			}
+			if _, err := r.pull(Part{}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if !r.stored() || o.sent > int64(len(o.content))+256<<10 {
+				t.Errorf("restart %t: stored %t, the upstream sent %d of %d bytes by %v", restart, r.stored(), o.sent, len(o.content), o.requests)
+			}
+		})
+	}
+}
+
+// A fast download continues without readers.
+func TestContinuesWithoutReaders(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{content: randomContent(4 << 20), rate: atRate(256 << 10)}
+		r := newRig(t, o, Options{})
+		reader, err := r.open(Part{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := reader.Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		if !r.stored() || len(o.requests) != 1 {
+			t.Errorf("stored %t, requests %v", r.stored(), o.requests)
+		}
+	})
+}
+
+// An upstream that interrupts each response after one byte receives few requests.
+func TestInterruptions(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{content: randomContent(1 << 20), cut: func(int) int64 { return 1 }}
+		r := newRig(t, o, Options{})
+		reader, err := r.open(Part{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Second)
+		if err := reader.Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if len(o.requests) > 12 {
+			t.Errorf("%d requests", len(o.requests))
+		}
+	})
+}
+
+func TestResumes(t *testing.T) {
+	t.Parallel()
+	for _, noRanges := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			const size = 3 << 20
+			o := &origin{content: randomContent(size), noRanges: noRanges, cut: func(n int) int64 {
+				if n < 2 {
+					return 1<<20 + 5
+				}
+				return 0
+			}}
+			r := newRig(t, o, Options{})
+			if _, err := r.pull(Part{}); err != nil {
+				t.Errorf("without ranges %t: %v", noRanges, err)
+			}
+			if !noRanges && o.sent != size {
+				t.Errorf("the upstream sent %d bytes of %d by %v", o.sent, size, o.requests)
+			}
+		})
+	}
+}
+
+// A response that states another size than the manifest is refused before the first byte.
+func TestOtherSize(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{content: randomContent(1000)}
+		r := newRig(t, o, Options{ExpectedSize: func(digest.Digest) (int64, bool) { return 999, true }})
+		if _, err := r.pull(Part{}); err == nil {
+			t.Error("the pull succeeded")
+		}
+	})
+}
+
+// The last byte is withheld until the digest is verified.
+func TestOtherContent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{content: randomContent(1000)}
+		r := newRig(t, o, Options{})
+		r.digest = digest.FromString("other")
+		reader, err := r.Open(t.Context(), Request{Repository: repository, Digest: r.digest})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reader.Close()
+		got, err := io.ReadAll(reader)
+		if !errors.Is(err, store.ErrDigestMismatch) || len(got) >= 1000 {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+	})
+}
+
+// A client gets the error of the upstream as long as it has received nothing.
+func TestErrors(t *testing.T) {
+	t.Parallel()
+	refused := &upstream.Error{Op: "GET", Err: errors.New("connection refused")}
+	for name, failure := range map[string]error{"not found": status(404), "denied": status(403), "limited": status(429), "failing": status(500), "refused": refused} {
+		synctest.Test(t, func(t *testing.T) {
+			o := &origin{content: randomContent(1000), fail: func(int) error { return failure }}
+			r := newRig(t, o, Options{})
+			took, err := r.pull(Part{})
+			if !errors.Is(err, failure) || took > time.Second || len(o.requests) != 1 {
+				t.Errorf("%s: %v after %s and %d requests", name, err, took, len(o.requests))
+			}
+		})
+	}
+}
+
+func TestImport(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{content: randomContent(1000), fail: notFoundOnce}
+		var imported []string
+		r := newRig(t, o, Options{Import: func(_ context.Context, repository string, _ digest.Digest) (bool, error) {
+			imported = append(imported, repository)
+			return true, nil
+		}})
+		if _, err := r.pull(Part{}); err != nil || !slices.Equal(imported, []string{repository}) {
+			t.Errorf("%v, imports %v", err, imported)
+		}
+	})
+}
+
+func TestFollowers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{content: randomContent(1 << 20), rate: atRate(1 << 20)}
+		r := newRig(t, o, Options{})
+		first, err := r.open(Part{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer first.Close()
+		second, err := r.open(Part{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer second.Close()
+		n, err := io.Copy(io.Discard, second)
+		if err != nil || n != 1<<20 || second.Shared() != n || first.Shared() != 0 || second.Outcome() != result.Miss {
+			t.Errorf("%d bytes, %v, shared %d and %d, %s", n, err, second.Shared(), first.Shared(), second.Outcome())
+		}
+	})
+}

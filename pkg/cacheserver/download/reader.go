@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package download
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+)
+
+const (
+	// headerTimeout bounds how long a client waits for the header of its response. containerd cancels a request after 30 s
+	// without one (from version 2.3 on), and then fails the pull instead of trying the upstream.
+	headerTimeout = 27 * time.Second
+	// alignment widens the ranges of readers, in bytes. Clients that load an image lazily read many small ranges near to
+	// each other.
+	alignment = 256 << 10
+)
+
+// Reader is the view of one client on a blob that is not stored yet: the growing file of the download and, if the volume
+// fails, a response of the upstream. It is used by one goroutine.
+type Reader struct {
+	ctx        context.Context // of the request
+	download   *download
+	repository string
+	part       Part
+	began      time.Time
+	size       int64
+	through    *through
+	foreign    bool // another repository began the download, which may fail for that one only
+	follower   bool // another request began the download
+	hit        bool // no byte came from the upstream
+	passed     bool // some bytes bypassed the cache
+	shared     int64
+	file       *os.File // for the kernel; nil until the first chunk
+
+	offset int64 // guarded by the lock of the download
+}
+
+// Size returns the size of the blob in bytes, -1 if the upstream does not state it.
+func (r *Reader) Size() int64 { return r.size }
+
+// Outcome returns the origin of the content. It can change while the content is read.
+func (r *Reader) Outcome() result.Outcome {
+	switch {
+	case r.passed:
+		return result.PassThrough
+	case r.hit:
+		return result.Hit
+	}
+	return result.Miss
+}
+
+// Shared returns how many of the bytes that were read came from a download that another request began.
+func (r *Reader) Shared() int64 { return r.shared }
+
+// need returns the part of the blob that the reader still requires. The caller holds the lock of the download.
+func (r *Reader) need(f facts) (need, bool) {
+	if r.through != nil || f.size < 0 {
+		return need{Span{0, -1}, r.follower}, r.through == nil
+	}
+	s := r.part.span(f.size)
+	if !r.part.whole() {
+		s.Start -= s.Start % alignment
+		s.End = min((s.End+alignment-1)/alignment*alignment, f.size)
+	}
+	s.Start = max(s.Start, min(r.offset, s.End))
+	return need{s, r.follower}, true
+}
+
+// awaitStart waits until the upstream has confirmed the blob, or all requested bytes are there.
+func (r *Reader) awaitStart() error {
+	ctx, cancel := r.limit(r.ctx)
+	defer cancel()
+	for {
+		facts, state, changed := r.download.snapshot()
+		part := r.part.span(max(facts.size, 0))
+		switch {
+		case state.announced, facts.size > 0 && facts.readable(part.Start, r.withholds(facts, state)) >= part.End-part.Start:
+			r.size = facts.size
+			r.hit = state.stored
+			return nil
+		case state.err != nil && (errors.Is(state.err, errStorage) || r.foreign):
+			return r.passThrough(0)
+		case state.err != nil:
+			return state.err
+		}
+		if err := r.pause(ctx, changed); err != nil {
+			return err
+		}
+	}
+}
+
+// withholds reports that the reader gets the last byte of the blob only after the digest of all bytes was verified, so that
+// wrong content never looks complete: containerd repeats an incomplete layer, but gives up on a wrong one. Readers of
+// other ranges verify the digest themselves when they have all of the blob, and must not wait for bytes that they did not
+// request.
+func (r *Reader) withholds(f facts, s state) bool {
+	toTheEnd := r.part.Suffix == 0 && r.part.Length == 0
+	return !s.verified && toTheEnd && f.complete
+}
+
+// Await waits until the byte at the offset can be read. It returns an error if that is impossible or takes too long, so
+// that the client can request the blob from the upstream: after the header of a response, an error can only end the
+// connection. It does not change the position of the reader.
+func (r *Reader) Await(ctx context.Context, offset int64) error {
+	if r.through != nil || r.size >= 0 && offset >= r.size && r.size > 0 {
+		return nil
+	}
+	r.seek(offset)
+	limited, cancel := r.limit(ctx)
+	defer cancel()
+	for {
+		facts, state, changed := r.download.snapshot()
+		switch {
+		case facts.readable(offset, r.withholds(facts, state)) > 0, state.verified:
+			return nil
+		case errors.Is(state.err, errStorage):
+			return r.passThrough(offset)
+		case state.err != nil:
+			return state.err
+		}
+		if err := r.pause(limited, changed); err != nil {
+			return err
+		}
+	}
+}
+
+// limit returns a context that ends when the client must have a header.
+func (r *Reader) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithDeadlineCause(ctx, r.began.Add(headerTimeout), &upstream.Error{
+		Op: "GET " + r.repository + "@" + r.download.digest.String(), Err: os.ErrDeadlineExceeded,
+	})
+}
+
+func (r *Reader) pause(ctx context.Context, changed <-chan struct{}) error {
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Read implements io.Reader. It waits for bytes, and returns an error instead of io.EOF if the content is not complete or
+// has another digest.
+func (r *Reader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	n, err := r.available(int64(len(p)))
+	if err != nil {
+		return 0, err
+	}
+	if n == 0 {
+		return r.readThrough(p)
+	}
+	read, err := r.download.source.ReadAt(p[:n], r.offset)
+	if errors.Is(err, io.EOF) && int64(read) < n {
+		err = fmt.Errorf("reading blob %s: %w", r.download.digest, io.ErrUnexpectedEOF)
+	} else if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	r.advance(int64(read))
+	return read, err
+}
+
+// available waits for bytes at the position, and returns how many there are, up to limit. 0 means that they have to be
+// requested from the upstream. The error is io.EOF at the end of the blob.
+func (r *Reader) available(limit int64) (int64, error) {
+	for r.through == nil {
+		facts, state, changed := r.download.snapshot()
+		if n := facts.readable(r.offset, r.withholds(facts, state)); n > 0 {
+			return min(n, limit), nil
+		}
+		switch {
+		case state.verified:
+			return 0, io.EOF
+		case errors.Is(state.err, errStorage):
+			return 0, nil
+		case state.err != nil:
+			return 0, state.err
+		}
+		if err := r.pause(r.ctx, changed); err != nil {
+			return 0, err
+		}
+	}
+	return 0, nil
+}
+
+// Chunk returns bytes from the position on as a part of a file, at most limit of them, so that the kernel can send them
+// without copies. It waits for the first one, and returns nil if they have to be read with Read. Sent must be called with
+// the number of bytes that were used.
+func (r *Reader) Chunk(limit int64) (*io.LimitedReader, error) {
+	n, err := r.available(limit)
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	if r.file == nil {
+		incoming, ok := r.download.source.(*store.Incoming)
+		if !ok {
+			return nil, nil
+		}
+		if r.file, err = incoming.Open(); err != nil {
+			return nil, nil //nolint:nilerr // Read uses the descriptor of the download
+		}
+	}
+	if _, err := r.file.Seek(r.offset, io.SeekStart); err != nil {
+		return nil, fmt.Errorf("reading blob %s: %w", r.download.digest, err)
+	}
+	return &io.LimitedReader{R: r.file, N: n}, nil
+}
+
+// Sent moves the position behind n bytes of the last chunk.
+func (r *Reader) Sent(n int64) { r.advance(n) }
+
+func (r *Reader) advance(n int64) {
+	r.seek(r.offset + n)
+	if r.follower {
+		r.shared += n
+	}
+}
+
+func (r *Reader) seek(offset int64) {
+	r.download.mu.Lock()
+	moved := offset != r.offset
+	r.offset = offset
+	r.download.mu.Unlock()
+	if moved {
+		r.download.wake()
+	}
+}
+
+// Seek implements io.Seeker.
+func (r *Reader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += r.offset
+	case io.SeekEnd:
+		if r.size < 0 {
+			return 0, errors.New("the size of the blob is unknown")
+		}
+		offset += r.size
+	}
+	if offset < 0 {
+		return 0, errors.New("seeking before the first byte")
+	}
+	r.seek(offset)
+	return offset, nil
+}
+
+// Close ends the reader; the download continues.
+func (r *Reader) Close() error {
+	var errs []error
+	if r.through != nil {
+		errs = append(errs, r.through.Close())
+	}
+	if r.file != nil {
+		errs = append(errs, r.file.Close())
+	}
+	r.download.removeReader(r)
+	return errors.Join(errs...)
+}

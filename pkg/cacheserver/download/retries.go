@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package download
+
+import "time"
+
+const (
+	// enough is the number of bytes after which an interrupted transfer counts as progress.
+	enough = 1 << 20
+	// immediate is the number of interruptions without progress that are followed by the next request immediately. A
+	// client without the cache repeats a broken request as fast.
+	immediate = 3
+	// firstPause doubles with each further interruption, up to maxPause.
+	firstPause, maxPause = 100 * time.Millisecond, 2 * time.Second
+	// maxFruitless is how often in a row a request may bring no byte at all.
+	maxFruitless = 3
+)
+
+// retries decides when an interrupted download continues. It is a value: its methods return the changed one.
+type retries struct {
+	// count is the number of interruptions since the last progress.
+	count int
+	// fruitless is the number of requests in a row without any byte.
+	fruitless int
+}
+
+// after returns the state after a transfer was interrupted behind that many bytes.
+func (r retries) after(received int64) retries {
+	switch {
+	case received >= enough:
+		return retries{}
+	case received > 0:
+		return retries{count: r.count + 1}
+	}
+	return retries{count: r.count + 1, fruitless: r.fruitless + 1}
+}
+
+// pause returns the time until the next request, and false if there should be none.
+func (r retries) pause() (time.Duration, bool) {
+	if r.fruitless >= maxFruitless {
+		return 0, false
+	}
+	if r.count <= immediate {
+		return 0, true
+	}
+	return min(firstPause<<min(r.count-immediate-1, 10), maxPause), true
+}

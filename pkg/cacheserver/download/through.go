@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package download
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+)
+
+// through is a response of the upstream that bypasses the volume. If it began with the first byte, its last bytes are
+// passed on only if all of them have the digest. Otherwise the client verifies the digest, as without a cache.
+type through struct {
+	*upstream.Blob
+	digest digest.Digest
+	offset int64
+	hash   digest.Digester // nil if the digest cannot be verified here
+}
+
+// openThrough requests the bytes from the offset on.
+func openThrough(ctx context.Context, u Upstream, repository string, d digest.Digest, offset, size int64) (*through, error) {
+	blob, err := u.Blob(ctx, repository, d, upstream.Range{Offset: offset})
+	if err != nil {
+		return nil, err
+	}
+	if size >= 0 && blob.Size >= 0 && blob.Size != size {
+		err = &upstream.Error{Op: "GET " + d.String(), Err: fmt.Errorf("the response states a size of %d bytes, want %d", blob.Size, size)}
+		return nil, errors.Join(err, blob.Close())
+	}
+	// An upstream without ranges sends the bytes before the offset, too.
+	if _, err := io.CopyN(io.Discard, blob, offset-blob.Offset); err != nil {
+		return nil, errors.Join(err, blob.Close())
+	}
+	t := &through{Blob: blob, digest: d, offset: offset}
+	if offset == 0 {
+		t.hash = digest.SHA256.Digester()
+	}
+	return t, nil
+}
+
+// Read implements io.Reader.
+func (t *through) Read(p []byte) (int, error) {
+	n, err := t.Blob.Read(p)
+	t.offset += int64(n)
+	if t.hash == nil {
+		return n, err
+	}
+	t.hash.Hash().Write(p[:n]) // never fails
+	if ended := t.offset == t.Size || err == io.EOF; ended && t.hash.Digest() != t.digest {
+		return 0, fmt.Errorf("passing blob %s through: %w", t.digest, store.ErrDigestMismatch)
+	}
+	return n, err
+}
+
+// passThrough requests the bytes from the offset on.
+func (r *Reader) passThrough(offset int64) error {
+	if r.through != nil {
+		previous := r.through
+		r.through = nil
+		if err := previous.Close(); err != nil {
+			return err
+		}
+	}
+	size := r.size
+	if facts, _, _ := r.download.snapshot(); size < 0 {
+		size = facts.size
+	}
+	opened, err := openThrough(r.ctx, r.download.owner.upstream, r.repository, r.download.digest, offset, size)
+	if err != nil {
+		return err
+	}
+	r.passed = true
+	r.size = max(size, opened.Size)
+	r.through = opened
+	return nil
+}
+
+// readThrough reads from a response of the upstream that begins at the position.
+func (r *Reader) readThrough(p []byte) (int, error) {
+	if r.through == nil || r.through.offset != r.offset {
+		if err := r.passThrough(r.offset); err != nil {
+			return 0, err
+		}
+	}
+	n, err := r.through.Read(p)
+	r.seek(r.offset + int64(n))
+	return n, err
+}

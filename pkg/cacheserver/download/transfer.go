@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package download
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+)
+
+// transferBuffer is the number of bytes between two writes to the volume.
+const transferBuffer = 256 << 10
+
+// errObsolete ends a transfer whose bytes another transfer receives.
+var errObsolete = errors.New("another transfer receives these bytes")
+
+// transfer is one response of the upstream on its way to the file. The fields behind first are guarded by the lock of the
+// download.
+type transfer struct {
+	download *download
+	incoming *store.Incoming
+	first    int64 // the offset that was requested
+	began    time.Time
+	cancel   context.CancelCauseFunc
+	done     func()    // called at the end
+	replaces *transfer // ends when this one has received its first byte
+
+	next     int64 // the next byte to receive
+	end      int64 // the limit, -1 while the size is unknown
+	received int64
+	replaced bool
+	lastByte time.Time
+	meter    meter
+	waited   time.Duration // for the upstream, since the first byte
+	firstAt  time.Time     // of the first byte
+}
+
+func newTransfer(d *download, incoming *store.Incoming, part Span, now time.Time) *transfer {
+	return &transfer{
+		download: d,
+		incoming: incoming,
+		first:    part.Start,
+		began:    now,
+		done:     func() {},
+		next:     part.Start,
+		end:      part.End,
+		meter:    newMeter(now),
+	}
+}
+
+// flow returns the state for the next decision. The caller holds the lock.
+func (t *transfer) flow(now time.Time) flow {
+	f := flow{Span: Span{t.next, t.end}, began: t.began, lastByte: t.lastByte, rate: t.meter.rate(now), replaced: t.replaced, replacement: t.replaces != nil}
+	if passed := now.Sub(t.firstAt); !t.firstAt.IsZero() && passed > 0 {
+		f.waits = min(t.waited.Seconds()/passed.Seconds(), 1)
+	}
+	return f
+}
+
+// run requests the bytes and writes them to the file. It returns nil when all of them are there, and errObsolete, an
+// *upstream.Error, an error of the volume or the cause of the context otherwise.
+func (t *transfer) run(ctx context.Context) (err error) {
+	blob, err := t.request(ctx)
+	if err != nil {
+		return orCause(ctx, err)
+	}
+	defer func() { _ = blob.Close() }() // the bytes were read, or are not required any more
+	if err := t.accept(blob); err != nil {
+		return err
+	}
+	return orCause(ctx, t.copy(blob))
+}
+
+// orCause returns the cause of a context that was canceled on purpose instead of the error that this caused.
+func orCause(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	return err
+}
+
+// request sends the request. An upstream that is a cache itself may have to import the blob first.
+func (t *transfer) request(ctx context.Context) (*upstream.Blob, error) {
+	d := t.download
+	part, repository := t.part()
+	blob, err := d.owner.upstream.Blob(ctx, repository, d.digest, part)
+	if failed, ok := errors.AsType[*upstream.Error](err); !ok || !failed.NotFound() {
+		return blob, err
+	}
+	requested, importErr := d.owner.options.Import(ctx, repository, d.digest)
+	if !requested || importErr != nil {
+		return nil, err
+	}
+	return d.owner.upstream.Blob(ctx, repository, d.digest, part)
+}
+
+// part returns what is requested, and the repository.
+func (t *transfer) part() (upstream.Range, string) {
+	d := t.download
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	part := upstream.Range{Offset: t.next, IfRange: d.etag}
+	if t.end > 0 && t.end < d.facts.size {
+		part.End = t.end
+	}
+	if part.Offset == 0 && part.End == 0 {
+		part.IfRange = ""
+	}
+	return part, d.repositories[0]
+}
+
+// accept checks the response before its body is used, and notes what it states.
+func (t *transfer) accept(blob *upstream.Blob) error {
+	d := t.download
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if blob.Size >= 0 && d.facts.size >= 0 && blob.Size != d.facts.size {
+		return t.unusable(fmt.Errorf("the response states a size of %d bytes, want %d", blob.Size, d.facts.size))
+	}
+	if d.facts.size < 0 && blob.Size > 0 {
+		if d.facts.complete {
+			d.mu.Unlock()
+			err := t.incoming.Reserve(context.Background(), blob.Size)
+			d.mu.Lock()
+			if err != nil {
+				return d.unstorable(err)
+			}
+		}
+	}
+	if blob.Size >= 0 {
+		d.facts.size = blob.Size
+	}
+	if blob.Ranges {
+		d.facts.ranges = yes
+	} else if t.first > 0 {
+		d.facts.ranges = no
+	}
+	if blob.Offset != t.next && len(d.transfers) > 1 {
+		return errObsolete // it would repeat the bytes of another transfer
+	}
+	t.next = blob.Offset
+	if t.end < 0 || blob.Offset != t.first {
+		t.end = d.facts.size
+	}
+	d.etag = blob.ETag
+	d.state.announced = true
+	d.broadcast()
+	return nil
+}
+
+// copy writes the body to the file up to the limit.
+func (t *transfer) copy(body io.Reader) error {
+	buffer := make([]byte, transferBuffer)
+	for {
+		before := time.Now()
+		n, readErr := body.Read(buffer)
+		skip, keep, ended := t.claim(int64(n), time.Since(before))
+		if keep > skip {
+			if _, err := t.incoming.WriteAt(buffer[skip:keep], t.next+skip); err != nil {
+				return t.download.unstorable(err)
+			}
+		}
+		t.wrote(keep)
+		if ended {
+			return nil
+		}
+		switch {
+		case readErr == io.EOF:
+			return t.atEOF()
+		case readErr != nil:
+			return readErr
+		}
+	}
+}
+
+// claim returns which of the n bytes that were read belong to this transfer and are still missing: those from skip up to
+// keep. ended reports that the limit is reached.
+func (t *transfer) claim(n int64, waited time.Duration) (skip, keep int64, ended bool) {
+	d := t.download
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	if n > 0 {
+		if t.firstAt.IsZero() {
+			t.firstAt = now
+		} else {
+			t.waited += waited
+		}
+		t.received += n
+		t.lastByte = now
+		t.meter.add(n, now)
+		if t.replaces != nil && t.replaces.cancel != nil {
+			t.replaces.cancel(errObsolete)
+		}
+	}
+	keep = n
+	if t.end >= 0 && t.next+n >= t.end {
+		keep, ended = max(t.end-t.next, 0), true
+	}
+	skip = min(d.facts.have.endAt(t.next)-t.next, keep)
+	return skip, keep, ended
+}
+
+// wrote notes that the next n bytes are in the file.
+func (t *transfer) wrote(n int64) {
+	d := t.download
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.facts.have.add(Span{t.next, t.next + n})
+	t.next += n
+	if n > 0 {
+		d.broadcast()
+	}
+}
+
+// atEOF ends a body before the limit: an error, unless only now the size is known.
+func (t *transfer) atEOF() error {
+	d := t.download
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.facts.size < 0:
+		d.facts.size, t.end = t.next, t.next
+		d.broadcast()
+		return nil
+	case t.next == t.end:
+		return nil
+	}
+	return t.unusable(fmt.Errorf("%w after %d bytes, at %d of %d", io.ErrUnexpectedEOF, t.received, t.next, d.facts.size))
+}
+
+func (t *transfer) unusable(err error) error {
+	return &upstream.Error{Op: http.MethodGet + " " + t.download.digest.String(), Err: err}
+}
+
+// unstorable reports an error of the volume.
+func (d *download) unstorable(err error) error {
+	d.owner.options.Unstored(d.digest, err)
+	return errStorage
+}

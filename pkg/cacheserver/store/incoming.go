@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
+	"github.com/registry-cache/extension/pkg/oci"
+)
+
+const (
+	// recordSuffix follows the name of an unfinished file in the name of its record.
+	recordSuffix = ".json"
+	// maxRecordSize bounds a record, in bytes. It has room for more than 1000 spans.
+	maxRecordSize = 64 << 10
+	// keepUnfinished is the age at which an unfinished blob is deleted at the start: its image was probably replaced.
+	keepUnfinished = 24 * time.Hour
+)
+
+// Progress is the state of an unfinished blob. Its JSON form is the record beside the file.
+type Progress struct {
+	Digest digest.Digest `json:"digest"`
+	// Size of the whole blob in bytes, -1 if it is unknown.
+	Size int64 `json:"size"`
+	// Spans are the ranges that are in the file: offsets of the first byte and of the byte behind the last one, in bytes,
+	// ascending, without overlaps.
+	Spans [][2]int64 `json:"spans"`
+	// Repositories contain the blob, as far as the download found out. The progress must not be used for others, because
+	// the upstream may deny them the blob.
+	Repositories []string `json:"repositories"`
+}
+
+func (p Progress) validate() error {
+	if _, err := oci.ParseDigest(p.Digest.String()); err != nil {
+		return err
+	}
+	end := int64(0)
+	for _, span := range p.Spans {
+		if span[0] < end || span[1] <= span[0] {
+			return errors.New("its spans are not ascending")
+		}
+		end = span[1]
+	}
+	if p.Size >= 0 && end > p.Size {
+		return errors.New("its spans exceed its size")
+	}
+	return nil
+}
+
+// unfinished are the blobs whose download was interrupted, by digest. It is safe for concurrent use.
+type unfinished struct {
+	mu    sync.Mutex // guards paths
+	paths map[digest.Digest]string
+}
+
+func newUnfinished() *unfinished { return &unfinished{paths: map[digest.Digest]string{}} }
+
+func (u *unfinished) add(d digest.Digest, path string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.paths[d] = path
+}
+
+// take returns the path of an unfinished blob, which has no entry afterwards, or "".
+func (u *unfinished) take(d digest.Digest) string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	path := u.paths[d]
+	delete(u.paths, d)
+	return path
+}
+
+// takeAny is take for any digest.
+func (u *unfinished) takeAny() string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for d, path := range u.paths {
+		delete(u.paths, d)
+		return path
+	}
+	return ""
+}
+
+// Incoming is a blob whose bytes arrive from the upstream, in any order. Several goroutines may call WriteAt, ReadAt and
+// Open concurrently. One goroutine calls Reserve, Record, Commit, Keep, Discard and, after all others have ended, Close.
+type Incoming struct {
+	store     *Store
+	file      File
+	digest    digest.Digest
+	committed bool
+	kept      bool
+}
+
+// Receive returns the unfinished blob with the digest and its progress, or a new one. Content with the digest is not
+// evicted before Close. The caller calls Close, and before it Commit, Keep or Discard.
+func (s *Store) Receive(d digest.Digest) (*Incoming, Progress, error) {
+	s.pin(d)
+	if path := s.unfinished.take(d); path != "" {
+		f, progress, err := s.reopen(path, d)
+		if err == nil {
+			return &Incoming{store: s, file: f, digest: d}, progress, nil
+		}
+		if !errors.Is(err, errInUse) {
+			// It cannot be resumed, so its space is more useful.
+			_ = removeUnfinished(path)
+		}
+	}
+	f, err := s.create(d.Encoded() + "-")
+	if err == nil {
+		if err = lock(f); err != nil {
+			err = errors.Join(err, f.Close(), os.Remove(f.Name()))
+		}
+	}
+	if err != nil {
+		s.release(d)
+		return nil, Progress{}, fmt.Errorf("creating blob %s: %w", d, err)
+	}
+	return &Incoming{store: s, file: f, digest: d}, Progress{Digest: d, Size: -1}, nil
+}
+
+// reopen opens an unfinished blob and reads its record. Bytes that the file lacks are not part of the progress.
+func (s *Store) reopen(path string, d digest.Digest) (_ File, _ Progress, err error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, Progress{}, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	if err := lock(f); err != nil {
+		return nil, Progress{}, err
+	}
+	progress, err := readRecord(s.reader.FS, path+recordSuffix)
+	if err != nil {
+		return nil, Progress{}, err
+	}
+	if progress.Digest != d {
+		return nil, Progress{}, errors.New("its record has another digest")
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, Progress{}, err
+	}
+	if n := len(progress.Spans); n > 0 && progress.Spans[n-1][1] > info.Size() {
+		return nil, Progress{}, errors.New("the file is shorter than its record states")
+	}
+	return f, progress, nil
+}
+
+func readRecord(from layout.FS, path string) (Progress, error) {
+	content, err := from.ReadFile(path, maxRecordSize)
+	if err != nil {
+		return Progress{}, err
+	}
+	var p Progress
+	if err := json.Unmarshal(content, &p); err != nil {
+		return Progress{}, fmt.Errorf("decoding %s: %w", path, err)
+	}
+	if err := p.validate(); err != nil {
+		return Progress{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return p, nil
+}
+
+// errInUse is the error of lock for a file of another process.
+var errInUse = errors.New("another process uses the file")
+
+// lock marks a file as used by this process until it is closed, so that another process on the same volume neither
+// resumes nor deletes it. File systems without locks are no error.
+func lock(f File) error {
+	conn, ok := f.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var lockErr error
+	if err := raw.Control(func(fd uintptr) { lockErr = syscall.Flock(int(fd), syscall.LOCK_EX|syscall.LOCK_NB) }); err != nil {
+		return err
+	}
+	if errors.Is(lockErr, syscall.EWOULDBLOCK) {
+		return errInUse
+	}
+	return nil
+}
+
+// ReadAt reads bytes that were written before.
+func (i *Incoming) ReadAt(b []byte, offset int64) (int, error) { return i.file.ReadAt(b, offset) }
+
+// WriteAt writes bytes of the blob.
+func (i *Incoming) WriteAt(b []byte, offset int64) (int, error) {
+	n, err := i.file.WriteAt(b, offset)
+	if err != nil {
+		i.store.noticeFull(err)
+		return n, fmt.Errorf("writing blob %s: %w", i.digest, err)
+	}
+	return n, nil
+}
+
+// Open returns the file with a position of its own, so that the kernel can send it. The caller closes it. It fails after
+// Discard.
+func (i *Incoming) Open() (*os.File, error) {
+	f, err := os.Open(i.file.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = os.Open(i.store.layout.Data(i.digest)) // Commit moves it there
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening blob %s: %w", i.digest, err)
+	}
+	return f, nil
+}
+
+// Reserve reserves the space for a blob of this size, in bytes, before it is written. A full volume is detected before
+// clients receive any byte. If the space is missing, other unfinished blobs and the least recently used content are
+// deleted, which takes some seconds at most. A volume that does not support reservations is no error.
+func (i *Incoming) Reserve(ctx context.Context, size int64) error {
+	try := func() error { return allocate(i.file, size) }
+	err := try()
+	for IsFull(err) && i.store.dropUnfinished() {
+		err = try()
+	}
+	if IsFull(err) {
+		err = i.store.Collector().MakeRoom(ctx, size, try)
+	}
+	if err != nil {
+		i.store.noticeFull(err)
+		return fmt.Errorf("reserving %d bytes for blob %s: %w", size, i.digest, err)
+	}
+	return nil
+}
+
+// dropUnfinished deletes one unfinished blob. It returns false if there is none.
+func (s *Store) dropUnfinished() bool {
+	path := s.unfinished.takeAny()
+	if path == "" {
+		return false
+	}
+	_ = removeUnfinished(path) // the caller finds out whether there is space now
+	return true
+}
+
+// Record writes the progress beside the file, so that a process that starts after a crash resumes there.
+func (i *Incoming) Record(p Progress) error {
+	content, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	if len(content) > maxRecordSize {
+		return fmt.Errorf("recording the progress of blob %s: %d spans are too many", i.digest, len(p.Spans))
+	}
+	if err := i.store.write(i.file.Name()+recordSuffix, content, volatile); err != nil {
+		return fmt.Errorf("recording the progress of blob %s: %w", i.digest, err)
+	}
+	return nil
+}
+
+// Commit stores the blob for the repositories. verified is the digest of its content.
+func (i *Incoming) Commit(verified digest.Digest, repositories []string) error {
+	if verified != i.digest {
+		return fmt.Errorf("committing blob %s: %w: %s", i.digest, ErrDigestMismatch, verified)
+	}
+	err := i.store.publish(i.file, i.store.layout.Data(i.digest))
+	i.store.stored(i.digest)
+	if err != nil {
+		return fmt.Errorf("committing blob %s: %w", i.digest, err)
+	}
+	i.committed = true
+	for _, repository := range repositories {
+		if err := i.store.LinkBlob(repository, i.digest); err != nil {
+			return err
+		}
+	}
+	return removeIfExists(i.file.Name() + recordSuffix)
+}
+
+// Keep records the progress and keeps the file for the next call of Receive, also after a restart.
+func (i *Incoming) Keep(p Progress) error {
+	if err := i.Record(p); err != nil {
+		return errors.Join(err, i.Discard())
+	}
+	i.kept = true
+	return nil
+}
+
+// Discard deletes the file unless it was committed. Its bytes remain readable until Close.
+func (i *Incoming) Discard() error {
+	if i.committed {
+		return nil
+	}
+	return removeUnfinished(i.file.Name())
+}
+
+// Close releases the file.
+func (i *Incoming) Close() error {
+	err := i.file.Close()
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	if i.kept {
+		// Not earlier, because the file is locked until it is closed.
+		i.store.unfinished.add(i.digest, i.file.Name())
+	}
+	i.store.release(i.digest)
+	if err != nil {
+		return fmt.Errorf("closing blob %s: %w", i.digest, err)
+	}
+	return nil
+}
+
+// removeUnfinished deletes an unfinished file and its record.
+func removeUnfinished(path string) error {
+	return errors.Join(removeIfExists(path), removeIfExists(path+recordSuffix))
+}
+
+// adoptUnfinished finds the blobs whose download an earlier process did not finish. It deletes everything else in the
+// folder, except files of another running process.
+func (s *Store) adoptUnfinished() error {
+	dir := s.layout.Partials()
+	entries, err := s.reader.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	records := map[string]bool{}
+	for _, entry := range entries {
+		if name, ok := strings.CutSuffix(entry.Name(), recordSuffix); ok {
+			records[name] = true
+		}
+	}
+	for _, entry := range entries {
+		path := filepath.Join(dir, entry.Name())
+		if strings.HasSuffix(path, recordSuffix) && exists(strings.TrimSuffix(path, recordSuffix)) {
+			continue // with its file
+		}
+		if records[entry.Name()] && s.adopt(path) {
+			continue
+		}
+		if err := removeUnused(path); err != nil {
+			return fmt.Errorf("deleting an unfinished file: %w", err)
+		}
+	}
+	return nil
+}
+
+// adopt makes an unfinished blob available to Receive, unless it is too old or unusable.
+func (s *Store) adopt(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil || time.Since(info.ModTime()) > keepUnfinished {
+		return false
+	}
+	p, err := readRecord(s.reader.FS, path+recordSuffix)
+	if err != nil {
+		return false
+	}
+	s.unfinished.add(p.Digest, path)
+	return true
+}
+
+// removeUnused deletes an unfinished file unless another process uses it.
+func removeUnused(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = lock(f)
+	if errors.Is(err, errInUse) {
+		return f.Close()
+	}
+	return errors.Join(err, removeUnfinished(path), f.Close())
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+var _ io.ReaderAt = (*Incoming)(nil)
