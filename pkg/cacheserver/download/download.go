@@ -56,7 +56,10 @@ type state struct {
 	verified bool
 	// stored reports that the blob was stored before the download began.
 	stored bool
-	err    error
+	// refused is the error of all readers before verified: the upstream has another size than the manifest states.
+	refused error
+	// err ends a download that is not verified.
+	err error
 }
 
 func (s state) ended() bool { return s.verified || s.err != nil }

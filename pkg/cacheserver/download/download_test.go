@@ -113,10 +113,10 @@ func TestAdditionalConnections(t *testing.T) {
 		least     int // connections at the same time
 		connected int // at most
 	}{
-		{name: "limited per connection", size: 256 << 20, rate: atRate(25e6), most: 7 * time.Second, least: 3, connected: maxConnections},
-		{name: "without ranges", size: 64 << 20, rate: atRate(25e6), noRanges: true, most: 3 * time.Second, connected: 1},
+		{name: "limited per connection", size: 64 << 20, rate: atRate(6e6), most: 7 * time.Second, least: 3, connected: maxConnections},
+		{name: "without ranges", size: 16 << 20, rate: atRate(4 << 20), noRanges: true, most: 5 * time.Second, connected: 1},
 		{name: "small blob", size: minSpeedupSize - 1, rate: atRate(1 << 20), most: 17 * time.Second, connected: 1},
-		{name: "fast connection", size: 64 << 20, rate: atRate(64 << 20), most: 1100 * time.Millisecond, connected: 1},
+		{name: "fast connection", size: 32 << 20, rate: atRate(32 << 20), most: 1100 * time.Millisecond, connected: 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			o := &origin{content: randomContent(test.size), rate: test.rate, noRanges: test.noRanges}
@@ -139,7 +139,7 @@ func TestAdditionalConnections(t *testing.T) {
 func TestSharedLine(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		const size = 64 << 20
+		const size = 32 << 20
 		o := &origin{content: randomContent(size)}
 		o.rate = func(int) float64 {
 			o.mu.Lock()

@@ -36,6 +36,8 @@ type Options struct {
 	// Import makes an upstream that is a cache itself load a blob, by requesting a manifest that names it. It returns
 	// whether it requested one. Default: none.
 	Import func(ctx context.Context, repository string, d digest.Digest) (bool, error)
+	// Verified is called with the size of each blob whose digest was verified. Default: nothing happens.
+	Verified func(d digest.Digest, size int64)
 	// Unstored is called for each blob that cannot be stored. Default: nothing happens.
 	Unstored func(d digest.Digest, err error)
 	// Logger receives problems that no client sees. Default: discarded.
@@ -68,6 +70,9 @@ func New(s *store.Store, u Upstream, group *background.Group, o Options) *Downlo
 	}
 	if o.Import == nil {
 		o.Import = func(context.Context, string, digest.Digest) (bool, error) { return false, nil }
+	}
+	if o.Verified == nil {
+		o.Verified = func(digest.Digest, int64) {}
 	}
 	if o.Unstored == nil {
 		o.Unstored = func(digest.Digest, error) {}
@@ -120,6 +125,14 @@ type Part struct {
 
 func (p Part) whole() bool { return p == Part{} }
 
+// Start returns the offset of the first byte in a blob of this size, in bytes; a negative size is unknown.
+func (p Part) Start(size int64) int64 {
+	if size < 0 {
+		return p.First
+	}
+	return p.span(size).Start
+}
+
 // span returns the part of a blob of this size.
 func (p Part) span(size int64) Span {
 	switch {
@@ -134,16 +147,9 @@ func (p Part) span(size int64) Span {
 // Open returns a reader of a blob that is not stored yet. It joins the running download, or starts one. The first bytes
 // need not have arrived: see Reader.Await. ctx must live as long as the reader is used; the caller closes the reader.
 func (m *Downloads) Open(ctx context.Context, r Request) (*Reader, error) {
-	size, known := m.options.ExpectedSize(r.Digest)
-	if !known && !r.Part.whole() {
-		var err error
-		if size, err = m.upstream.HeadBlob(ctx, r.Repository, r.Digest); err != nil {
-			return nil, err
-		}
-		known = size >= 0
-	}
-	if !known {
-		size = -1
+	size, err := m.size(ctx, r)
+	if err != nil {
+		return nil, err
 	}
 	reader, allowed, err := m.join(ctx, r, size)
 	if err != nil {
@@ -165,6 +171,21 @@ func (m *Downloads) Open(ctx context.Context, r Request) (*Reader, error) {
 		return nil, errors.Join(err, reader.Close())
 	}
 	return reader, nil
+}
+
+// size returns the size of a blob in bytes, -1 if it is unknown. Only the request for a part of an unknown blob requests
+// the size from the upstream.
+func (m *Downloads) size(ctx context.Context, r Request) (int64, error) {
+	if size, known := m.options.ExpectedSize(r.Digest); known {
+		return size, nil
+	}
+	m.mu.Lock()
+	running := m.active[r.Digest]
+	m.mu.Unlock()
+	if running != nil || r.Part.whole() {
+		return -1, nil
+	}
+	return m.upstream.HeadBlob(ctx, r.Repository, r.Digest)
 }
 
 // join adds a reader to the running download of a blob, which it starts if there is none. allowed reports that the

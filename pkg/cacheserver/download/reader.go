@@ -83,6 +83,8 @@ func (r *Reader) awaitStart() error {
 		facts, state, changed := r.download.snapshot()
 		part := r.part.span(max(facts.size, 0))
 		switch {
+		case state.refused != nil && !state.verified:
+			return state.refused
 		case state.announced, facts.size > 0 && facts.readable(part.Start, r.withholds(facts, state)) >= part.End-part.Start:
 			r.size = facts.size
 			r.hit = state.stored
@@ -109,14 +111,24 @@ func (r *Reader) withholds(f facts, s state) bool {
 
 // Await waits until the byte at the offset can be read. It returns an error if that is impossible or takes too long, so
 // that the client can request the blob from the upstream: after the header of a response, an error can only end the
-// connection. It does not change the position of the reader.
+// connection. It does not change the position of the reader. Errors are *result.Error.
 func (r *Reader) Await(ctx context.Context, offset int64) error {
 	if r.through != nil || r.size >= 0 && offset >= r.size && r.size > 0 {
 		return nil
 	}
-	r.seek(offset)
+	if err := r.await(ctx, offset); err != nil {
+		return result.Explain(err)
+	}
+	return nil
+}
+
+func (r *Reader) await(ctx context.Context, offset int64) error {
 	limited, cancel := r.limit(ctx)
 	defer cancel()
+	// The position is the byte that the download serves first.
+	position := r.offset
+	r.seek(offset)
+	defer r.seek(position)
 	for {
 		facts, state, changed := r.download.snapshot()
 		switch {

@@ -12,7 +12,7 @@ const (
 	immediate = 3
 	// firstPause doubles with each further interruption, up to maxPause.
 	firstPause, maxPause = 100 * time.Millisecond, 2 * time.Second
-	// maxFruitless is how often in a row a request may bring no byte at all.
+	// maxFruitless is how often in a row a request may bring no missing byte.
 	maxFruitless = 3
 )
 
@@ -20,16 +20,16 @@ const (
 type retries struct {
 	// count is the number of interruptions since the last progress.
 	count int
-	// fruitless is the number of requests in a row without any byte.
+	// fruitless is the number of requests in a row without any missing byte.
 	fruitless int
 }
 
-// after returns the state after a transfer was interrupted behind that many bytes.
-func (r retries) after(received int64) retries {
+// after returns the state after a transfer was interrupted that brought so many missing bytes.
+func (r retries) after(fresh int64) retries {
 	switch {
-	case received >= enough:
+	case fresh >= enough:
 		return retries{}
-	case received > 0:
+	case fresh > 0:
 		return retries{count: r.count + 1}
 	}
 	return retries{count: r.count + 1, fruitless: r.fruitless + 1}

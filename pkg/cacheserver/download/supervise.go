@@ -198,13 +198,13 @@ func (d *download) ended(t *transfer, err error) {
 		// Another connection continues. The upstream may not allow several.
 		d.facts.speedup = d.facts.speedup.limit()
 	default:
-		d.retry(failure, t.received)
+		d.retry(failure, t.fresh)
 	}
 }
 
 // retry decides how an interrupted download continues. The caller holds the lock.
-func (d *download) retry(failure *upstream.Error, received int64) {
-	d.facts.retries = d.facts.retries.after(received)
+func (d *download) retry(failure *upstream.Error, fresh int64) {
+	d.facts.retries = d.facts.retries.after(fresh)
 	pause, again := d.facts.retries.pause()
 	broken := failure.StatusCode == 0 && !failure.Busy()
 	// Clients that have received nothing get the error immediately and can pull from the upstream themselves.
@@ -268,6 +268,7 @@ func (d *download) finish(incoming *store.Incoming) {
 	facts, state, _ := d.snapshot()
 	switch {
 	case state.verified:
+		d.owner.options.Verified(d.digest, facts.size)
 		// The readers have all bytes. An error from here on costs another download at most.
 		if err := incoming.Commit(d.digest, d.allowed()); err != nil {
 			d.owner.options.Unstored(d.digest, err)

@@ -34,6 +34,7 @@ type transfer struct {
 	next     int64 // the next byte to receive
 	end      int64 // the limit, -1 while the size is unknown
 	received int64
+	fresh    int64 // those of the received bytes that were missing
 	replaced bool
 	lastByte time.Time
 	meter    meter
@@ -121,7 +122,14 @@ func (t *transfer) accept(blob *upstream.Blob) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if blob.Size >= 0 && d.facts.size >= 0 && blob.Size != d.facts.size {
-		return t.unusable(fmt.Errorf("the response states a size of %d bytes, want %d", blob.Size, d.facts.size))
+		err := t.unusable(fmt.Errorf("the response states a size of %d bytes, want %d", blob.Size, d.facts.size))
+		if d.state.announced || d.facts.have != nil {
+			return err
+		}
+		// No reader gets these bytes. But the manifest may be wrong, so that the digest decides for later readers.
+		d.state.refused = err
+		d.facts.complete = true
+		t.end = -1
 	}
 	if d.facts.size < 0 && blob.Size > 0 {
 		if d.facts.complete {
@@ -204,6 +212,7 @@ func (t *transfer) claim(n int64, waited time.Duration) (skip, keep int64, ended
 		keep, ended = max(t.end-t.next, 0), true
 	}
 	skip = min(d.facts.have.endAt(t.next)-t.next, keep)
+	t.fresh += keep - skip
 	return skip, keep, ended
 }
 

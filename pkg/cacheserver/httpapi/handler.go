@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -20,6 +21,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/blobs"
+	"github.com/registry-cache/extension/pkg/cacheserver/download"
 	"github.com/registry-cache/extension/pkg/cacheserver/manifests"
 	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
@@ -40,7 +43,7 @@ const (
 type Cache interface {
 	Manifest(ctx context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error)
 	StatManifest(ctx context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error)
-	Blob(ctx context.Context, repository string, d digest.Digest) (*pullthrough.Blob, error)
+	Blob(ctx context.Context, repository string, d digest.Digest, part download.Part) (blobs.Blob, error)
 	StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, result.Outcome, error)
 	Tags(ctx context.Context, repository string, query url.Values) (*pullthrough.TagPage, error)
 	Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*pullthrough.Referrers, error)
@@ -194,33 +197,34 @@ func (h *Handler) serveBlob(w *recorder, r *http.Request, target target) {
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	b, err := h.cache.Blob(r.Context(), target.repository, d)
+	part := requestedPart(r)
+	b, err := h.cache.Blob(r.Context(), target.repository, d, part)
 	if err != nil {
 		w.failFor(r, oci.CodeBlobUnknown, err)
 		return
 	}
 	defer func() {
 		w.outcome, w.shared = b.Outcome(), b.Shared()
-		w.err = errors.Join(w.err, b.Content.Close())
+		w.err = errors.Join(w.err, b.Close())
 	}()
-	// Once an answer has begun, it can only break off. Clients that resume would ask here again until they give up, and
-	// never the upstream themselves.
-	if err := b.Await(r.Context(), rangeStart(r)); err != nil {
+	// After the header, an error can only end the connection. A client would then resume here until it gives up, and never
+	// request the upstream.
+	if err := b.Await(r.Context(), part.Start(b.Size())); err != nil {
 		w.failFor(r, oci.CodeBlobUnknown, err)
 		return
 	}
 	describe(w, d, "application/octet-stream")
-	if b.Size < 0 {
-		if _, err := io.Copy(w, b.Content); err != nil {
+	if b.Size() < 0 {
+		if _, err := io.Copy(w, b); err != nil {
 			w.err = err
 			// Without a length only the end of the connection tells the client that bytes are missing.
 			panic(http.ErrAbortHandler)
 		}
 		return
 	}
-	content := io.ReadSeeker(b.Content)
+	content := io.ReadSeeker(b)
 	if _, file := content.(syscall.Conn); !file {
-		content = &watched{ReadSeeker: content, err: &w.err}
+		content = &watched{Blob: b, err: &w.err}
 	}
 	// After an error it returns with less than it has announced, and the server closes the connection.
 	end := guard(r.Context(), b.Content)
@@ -228,16 +232,27 @@ func (h *Handler) serveBlob(w *recorder, r *http.Request, target target) {
 	w.err = errors.Join(w.err, end())
 }
 
-// rangeStart returns the first byte that a request for one range wants, in the form that clients resume with:
-// "bytes=<first>-[<last>]". It returns 0 for any other.
-func rangeStart(r *http.Request) int64 {
-	spec, _ := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
-	first, _, _ := strings.Cut(spec, "-")
-	offset, err := strconv.ParseInt(first, 10, 64)
-	if err != nil {
-		return 0
+// requestedPart returns the part of a blob that a request requires: that of the header Range if it has one range, or else
+// the whole blob.
+func requestedPart(r *http.Request) download.Part {
+	spec, isBytes := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
+	first, last, isRange := strings.Cut(spec, "-")
+	if !isBytes || !isRange {
+		return download.Part{}
 	}
-	return offset
+	from, fromErr := strconv.ParseInt(first, 10, 64)
+	to, toErr := strconv.ParseInt(last, 10, 64)
+	switch {
+	case first == "" && toErr == nil && to > 0:
+		return download.Part{Suffix: to}
+	case fromErr != nil || from < 0:
+		return download.Part{}
+	case last == "":
+		return download.Part{First: from}
+	case toErr == nil && to >= from && to < math.MaxInt64:
+		return download.Part{First: from, Length: to - from + 1}
+	}
+	return download.Part{}
 }
 
 func describe(w http.ResponseWriter, d digest.Digest, mediaType string) {
@@ -248,14 +263,41 @@ func describe(w http.ResponseWriter, d digest.Digest, mediaType string) {
 
 // watched notes the error that ends reading, which http.ServeContent keeps to itself.
 type watched struct {
-	io.ReadSeeker
+	blobs.Blob
 	err *error
 }
 
 func (r *watched) Read(p []byte) (int, error) {
-	n, err := r.ReadSeeker.Read(p)
+	n, err := r.Blob.Read(p)
+	return n, r.note(err)
+}
+
+// Chunk returns the next bytes as a part of a file if the blob has them in one, see download.Reader.
+func (r *watched) Chunk(limit int64) (*io.LimitedReader, error) {
+	source, ok := r.Blob.(chunked)
+	if !ok {
+		return nil, nil
+	}
+	chunk, err := source.Chunk(limit)
+	return chunk, r.note(err)
+}
+
+// Sent ends the use of a chunk.
+func (r *watched) Sent(n int64) {
+	if source, ok := r.Blob.(chunked); ok {
+		source.Sent(n)
+	}
+}
+
+func (r *watched) note(err error) error {
 	if err != nil && err != io.EOF {
 		*r.err = err
 	}
-	return n, err
+	return err
+}
+
+// chunked is content that grows in a file. *download.Reader is one.
+type chunked interface {
+	Chunk(limit int64) (*io.LimitedReader, error)
+	Sent(n int64)
 }

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -23,6 +24,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/blobs"
+	"github.com/registry-cache/extension/pkg/cacheserver/download"
 	"github.com/registry-cache/extension/pkg/cacheserver/manifests"
 	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
@@ -43,7 +46,7 @@ var (
 type fakeCache struct {
 	asked    string
 	manifest *manifests.Manifest
-	blob     func() *pullthrough.Blob
+	blob     func() blobs.Blob
 	size     int64
 	outcome  result.Outcome
 	tags     *pullthrough.TagPage
@@ -61,7 +64,7 @@ func (c *fakeCache) StatManifest(_ context.Context, repository string, ref oci.R
 	return c.manifest, c.err
 }
 
-func (c *fakeCache) Blob(_ context.Context, repository string, d digest.Digest) (*pullthrough.Blob, error) {
+func (c *fakeCache) Blob(_ context.Context, repository string, d digest.Digest, _ download.Part) (blobs.Blob, error) {
 	c.asked = "blob " + repository + "@" + d.String()
 	if c.err != nil {
 		return nil, c.err
@@ -132,9 +135,39 @@ func headers(pairs ...string) map[string]string {
 	return all
 }
 
-func blobOf(content io.ReadSeekCloser, size int64) func() *pullthrough.Blob {
-	return func() *pullthrough.Blob { return pullthrough.NewBlob(content, size, result.Miss) }
+func blobOf(content io.ReadSeekCloser, size int64) func() blobs.Blob {
+	if f, ok := content.(file); ok {
+		return func() blobs.Blob { return &fileBlob{f, missOf(size)} }
+	}
+	return func() blobs.Blob { return &otherBlob{content, missOf(size)} }
 }
+
+// file is *os.File.
+type file interface {
+	io.ReadSeekCloser
+	syscall.Conn
+	Stat() (os.FileInfo, error)
+}
+
+// fileBlob can be sent by the kernel, otherBlob cannot.
+type (
+	fileBlob struct {
+		file
+		missOf
+	}
+	otherBlob struct {
+		io.ReadSeekCloser
+		missOf
+	}
+)
+
+// missOf is a size.
+type missOf int64
+
+func (m missOf) Size() int64                      { return int64(m) }
+func (missOf) Outcome() result.Outcome            { return result.Miss }
+func (missOf) Shared() int64                      { return 0 }
+func (missOf) Await(context.Context, int64) error { return nil }
 
 type memory struct{ *strings.Reader }
 

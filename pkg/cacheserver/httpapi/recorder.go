@@ -69,6 +69,9 @@ func (w *recorder) ReadFrom(src io.Reader) (int64, error) {
 	if !limited {
 		limit = &io.LimitedReader{R: src, N: 1<<63 - 1}
 	}
+	if growing, ok := limit.R.(chunked); ok {
+		return w.readChunks(growing, limit)
+	}
 	if _, file := limit.R.(syscall.Conn); !file {
 		return io.Copy(streamer{w}, src)
 	}
@@ -83,6 +86,40 @@ func (w *recorder) ReadFrom(src io.Reader) (int64, error) {
 		limit.N -= n
 		w.sent += n
 		if err != nil || n < want {
+			return total, w.note(err)
+		}
+	}
+	return total, nil
+}
+
+// readChunks sends a file that grows, as far as the kernel can send it, and the rest like any other source.
+func (w *recorder) readChunks(growing chunked, limit *io.LimitedReader) (int64, error) {
+	var total int64
+	for limit.N > 0 {
+		chunk, err := growing.Chunk(min(limit.N, writeChunk))
+		switch {
+		case err == io.EOF:
+			return total, nil
+		case err != nil:
+			return total, w.note(err)
+		case chunk == nil:
+			n, err := io.Copy(streamer{w}, limit)
+			return total + n, err
+		}
+		if err := w.extend(); err != nil {
+			return total, w.note(err)
+		}
+		want := chunk.N
+		n, err := io.Copy(w.ResponseWriter, chunk)
+		growing.Sent(n)
+		total += n
+		limit.N -= n
+		w.sent += n
+		if err != nil || n < want {
+			return total, w.note(err)
+		}
+		// The next bytes may take long.
+		if err := supported(w.controller.Flush()); err != nil {
 			return total, w.note(err)
 		}
 	}

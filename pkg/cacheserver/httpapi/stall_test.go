@@ -13,9 +13,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
-	"github.com/registry-cache/extension/pkg/cacheserver/result"
 )
 
 // oneConnection is a listener for a single connection.
@@ -140,9 +137,7 @@ func TestSlowUpstreamIsNoStalledClient(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int64{10, -1} {
 		synctest.Test(t, func(t *testing.T) {
-			conn := connect(t, &fakeCache{blob: func() *pullthrough.Blob {
-				return pullthrough.NewBlob(slow{strings.NewReader(layer), 50 * time.Second}, size, result.Miss)
-			}}, time.Minute)
+			conn := connect(t, &fakeCache{blob: blobOf(slow{strings.NewReader(layer), 50 * time.Second}, size)}, time.Minute)
 			send(t, conn, getLayer)
 			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil {

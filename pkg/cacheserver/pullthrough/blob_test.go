@@ -23,10 +23,15 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/background"
+	"github.com/registry-cache/extension/pkg/cacheserver/blobs"
+	"github.com/registry-cache/extension/pkg/cacheserver/download"
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
+
+// buffer is the unit of the sizes below, in bytes.
+const buffer = 128 << 10
 
 // layer returns n bytes that differ from place to place.
 func layer(n int) []byte {
@@ -39,7 +44,7 @@ func layer(n int) []byte {
 func TestBlobIsFetchedOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, 0, store.Options{})
-	for _, size := range []int{0, 1, 2, fetchBuffer, 3*fetchBuffer + 1} {
+	for _, size := range []int{0, 1, 2, buffer, 3*buffer + 1} {
 		content := layer(size)
 		d := f.upstream.addBlob(repository, content)
 		for i, want := range []result.Outcome{result.Miss, result.Hit} {
@@ -66,18 +71,18 @@ func TestManyReadersShareOneFetch(t *testing.T) {
 	begun := make(chan struct{}, 30)
 	for range cap(begun) {
 		readers.Go(func() {
-			b, err := f.Blob(t.Context(), repository, d)
+			b, err := f.Blob(t.Context(), repository, d, download.Part{})
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			defer b.Content.Close()
+			defer b.Close()
 			first := make([]byte, 1000)
-			if _, err := io.ReadFull(b.Content, first); err != nil {
+			if _, err := io.ReadFull(b, first); err != nil {
 				t.Error(err)
 			}
 			begun <- struct{}{}
-			rest, err := io.ReadAll(b.Content)
+			rest, err := io.ReadAll(b)
 			if err != nil || !bytes.Equal(slices.Concat(first, rest), content) {
 				t.Errorf("%d bytes, %v", len(first)+len(rest), err)
 			}
@@ -102,15 +107,15 @@ func TestFetchGoesOnWithoutClients(t *testing.T) {
 	gate := newGate()
 	f.upstream.change(func() { f.upstream.body = gate.body(1 << 19) })
 	ctx, leave := context.WithCancel(t.Context())
-	b, err := f.Blob(ctx, repository, d)
+	b, err := f.Blob(ctx, repository, d, download.Part{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	leave()
-	if _, err := io.Copy(io.Discard, b.Content); !errors.Is(err, context.Canceled) {
+	if _, err := io.Copy(io.Discard, b); !errors.Is(err, context.Canceled) {
 		t.Errorf("reading after the client has left: %v", err)
 	}
-	if err := b.Content.Close(); err != nil {
+	if err := b.Close(); err != nil {
 		t.Error(err)
 	}
 	close(gate.opened)
@@ -214,10 +219,10 @@ func TestFetchGivesUp(t *testing.T) {
 		want  result.Reason
 	}{
 		{"refused from the start", 0, errBroken, 1, result.Unavailable},
-		{"no progress", 400, errBroken, 1 + maxStalls, result.Unavailable},
+		{"no progress", 400, errBroken, 4, result.Unavailable},
 		{"not found", 400, status(http.StatusNotFound), 1, result.NotFound},
 		{"refused", 400, status(http.StatusTooManyRequests), 1, result.RateLimited},
-		{"silent", 400, errSilent, 1, result.TimedOut},
+		{"silent", 400, errSilent, 4, result.TimedOut},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -241,8 +246,13 @@ func TestFetchGivesUp(t *testing.T) {
 			if calls := f.upstream.seen(); len(calls) != test.calls {
 				t.Errorf("got %d calls, want %d: %v", len(calls), test.calls, calls)
 			}
-			if n := f.leftovers(t); n > 0 {
-				t.Errorf("%d files are left", n)
+			// The next download continues behind the bytes that are there.
+			kept := 0
+			if test.after > 0 {
+				kept = 2
+			}
+			if n := f.leftovers(t); n != kept {
+				t.Errorf("%d files are left, want %d", n, kept)
 			}
 		})
 	}
@@ -259,7 +269,7 @@ func TestSizeThatChangesEndsTheFetch(t *testing.T) {
 			return blob
 		}
 	})
-	want := fmt.Sprintf("fetching blob %s: the upstream gave its size as 1000 bytes, then as 1400", d)
+	want := fmt.Sprintf("GET %s: the response states a size of 1400 bytes, want 1000", d)
 	if got, _, err := f.read(t, repository, d); len(got) != 400 || err == nil || err.Error() != want {
 		t.Errorf("%d bytes, %v, want %s", len(got), err, want)
 	}
@@ -269,6 +279,14 @@ func TestSizeThatChangesEndsTheFetch(t *testing.T) {
 type limitedFile struct {
 	*os.File
 	room int
+}
+
+func (f *limitedFile) WriteAt(p []byte, offset int64) (int, error) {
+	if len(p) > f.room {
+		return 0, syscall.ENOSPC
+	}
+	f.room -= len(p)
+	return f.File.WriteAt(p, offset)
 }
 
 func (f *limitedFile) Write(p []byte) (int, error) {
@@ -281,7 +299,7 @@ func (f *limitedFile) Write(p []byte) (int, error) {
 
 func TestVolumeThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
-	const size = 10 * fetchBuffer
+	const size = 10 * buffer
 	for _, test := range []struct {
 		name   string
 		create func(dir, prefix string) (store.File, error)
@@ -293,7 +311,7 @@ func TestVolumeThatCannotBeWritten(t *testing.T) {
 		}},
 		{"full in the middle", func(dir, prefix string) (store.File, error) {
 			file, err := os.CreateTemp(dir, prefix)
-			return &limitedFile{file, 4 * fetchBuffer}, err
+			return &limitedFile{file, 4 * buffer}, err
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -350,48 +368,47 @@ func TestSeekOnMiss(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t, 0, o)
 			d := f.upstream.addBlob(repository, content)
-			b, err := f.Blob(t.Context(), repository, d)
+			b, err := f.Blob(t.Context(), repository, d, download.Part{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer b.Content.Close()
-			if b.Size != size {
-				t.Errorf("size %d", b.Size)
+			defer b.Close()
+			if b.Size() != size {
+				t.Errorf("size %d", b.Size())
 			}
 			for _, seek := range []struct {
 				offset int64
 				whence int
 				want   int64
 			}{{0, io.SeekEnd, size}, {0, io.SeekStart, 0}, {300, io.SeekStart, 300}, {100, io.SeekCurrent, 500}, {-10, io.SeekEnd, 990}} {
-				at, err := b.Content.Seek(seek.offset, seek.whence)
+				at, err := b.Seek(seek.offset, seek.whence)
 				if err != nil || at != seek.want {
 					t.Fatalf("Seek(%d, %d) = %d, %v, want %d", seek.offset, seek.whence, at, err, seek.want)
 				}
 				part := make([]byte, min(100, size-at))
-				if _, err := io.ReadFull(b.Content, part); err != nil || !bytes.Equal(part, content[at:at+int64(len(part))]) {
+				if _, err := io.ReadFull(b, part); err != nil || !bytes.Equal(part, content[at:at+int64(len(part))]) {
 					t.Errorf("from %d: %v", at, err)
 				}
 			}
-			if n, err := b.Content.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			if n, err := b.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 				t.Errorf("at the end: %d, %v", n, err)
 			}
-			if _, err := b.Content.Seek(-1, io.SeekStart); err == nil {
+			if _, err := b.Seek(-1, io.SeekStart); err == nil {
 				t.Error("seeking before the start succeeded")
 			}
 		})
 	}
 }
 
-// A range that a slow fetch reaches late comes straight from the upstream. The fetch goes on for the others.
-func TestRangeAheadOfAFetch(t *testing.T) {
+// A range that a silent connection does not reach comes from another one. Its bytes are stored, too.
+func TestRangeAheadOfASilentConnection(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		after time.Duration // when the fetch gets on
-		want  result.Outcome
+		after time.Duration // until the first connection continues
 		calls int
 	}{
-		"soon": {aheadTimeout - time.Second, result.Miss, 1},
-		"late": {aheadTimeout + time.Second, result.PassThrough, 2},
+		"soon": {time.Second, 1},
+		"late": {time.Minute, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -408,27 +425,32 @@ func TestRangeAheadOfAFetch(t *testing.T) {
 						return g.body(100)(ctx, content, offset)
 					}
 				})
-				b, err := f.Blob(t.Context(), repository, d)
+				// Another client requires all of the blob.
+				all, err := f.Blob(t.Context(), repository, d, download.Part{})
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer b.Content.Close()
-				if _, err := b.Content.Seek(900, io.SeekStart); err != nil {
+				defer all.Close()
+				b, err := f.Blob(t.Context(), repository, d, download.Part{First: 900})
+				if err != nil {
 					t.Fatal(err)
 				}
+				defer b.Close()
 				time.AfterFunc(test.after, func() { close(g.opened) })
 				began := time.Now()
 				if err := b.Await(t.Context(), 900); err != nil {
 					t.Fatal(err)
 				}
-				got, err := io.ReadAll(b.Content)
-				if err != nil || !bytes.Equal(got, content[900:]) || b.Outcome() != test.want {
+				if _, err := b.Seek(900, io.SeekStart); err != nil {
+					t.Fatal(err)
+				}
+				got, err := io.ReadAll(b)
+				if err != nil || !bytes.Equal(got, content[900:]) || b.Outcome() != result.Miss {
 					t.Errorf("%d bytes, %s, %v", len(got), b.Outcome(), err)
 				}
-				if took := time.Since(began); took > aheadTimeout {
+				if took := time.Since(began); took > 4*time.Second {
 					t.Errorf("took %s", took)
 				}
-				time.Sleep(test.after)
 				f.settle()
 				if calls := f.upstream.seen(); len(calls) != test.calls {
 					t.Errorf("calls: %v", calls)
@@ -436,6 +458,7 @@ func TestRangeAheadOfAFetch(t *testing.T) {
 				if got, err := f.storedContent(repository, d); err != nil || !bytes.Equal(got, content) {
 					t.Errorf("%d bytes are stored, %v", len(got), err)
 				}
+				time.Sleep(test.after)
 			})
 		})
 	}
@@ -449,28 +472,36 @@ func TestAwait(t *testing.T) {
 		d := f.upstream.addBlob(repository, content)
 		gate := newGate()
 		f.upstream.change(func() { f.upstream.body = gate.body(500) })
-		b, err := f.Blob(t.Context(), repository, d)
-		if err != nil {
-			t.Fatal(err)
+		open := func() blobs.Blob {
+			b, err := f.Blob(t.Context(), repository, d, download.Part{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
 		}
-		defer b.Content.Close()
-		await := func(ctx context.Context, offset int64, want error, took time.Duration) {
+		await := func(ctx context.Context, b blobs.Blob, offset int64, want error, took time.Duration) {
 			t.Helper()
 			start := time.Now()
 			if err := b.Await(ctx, offset); !errors.Is(err, want) || time.Since(start) != took {
 				t.Errorf("%d: %v after %s, want %v after %s", offset, err, time.Since(start), want, took)
 			}
 		}
-		await(t.Context(), 499, nil, 0)
-		await(t.Context(), 500, nil, awaitTimeout)
-		await(t.Context(), 1000, nil, 0) // which is no range of the blob
+		first, second := open(), open()
+		defer first.Close()
+		defer second.Close()
+		await(t.Context(), first, 499, nil, 0)
+		await(t.Context(), first, 1000, nil, 0) // which is no range of the blob
 		impatient, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		await(impatient, 500, context.DeadlineExceeded, time.Second)
+		await(impatient, first, 500, context.DeadlineExceeded, time.Second)
+		// Clients wait 30 s for a header.
+		await(t.Context(), first, 500, os.ErrDeadlineExceeded, 26*time.Second)
 		time.AfterFunc(time.Second, func() { close(gate.opened) })
-		await(t.Context(), 999, nil, time.Second)
+		third := open()
+		defer third.Close()
+		await(t.Context(), third, 999, nil, time.Second)
 		f.settle()
-		await(t.Context(), 999, nil, 0)
+		await(t.Context(), second, 999, nil, 0)
 	})
 }
 
@@ -490,16 +521,16 @@ func TestAwaitLeavesThePosition(t *testing.T) {
 				return g.body(100)(ctx, content, offset)
 			}
 		})
-		b, err := f.Blob(t.Context(), repository, d)
+		b, err := f.Blob(t.Context(), repository, d, download.Part{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer b.Content.Close()
+		defer b.Close()
 		if err := b.Await(t.Context(), 900); err != nil {
 			t.Fatal(err)
 		}
 		close(g.opened)
-		if got, err := io.ReadAll(b.Content); err != nil || !bytes.Equal(got, content) {
+		if got, err := io.ReadAll(b); err != nil || !bytes.Equal(got, content) {
 			t.Errorf("%d of %d bytes, %v", len(got), len(content), err)
 		}
 	})
@@ -510,18 +541,18 @@ func TestAwaitBehindAFullVolume(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, 0, store.Options{CreateFile: func(dir, prefix string) (store.File, error) {
 		file, err := os.CreateTemp(dir, prefix)
-		return &limitedFile{file, 4 * fetchBuffer}, err
+		return &limitedFile{file, 4 * buffer}, err
 	}})
-	content := layer(10 * fetchBuffer)
+	content := layer(10 * buffer)
 	d := f.upstream.addBlob(repository, content)
-	b, err := f.Blob(t.Context(), repository, d)
+	b, err := f.Blob(t.Context(), repository, d, download.Part{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer b.Content.Close()
+	defer b.Close()
 	f.settle()
 	f.failWith(status(http.StatusTooManyRequests))
-	offset := int64(8 * fetchBuffer)
+	offset := int64(8 * buffer)
 	if explained, ok := errors.AsType[*result.Error](b.Await(t.Context(), offset)); !ok || explained.Reason != result.RateLimited {
 		t.Errorf("%v, want that the upstream limits the rate", explained)
 	}
@@ -529,10 +560,10 @@ func TestAwaitBehindAFullVolume(t *testing.T) {
 	if err := b.Await(t.Context(), offset); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Content.Seek(offset, io.SeekStart); err != nil {
+	if _, err := b.Seek(offset, io.SeekStart); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := io.ReadAll(b.Content); err != nil || !bytes.Equal(got, content[offset:]) {
+	if got, err := io.ReadAll(b); err != nil || !bytes.Equal(got, content[offset:]) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }
@@ -548,11 +579,11 @@ func TestAwaitTellsTheErrorOfTheUpstream(t *testing.T) {
 			return cut(content, offset, 500, broken)
 		}
 	})
-	b, err := f.Blob(t.Context(), repository, d)
+	b, err := f.Blob(t.Context(), repository, d, download.Part{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer b.Content.Close()
+	defer b.Close()
 	if _, explained := errors.AsType[*result.Error](b.Await(t.Context(), 600)); !explained {
 		t.Errorf("%v, want an *Error", b.Await(t.Context(), 600))
 	}
@@ -572,22 +603,22 @@ func TestOtherRepositoriesAskTheUpstream(t *testing.T) {
 			d := f.upstream.addBlob(repository, content)
 			gate := newGate()
 			f.upstream.change(func() { f.upstream.body = gate.body(500) })
-			first, err := f.Blob(t.Context(), repository, d)
+			first, err := f.Blob(t.Context(), repository, d, download.Part{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer first.Content.Close()
+			defer first.Close()
 			if !inFlight {
 				close(gate.opened)
 				f.settle()
 			}
 			f.upstream.seen()
 
-			if _, err := f.Blob(t.Context(), other, d); !isNotFound(err) {
+			if _, err := f.Blob(t.Context(), other, d, download.Part{}); !isNotFound(err) {
 				t.Errorf("repository without the blob: %v", err)
 			}
 			f.upstream.change(func() { f.upstream.fail = func(string) error { return status(http.StatusServiceUnavailable) } })
-			if _, err := f.Blob(t.Context(), other, d); !isTemporary(err) {
+			if _, err := f.Blob(t.Context(), other, d, download.Part{}); !isTemporary(err) {
 				t.Errorf("upstream that cannot tell: %v", err)
 			}
 			f.upstream.change(func() { f.upstream.fail = nil })
@@ -597,15 +628,15 @@ func TestOtherRepositoriesAskTheUpstream(t *testing.T) {
 			}
 
 			f.upstream.addBlob(other, content)
-			b, err := f.Blob(t.Context(), other, d)
+			b, err := f.Blob(t.Context(), other, d, download.Part{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer b.Content.Close()
+			defer b.Close()
 			if inFlight {
 				close(gate.opened)
 			}
-			if got, err := io.ReadAll(b.Content); err != nil || !bytes.Equal(got, content) {
+			if got, err := io.ReadAll(b); err != nil || !bytes.Equal(got, content) {
 				t.Errorf("%d bytes, %v", len(got), err)
 			}
 			f.settle()
@@ -637,7 +668,7 @@ func TestFailureForOneRepositoryIsNoneForAnother(t *testing.T) {
 	})
 	var first sync.WaitGroup
 	first.Go(func() {
-		if _, err := f.Blob(t.Context(), repository, d); !isNotFound(err) {
+		if _, err := f.Blob(t.Context(), repository, d, download.Part{}); !isNotFound(err) {
 			t.Errorf("repository without the blob: %v", err)
 		}
 	})
@@ -716,19 +747,19 @@ func TestCloseEndsFetches(t *testing.T) {
 	f := newFixture(t, 0, store.Options{})
 	d := f.upstream.addBlob(repository, layer(1000))
 	f.upstream.change(func() { f.upstream.body = newGate().body(500) })
-	b, err := f.Blob(t.Context(), repository, d)
+	b, err := f.Blob(t.Context(), repository, d, download.Part{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer b.Content.Close()
+	defer b.Close()
 	f.Close()
-	if got, err := io.ReadAll(b.Content); len(got) != 500 || !errors.Is(err, background.ErrClosed) {
+	if got, err := io.ReadAll(b); len(got) != 500 || !errors.Is(err, background.ErrClosed) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
-	if n := f.leftovers(t); n > 0 {
-		t.Errorf("%d files are left", n)
+	if n := f.leftovers(t); n != 2 {
+		t.Errorf("%d files are left, want the unfinished blob and its record", n)
 	}
-	if _, err := f.Blob(t.Context(), repository, digest.FromString("another")); !errors.Is(err, background.ErrClosed) {
+	if _, err := f.Blob(t.Context(), repository, digest.FromString("another"), download.Part{}); !errors.Is(err, background.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 }

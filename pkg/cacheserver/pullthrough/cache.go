@@ -9,13 +9,14 @@ import (
 	"errors"
 	"log/slog"
 	"net/url"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/background"
+	"github.com/registry-cache/extension/pkg/cacheserver/blobs"
+	"github.com/registry-cache/extension/pkg/cacheserver/download"
 	"github.com/registry-cache/extension/pkg/cacheserver/manifests"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
@@ -49,16 +50,12 @@ type Options struct {
 // Cache is the cache of one upstream. It is safe for concurrent use. Repositories and tags must be valid by the grammar of
 // package oci.
 type Cache struct {
-	store      *store.Store
-	upstream   Upstream
 	log        *slog.Logger
 	metrics    *metrics
 	background *background.Group
 	manifests  *manifests.Manifests
 	lists      *lists
-
-	mu      sync.Mutex // guards fetches
-	fetches map[digest.Digest]*fetch
+	blobs      *blobs.Blobs
 }
 
 // New returns a cache. The caller calls Close.
@@ -67,12 +64,9 @@ func New(s *store.Store, u Upstream, o Options) *Cache {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	c := &Cache{
-		store:      s,
-		upstream:   u,
 		log:        o.Logger,
 		metrics:    newMetrics(o.Registerer),
 		background: background.New(),
-		fetches:    map[digest.Digest]*fetch{},
 	}
 	c.manifests = manifests.New(c.background, s, u, manifests.Options{
 		RevalidateAfter: o.RevalidateAfter,
@@ -81,6 +75,19 @@ func New(s *store.Store, u Upstream, o Options) *Cache {
 		Logger:          o.Logger,
 	})
 	c.lists = newLists(c.background, u, o)
+	downloads := download.New(s, u, c.background, download.Options{
+		ExpectedSize: c.manifests.ExpectedSize,
+		Verified:     c.manifests.Verified,
+		Import:       c.manifests.Import,
+		Unstored:     func(d digest.Digest, err error) { c.warnUnstored("blob", d.String(), err) },
+		Logger:       o.Logger,
+		Registerer:   o.Registerer,
+	})
+	c.blobs = blobs.New(s, u, downloads, blobs.Options{
+		ExpectedSize: c.manifests.ExpectedSize,
+		Unstored:     func(name string, err error) { c.warnUnstored("blob", name, err) },
+		Logger:       o.Logger,
+	})
 	return c
 }
 
@@ -106,13 +113,6 @@ func (c *Cache) Tags(ctx context.Context, repository string, query url.Values) (
 // *result.Error.
 func (c *Cache) Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*Referrers, error) {
 	return c.lists.referrersPage(ctx, repository, d, query)
-}
-
-// contradicts reports whether manifests give another size for a blob than that of its file, in bytes. A damaged file would
-// otherwise break the image on all nodes.
-func (c *Cache) contradicts(d digest.Digest, size int64) bool {
-	expected, known := c.manifests.ExpectedSize(d)
-	return known && size != expected
 }
 
 // warnUnstored reports that an object could not be stored. It ignores nil and the end of the cache.

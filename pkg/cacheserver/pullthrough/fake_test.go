@@ -22,6 +22,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/goleak"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/download"
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
@@ -156,7 +157,7 @@ func (u *fakeUpstream) Blob(ctx context.Context, repository string, d digest.Dig
 	u.mu.Unlock()
 	if body != nil {
 		blob := body(ctx, content, offset)
-		blob.Offset = offset
+		blob.Offset, blob.Ranges = offset, true
 		return blob, nil
 	}
 	return whole(content, offset), nil
@@ -187,7 +188,7 @@ var errSilent = &upstream.Error{Op: "request", Err: os.ErrDeadlineExceeded}
 var errBroken = &upstream.Error{Op: "request", Err: io.ErrUnexpectedEOF}
 
 func whole(content []byte, offset int64) *upstream.Blob {
-	return &upstream.Blob{ReadCloser: io.NopCloser(bytes.NewReader(content[offset:])), Offset: offset, Size: int64(len(content))}
+	return &upstream.Blob{ReadCloser: io.NopCloser(bytes.NewReader(content[offset:])), Offset: offset, Ranges: true, Size: int64(len(content))}
 }
 
 // cut sends n bytes and then err.
@@ -272,16 +273,19 @@ func (f *fixture) leftovers(t *testing.T) int {
 
 func (f *fixture) read(t *testing.T, repository string, d digest.Digest) ([]byte, result.Outcome, error) {
 	t.Helper()
-	b, err := f.Blob(t.Context(), repository, d)
+	b, err := f.Blob(t.Context(), repository, d, download.Part{})
 	if err != nil {
 		return nil, "", err
 	}
 	defer func() {
-		if err := b.Content.Close(); err != nil {
+		if err := b.Close(); err != nil {
 			t.Error(err)
 		}
 	}()
-	content, err := io.ReadAll(b.Content)
+	if err := b.Await(t.Context(), 0); err != nil {
+		return nil, b.Outcome(), err
+	}
+	content, err := io.ReadAll(b)
 	return content, b.Outcome(), err
 }
 

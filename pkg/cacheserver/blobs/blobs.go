@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package blobs serves blobs: from the store, or from a download that stores them.
+package blobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/download"
+	"github.com/registry-cache/extension/pkg/cacheserver/result"
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+)
+
+// Blob is an open blob. It is used by one goroutine, which closes it. Reads of a blob that is not stored wait for the
+// upstream, and end with an error instead of io.EOF if bytes are missing or the digest differs.
+type Blob interface {
+	io.ReadSeekCloser
+	// Size returns the size in bytes, -1 if the upstream does not state it; then io.SeekEnd is impossible.
+	Size() int64
+	// Outcome returns the origin of the content. It can change while the content is read.
+	Outcome() result.Outcome
+	// Shared returns how many of the bytes that were read came from the download of another request.
+	Shared() int64
+	// Await returns nil when the byte at the offset can be read, and an error if that is impossible or takes too long.
+	// Then the client can still request the blob from the upstream.
+	Await(ctx context.Context, offset int64) error
+}
+
+// Options are the optional parts of Blobs.
+type Options struct {
+	// ExpectedSize is that of download.Options. A stored file of another size is not served.
+	ExpectedSize func(digest.Digest) (int64, bool)
+	// Unstored is called for each object that cannot be stored. Default: nothing happens.
+	Unstored func(name string, err error)
+	// Logger receives problems that no client sees. Default: discarded.
+	Logger *slog.Logger
+}
+
+// Blobs are the blobs of one upstream. It is safe for concurrent use.
+type Blobs struct {
+	store     *store.Store
+	upstream  download.Upstream
+	downloads *download.Downloads
+	options   Options
+}
+
+// New returns the blobs in a store and behind an upstream. The caller keeps ownership of all arguments.
+func New(s *store.Store, u download.Upstream, downloads *download.Downloads, o Options) *Blobs {
+	if o.ExpectedSize == nil {
+		o.ExpectedSize = func(digest.Digest) (int64, bool) { return 0, false }
+	}
+	if o.Unstored == nil {
+		o.Unstored = func(string, error) {}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Blobs{store: s, upstream: u, downloads: downloads, options: o}
+}
+
+// Open opens a blob of a repository. part is the part that will be read, at least. ctx must live as long as the blob is
+// used. Errors are those of the upstream, of the context, or background.ErrClosed.
+func (b *Blobs) Open(ctx context.Context, repository string, d digest.Digest, part download.Part) (Blob, error) {
+	stored, err := b.openStored(ctx, repository, d)
+	if err != nil {
+		return nil, err
+	}
+	if stored != nil {
+		return stored, nil
+	}
+	reader, err := b.downloads.Open(ctx, download.Request{
+		Repository: repository,
+		Digest:     d,
+		Part:       part,
+		Allowed:    func(ctx context.Context) (bool, error) { return b.contains(ctx, repository, d) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return reader, nil
+}
+
+// Stat returns the size of a blob in bytes, -1 if the upstream does not state it, without downloading it. Errors are those
+// of Open.
+func (b *Blobs) Stat(ctx context.Context, repository string, d digest.Digest) (int64, result.Outcome, error) {
+	if s := b.linked(repository, d); s != nil {
+		return s.Size(), result.Hit, s.Close()
+	}
+	size, err := b.upstream.HeadBlob(ctx, repository, d)
+	if err != nil {
+		return 0, "", err
+	}
+	return size, result.Miss, nil
+}
+
+// openStored returns the blob if it is stored for the repository, or if it is stored for another one and the upstream
+// confirms that this one contains it. It returns nil if the blob has to be downloaded.
+func (b *Blobs) openStored(ctx context.Context, repository string, d digest.Digest) (Blob, error) {
+	if s := b.linked(repository, d); s != nil {
+		return s, nil
+	}
+	if b.downloads.Running(d) {
+		return nil, nil
+	}
+	// A download may have ended after the first look.
+	if s := b.linked(repository, d); s != nil {
+		return s, nil
+	}
+	content, err := b.store.Content(d)
+	s := b.complete(repository, d, content, err)
+	if s == nil {
+		return nil, nil
+	}
+	allowed, err := b.contains(ctx, repository, d)
+	if err != nil || !allowed {
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := b.store.LinkBlob(repository, d); err != nil {
+		b.options.Unstored(repository+"@"+d.String(), err)
+	}
+	return s, nil
+}
+
+// contains reports that the upstream confirms that the repository contains a blob. It returns false without an error if
+// the upstream does not answer HEAD, which is no reason to assume that it would not answer GET.
+func (b *Blobs) contains(ctx context.Context, repository string, d digest.Digest) (bool, error) {
+	_, err := b.upstream.HeadBlob(ctx, repository, d)
+	failed, fromUpstream := errors.AsType[*upstream.Error](err)
+	if fromUpstream && !failed.NotFound() && !failed.Temporary() {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// linked returns the blob if it is stored for the repository, or nil.
+func (b *Blobs) linked(repository string, d digest.Digest) *stored {
+	content, err := b.store.Blob(repository, d)
+	return b.complete(repository, d, content, err)
+}
+
+// complete returns an opened file as a blob, or nil if opening it failed or bytes are missing.
+func (b *Blobs) complete(repository string, d digest.Digest, content *store.Content, err error) *stored {
+	if err == nil {
+		var info os.FileInfo
+		if info, err = content.Stat(); err == nil {
+			if want, known := b.options.ExpectedSize(d); known && want != info.Size() {
+				err = fmt.Errorf("the file has %d bytes, its manifest states %d", info.Size(), want)
+			}
+		}
+		if err == nil {
+			return &stored{content, info.Size()}
+		}
+		err = errors.Join(err, content.Close())
+	}
+	if !errors.Is(err, store.ErrNotFound) {
+		b.options.Logger.Warn("Cannot read blob", "repository", repository, "digest", d, "error", err)
+	}
+	return nil
+}
+
+// stored is a blob in the store. Being a file, it can be sent by the kernel.
+type stored struct {
+	*store.Content
+	size int64
+}
+
+// Size implements Blob.
+func (s *stored) Size() int64 { return s.size }
+
+// Outcome implements Blob.
+func (s *stored) Outcome() result.Outcome { return result.Hit }
+
+// Shared implements Blob.
+func (s *stored) Shared() int64 { return 0 }
+
+// Await implements Blob.
+func (s *stored) Await(context.Context, int64) error { return nil }
