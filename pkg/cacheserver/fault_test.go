@@ -144,7 +144,7 @@ func TestUpstreamThatGoesSilent(t *testing.T) {
 		t.Errorf("%d, %d bytes, %v, want a cut body", got.status, len(got.body), got.err)
 	}
 	c.settle(t)
-	if found := files(t, c.root); len(found) > 0 {
+	if found := notKept(t, c.root); len(found) > 0 {
 		t.Errorf("left behind: %v", found)
 	}
 }

@@ -124,6 +124,10 @@ func TestMetrics(t *testing.T) {
 		`registry_cache_upstream_unsent_requests_total`:                    0,
 		`registry_cache_fetches_in_flight`:                                 0,
 		`registry_cache_followers_total`:                                   0,
+		`registry_cache_blob_connections_total{reason="needed"}`:           0,
+		`registry_cache_blob_connections_total{reason="complete"}`:         0,
+		`registry_cache_blob_connections_total{reason="replace"}`:          0,
+		`registry_cache_blob_connections_total{reason="speedup"}`:          0,
 		`registry_cache_storage_errors_total`:                              0,
 		`registry_cache_upstream_latency_seconds_bucket{le="+Inf"}`:        0,
 		`registry_cache_volume_state{state="ok"}`:                          1,
@@ -166,9 +170,10 @@ func TestMetrics(t *testing.T) {
 		return got["registry_cache_upstream_waiting_requests"] == 1
 	})
 	expect("held back", map[string]float64{
-		"registry_cache_fetches_in_flight": 2, // one of them has not got its turn
-		"registry_cache_followers_total":   1,
-		"registry_cache_connections":       3,
+		"registry_cache_fetches_in_flight":                       2, // one of them has not got its turn
+		"registry_cache_followers_total":                         1,
+		"registry_cache_connections":                             3,
+		`registry_cache_blob_connections_total{reason="needed"}`: 2,
 	})
 	if got := <-busy; got != http.StatusServiceUnavailable {
 		t.Errorf("the request that waited: %d", got)

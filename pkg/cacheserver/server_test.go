@@ -152,7 +152,7 @@ func TestDrainIsBounded(t *testing.T) {
 	if _, err := io.ReadAll(resp.Body); err == nil {
 		t.Error("the body that was cut off looks complete")
 	}
-	if found := files(t, c.root); len(found) > 0 {
+	if found := notKept(t, c.root); len(found) > 0 {
 		t.Errorf("left behind: %v", found)
 	}
 }

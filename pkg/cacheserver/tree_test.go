@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -25,6 +26,27 @@ var (
 	indexFile    = regexp.MustCompile(`^docker/registry/v2/repositories/(.+)/_manifests/tags/([^/]+)/index/sha256/` + hexPattern + `/link$`)
 	ownFile      = regexp.MustCompile(`^(registry-cache/last-use|registry-cache/probe[^/]*|scheduler-state\.json)$`)
 )
+
+// isKept reports that a file, relative to root, is an unfinished download or its record, which the next download of the
+// blob continues.
+func isKept(root, file string) bool {
+	name := strings.TrimSuffix(file, ".json")
+	if !strings.HasPrefix(name, "registry-cache/partial/") {
+		return false
+	}
+	for _, path := range []string{name, name + ".json"} {
+		if _, err := os.Stat(filepath.Join(root, path)); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// notKept returns the files on a volume, except unfinished downloads that the next one continues.
+func notKept(t *testing.T, root string) []string {
+	t.Helper()
+	return slices.DeleteFunc(files(t, root), func(file string) bool { return isKept(root, file) })
+}
 
 // inconsistencies returns what is wrong with a volume, sorted: content with another digest than its name, content and
 // links without each other, tags without what they name, and files that nothing needs. Files that go meanwhile do not
@@ -58,7 +80,7 @@ func inconsistencies(t *testing.T, root string) (complaints []string) {
 		}
 		named := ""
 		switch {
-		case ownFile.MatchString(path):
+		case ownFile.MatchString(path), isKept(root, path):
 		case blobFile.MatchString(path):
 			hex := blobFile.FindStringSubmatch(path)[1]
 			blobs[hex] = true

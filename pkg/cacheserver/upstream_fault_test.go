@@ -443,7 +443,7 @@ func (u *faulty) check(t *testing.T, c *cache, method, name string, want want, h
 // meanwhile what cannot be served: a name goes before the content does.
 func checkStore(t *testing.T, root string) {
 	t.Helper()
-	for _, file := range files(t, root) {
+	for _, file := range notKept(t, root) {
 		content, err := os.ReadFile(filepath.Join(root, file))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -63,6 +63,8 @@ var rules = []rule{
 	{folder: "pkg/cacheserver/answers", own: []string{"pkg/cacheserver/background", "pkg/cacheserver/lru", "pkg/cacheserver/result", "pkg/cacheserver/upstream"}, foreign: kubernetes},
 	{folder: "pkg/cacheserver/lru", foreign: append([]string{"os", "net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/background", foreign: append([]string{"os", "net"}, kubernetes...)},
+	{folder: "pkg/cacheserver/download", own: []string{"pkg/cacheserver/background", "pkg/cacheserver/result", "pkg/cacheserver/store", "pkg/cacheserver/upstream"}, foreign: kubernetes},
+	{folder: "pkg/cacheserver/blobs", own: []string{"pkg/cacheserver/download", "pkg/cacheserver/result", "pkg/cacheserver/store", "pkg/cacheserver/upstream"}, foreign: kubernetes},
 	{
 		folder: "pkg/cacheserver/manifests",
 		own:    []string{"pkg/cacheserver/answers", "pkg/cacheserver/background", "pkg/cacheserver/lru", "pkg/cacheserver/result", "pkg/cacheserver/store", "pkg/cacheserver/upstream", "pkg/oci"},
@@ -70,10 +72,10 @@ var rules = []rule{
 	},
 	{
 		folder:  "pkg/cacheserver/pullthrough",
-		own:     []string{"pkg/cacheserver/answers", "pkg/cacheserver/background", "pkg/cacheserver/manifests", "pkg/cacheserver/result", "pkg/cacheserver/store", "pkg/cacheserver/upstream", "pkg/oci"},
+		own:     []string{"pkg/cacheserver/answers", "pkg/cacheserver/background", "pkg/cacheserver/blobs", "pkg/cacheserver/download", "pkg/cacheserver/manifests", "pkg/cacheserver/result", "pkg/cacheserver/store", "pkg/cacheserver/upstream", "pkg/oci"},
 		foreign: kubernetes,
 	},
-	{folder: "pkg/cacheserver/httpapi", own: []string{"pkg/cacheserver/manifests", "pkg/cacheserver/pullthrough", "pkg/cacheserver/result", "pkg/oci"}, foreign: kubernetes},
+	{folder: "pkg/cacheserver/httpapi", own: []string{"pkg/cacheserver/blobs", "pkg/cacheserver/download", "pkg/cacheserver/manifests", "pkg/cacheserver/pullthrough", "pkg/cacheserver/result", "pkg/oci"}, foreign: kubernetes},
 
 	{folder: "pkg/apis", own: []string{"pkg/contract"}},
 	{folder: "pkg/admission", own: []string{"pkg/apis"}, tests: []string{"pkg/contract"}},

@@ -22,6 +22,8 @@ var errStorage = errors.New("the volume cannot be written")
 type download struct {
 	owner  *Downloads
 	digest digest.Digest
+	// expected is the size that a manifest states, in bytes, -1 if none is known.
+	expected int64
 	// events wakes the supervisor.
 	events chan struct{}
 	// work are the transfers and the hasher.
@@ -37,7 +39,9 @@ type download struct {
 	// repositories contain the blob. The transfers use the first one.
 	repositories []string
 	etag         string        // of the latest response
-	closed       bool          // accepts no more readers
+	linked       []string      // repositories for which the blob was stored
+	stored       bool          // for all of them
+	closed       bool          // accepts no more readers unless it is verified
 	references   int           // readers, and the supervisor
 	gone         chan struct{} // closed when the next download of the blob may begin
 }
@@ -68,6 +72,7 @@ func newDownload(owner *Downloads, d digest.Digest, size int64, repository strin
 	return &download{
 		owner:        owner,
 		digest:       d,
+		expected:     size,
 		events:       make(chan struct{}, 1),
 		changed:      make(chan struct{}),
 		facts:        facts{size: size, replacing: true, speedup: newSpeedup()},
@@ -82,7 +87,7 @@ func newDownload(owner *Downloads, d digest.Digest, size int64, repository strin
 func (d *download) addReader(ctx context.Context, r Request, joined bool) (reader *Reader, allowed bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed && !d.state.verified {
+	if d.closed && !d.state.verified || d.stored {
 		return nil, false
 	}
 	reader = &Reader{ctx: ctx, download: d, repository: r.Repository, part: r.Part, began: time.Now(), size: -1, follower: joined, hit: d.state.verified}
@@ -91,7 +96,7 @@ func (d *download) addReader(ctx context.Context, r Request, joined bool) (reade
 	d.references++
 	d.readers = append(d.readers, reader)
 	d.facts.alone = time.Time{}
-	d.facts.complete = d.facts.complete || r.Part.whole()
+	d.facts.complete = d.facts.complete || r.Part.complete()
 	d.wake()
 	return reader, allowed
 }
@@ -110,13 +115,32 @@ func (d *download) removeReader(r *Reader) {
 	d.release()
 }
 
-// allow lets readers of another repository read the blob, which is then stored for that repository, too.
-func (d *download) allow(repository string) {
+// allow lets readers of another repository read the blob, which is then stored for that repository, too. It returns false
+// if it is too late for that: the caller stores it.
+func (d *download) allow(repository string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !slices.Contains(d.repositories, repository) {
 		d.repositories = append(d.repositories, repository)
 	}
+	return !d.stored
+}
+
+// unlinked returns the repositories for which a verified blob has to be stored. If there are none, the download accepts no
+// more readers: they find the blob in the store.
+func (d *download) unlinked() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	missing := slices.DeleteFunc(slices.Clone(d.repositories), func(r string) bool { return slices.Contains(d.linked, r) })
+	d.linked = append(d.linked, missing...)
+	d.stored = len(missing) == 0
+	return missing
+}
+
+// restart forgets the bytes of an earlier download. The caller holds the lock.
+func (d *download) restart() {
+	d.facts.have = nil
+	d.facts.generation++
 }
 
 func (d *download) allowed() []string {

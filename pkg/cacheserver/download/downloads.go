@@ -123,8 +123,6 @@ type Part struct {
 	Suffix int64
 }
 
-func (p Part) whole() bool { return p == Part{} }
-
 // Start returns the offset of the first byte in a blob of this size, in bytes; a negative size is unknown.
 func (p Part) Start(size int64) int64 {
 	if size < 0 {
@@ -156,8 +154,10 @@ func (m *Downloads) Open(ctx context.Context, r Request) (*Reader, error) {
 		return nil, err
 	}
 	if !allowed {
-		if allowed, err = r.Allowed(ctx); err == nil && allowed {
-			reader.download.allow(r.Repository)
+		if allowed, err = r.Allowed(ctx); err == nil && allowed && !reader.download.allow(r.Repository) {
+			if err := m.store.LinkBlob(r.Repository, r.Digest); err != nil {
+				m.options.Unstored(r.Digest, err)
+			}
 		}
 	}
 	switch {
@@ -173,8 +173,8 @@ func (m *Downloads) Open(ctx context.Context, r Request) (*Reader, error) {
 	return reader, nil
 }
 
-// size returns the size of a blob in bytes, -1 if it is unknown. Only the request for a part of an unknown blob requests
-// the size from the upstream.
+// size returns the size of a blob in bytes, -1 if it is unknown. Only the request for the last bytes of an unknown blob
+// requests the size from the upstream.
 func (m *Downloads) size(ctx context.Context, r Request) (int64, error) {
 	if size, known := m.options.ExpectedSize(r.Digest); known {
 		return size, nil
@@ -182,11 +182,27 @@ func (m *Downloads) size(ctx context.Context, r Request) (int64, error) {
 	m.mu.Lock()
 	running := m.active[r.Digest]
 	m.mu.Unlock()
-	if running != nil || r.Part.whole() {
+	if running != nil || r.Part.Suffix == 0 {
 		return -1, nil
 	}
 	return m.upstream.HeadBlob(ctx, r.Repository, r.Digest)
 }
+
+// aligned returns the part that is transferred for a reader. Its end is -1 if it is the end of a blob of unknown size.
+func (p Part) aligned(size int64) Span {
+	if size < 0 {
+		s := Span{p.First - p.First%alignment, -1}
+		if p.Length > 0 {
+			s.End = (p.First + p.Length + alignment - 1) / alignment * alignment
+		}
+		return s
+	}
+	s := p.span(size)
+	return Span{s.Start - s.Start%alignment, min((s.End+alignment-1)/alignment*alignment, size)}
+}
+
+// complete reports that the part consists of all bytes of the blob after the alignment.
+func (p Part) complete() bool { return p.First < alignment && p.Length == 0 && p.Suffix == 0 }
 
 // join adds a reader to the running download of a blob, which it starts if there is none. allowed reports that the
 // repository is known to contain the blob.

@@ -69,9 +69,11 @@ func (f flow) silence(now time.Time) (passed, tolerated time.Duration) {
 
 // facts are what a download knows about its blob and its upstream.
 type facts struct {
-	size   int64 // of the blob, -1 while it is unknown
-	have   spans
-	ranges support
+	size int64 // of the blob, -1 while it is unknown
+	have spans
+	// generation counts how often the bytes were found to be of other content, and removed from have.
+	generation int
+	ranges     support
 	// complete reports that a reader required the whole blob, so the download continues without readers.
 	complete bool
 	// alone is when the last reader left, zero while there are readers.
@@ -145,12 +147,17 @@ func (v view) next() *order {
 	return v.split()
 }
 
-// first requests the whole blob, because only its response states the size.
+// first requests what the first reader requires: only the response states the size of the blob.
 func (v view) first() *order {
-	if len(v.flows) > 0 || len(v.needs) == 0 && !v.complete {
+	switch {
+	case len(v.flows) > 0:
 		return nil
+	case len(v.needs) > 0 && v.ranges != no:
+		return newOrder(v.needs[0].Span, needed)
+	case len(v.needs) > 0 || v.complete:
+		return newOrder(Span{0, -1}, needed)
 	}
-	return newOrder(Span{0, -1}, needed)
+	return nil
 }
 
 // serve returns the transfer that a reader requires for the bytes that it is missing, nil if it can wait for a running

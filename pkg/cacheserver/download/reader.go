@@ -63,15 +63,13 @@ func (r *Reader) Shared() int64 { return r.shared }
 
 // need returns the part of the blob that the reader still requires. The caller holds the lock of the download.
 func (r *Reader) need(f facts) (need, bool) {
-	if r.through != nil || f.size < 0 {
-		return need{Span{0, -1}, r.follower}, r.through == nil
+	if r.through != nil {
+		return need{}, false
 	}
-	s := r.part.span(f.size)
-	if !r.part.whole() {
-		s.Start -= s.Start % alignment
-		s.End = min((s.End+alignment-1)/alignment*alignment, f.size)
+	s := r.part.aligned(f.size)
+	if s.End >= 0 {
+		s.Start = max(s.Start, min(r.offset, s.End))
 	}
-	s.Start = max(s.Start, min(r.offset, s.End))
 	return need{s, r.follower}, true
 }
 

@@ -220,10 +220,15 @@ func (d *download) hash(ctx context.Context, incoming *store.Incoming) {
 	hasher := digest.SHA256.Digester()
 	buffer := make([]byte, hashBuffer)
 	var hashed int64
+	generation := 0
 	for {
 		facts, state, changed := d.snapshot()
 		if state.ended() {
 			return
+		}
+		if facts.generation != generation {
+			generation, hashed = facts.generation, 0
+			hasher.Hash().Reset()
 		}
 		if n := min(facts.have.endAt(hashed)-hashed, hashBuffer); n > 0 {
 			if _, err := incoming.ReadAt(buffer[:n], hashed); err != nil {
@@ -270,7 +275,14 @@ func (d *download) finish(incoming *store.Incoming) {
 	case state.verified:
 		d.owner.options.Verified(d.digest, facts.size)
 		// The readers have all bytes. An error from here on costs another download at most.
-		if err := incoming.Commit(d.digest, d.allowed()); err != nil {
+		err := incoming.Commit(d.digest, d.unlinked())
+		// Readers of other repositories may have joined meanwhile.
+		for missing := d.unlinked(); err == nil && len(missing) > 0; missing = d.unlinked() {
+			for _, repository := range missing {
+				err = errors.Join(err, d.owner.store.LinkBlob(repository, d.digest))
+			}
+		}
+		if err != nil {
 			d.owner.options.Unstored(d.digest, err)
 		}
 	case errors.Is(state.err, store.ErrDigestMismatch), errors.Is(state.err, errStorage):

@@ -67,12 +67,13 @@ func (t *transfer) flow(now time.Time) flow {
 // run requests the bytes and writes them to the file. It returns nil when all of them are there, and errObsolete, an
 // *upstream.Error, an error of the volume or the cause of the context otherwise.
 func (t *transfer) run(ctx context.Context) (err error) {
-	blob, err := t.request(ctx)
+	part, repository := t.part()
+	blob, err := t.request(ctx, repository, part)
 	if err != nil {
 		return orCause(ctx, err)
 	}
 	defer func() { _ = blob.Close() }() // the bytes were read, or are not required any more
-	if err := t.accept(blob); err != nil {
+	if err := t.accept(blob, part); err != nil {
 		return err
 	}
 	return orCause(ctx, t.copy(blob))
@@ -87,9 +88,8 @@ func orCause(ctx context.Context, err error) error {
 }
 
 // request sends the request. An upstream that is a cache itself may have to import the blob first.
-func (t *transfer) request(ctx context.Context) (*upstream.Blob, error) {
+func (t *transfer) request(ctx context.Context, repository string, part upstream.Range) (*upstream.Blob, error) {
 	d := t.download
-	part, repository := t.part()
 	blob, err := d.owner.upstream.Blob(ctx, repository, d.digest, part)
 	if failed, ok := errors.AsType[*upstream.Error](err); !ok || !failed.NotFound() {
 		return blob, err
@@ -107,7 +107,7 @@ func (t *transfer) part() (upstream.Range, string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	part := upstream.Range{Offset: t.next, IfRange: d.etag}
-	if t.end > 0 && t.end < d.facts.size {
+	if t.end > 0 && (d.facts.size < 0 || t.end < d.facts.size) {
 		part.End = t.end
 	}
 	if part.Offset == 0 && part.End == 0 {
@@ -117,18 +117,21 @@ func (t *transfer) part() (upstream.Range, string) {
 }
 
 // accept checks the response before its body is used, and notes what it states.
-func (t *transfer) accept(blob *upstream.Blob) error {
+func (t *transfer) accept(blob *upstream.Blob, part upstream.Range) error {
 	d := t.download
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if blob.Size >= 0 && d.facts.size >= 0 && blob.Size != d.facts.size {
 		err := t.unusable(fmt.Errorf("the response states a size of %d bytes, want %d", blob.Size, d.facts.size))
-		if d.state.announced || d.facts.have != nil {
+		if d.state.announced {
 			return err
 		}
-		// No reader gets these bytes. But the manifest may be wrong, so that the digest decides for later readers.
-		d.state.refused = err
-		d.facts.complete = true
+		d.restart()
+		if d.expected >= 0 {
+			// No reader gets these bytes. But the manifest may be wrong, so that the digest decides for later readers.
+			d.state.refused = err
+			d.facts.complete = true
+		}
 		t.end = -1
 	}
 	if d.facts.size < 0 && blob.Size > 0 {
@@ -146,15 +149,19 @@ func (t *transfer) accept(blob *upstream.Blob) error {
 	}
 	if blob.Ranges {
 		d.facts.ranges = yes
-	} else if t.first > 0 {
-		d.facts.ranges = no
+	} else if blob.Offset == 0 && (part.Offset > 0 || part.End > 0) {
+		// The upstream sends all of the blob anyway.
+		d.facts.ranges, d.facts.complete, t.end = no, true, -1
 	}
 	if blob.Offset != t.next && len(d.transfers) > 1 {
 		return errObsolete // it would repeat the bytes of another transfer
 	}
 	t.next = blob.Offset
-	if t.end < 0 || blob.Offset != t.first {
+	switch {
+	case t.end < 0 || blob.Offset != t.first:
 		t.end = d.facts.size
+	case d.facts.size >= 0:
+		t.end = min(t.end, d.facts.size)
 	}
 	d.etag = blob.ETag
 	d.state.announced = true

@@ -16,8 +16,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/registry-cache/extension/pkg/cacheserver/pullthrough"
-	"github.com/registry-cache/extension/pkg/cacheserver/result"
+	"github.com/registry-cache/extension/pkg/cacheserver/blobs"
 )
 
 // blockedFile is a file of a volume that blocks sendfile after the first chunk. It is a model of volume.File.
@@ -38,6 +37,11 @@ func (f *blockedFile) Guard(check func(hung bool)) (end func()) {
 func (f *blockedFile) SyscallConn() (syscall.RawConn, error) {
 	conn, err := f.File.SyscallConn()
 	return blockedConn{conn, f}, err
+}
+
+type blockedBlob struct {
+	*blockedFile
+	missOf
 }
 
 type blockedConn struct {
@@ -84,7 +88,7 @@ func TestGuard(t *testing.T) {
 			file := &blockedFile{File: opened, blocked: make(chan struct{}), release: make(chan struct{}), checks: make(chan func(bool), 1)}
 			var log bytes.Buffer // read after served
 			served := make(chan struct{})
-			handler := New("docker.io", &fakeCache{blob: func() *pullthrough.Blob { return pullthrough.NewBlob(file, size, result.Hit) }},
+			handler := New("docker.io", &fakeCache{blob: func() blobs.Blob { return &blockedBlob{file, missOf(size)} }},
 				Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 			server := &http.Server{ConnContext: ConnContext, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				defer close(served)

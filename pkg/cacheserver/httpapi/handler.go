@@ -227,7 +227,7 @@ func (h *Handler) serveBlob(w *recorder, r *http.Request, target target) {
 		content = &watched{Blob: b, err: &w.err}
 	}
 	// After an error it returns with less than it has announced, and the server closes the connection.
-	end := guard(r.Context(), b.Content)
+	end := guard(r.Context(), b)
 	serveContent(w, r, content)
 	w.err = errors.Join(w.err, end())
 }

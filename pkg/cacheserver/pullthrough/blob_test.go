@@ -776,7 +776,7 @@ func TestReasons(t *testing.T) {
 		f := newFixture(t, 0, store.Options{})
 		f.failWith(err)
 		d := digest.FromString("blob")
-		if _, err := f.Blob(t.Context(), repository, d); reasonOf(t, err) != want {
+		if _, err := f.Blob(t.Context(), repository, d, download.Part{}); reasonOf(t, err) != want {
 			t.Errorf("blob: %v, want reason %d", err, want)
 		}
 		if _, _, err := f.StatBlob(t.Context(), repository, d); reasonOf(t, err) != want {

@@ -231,6 +231,7 @@ func (r gatedReader) Read([]byte) (int, error) {
 // fixture is a cache in front of a fake upstream.
 type fixture struct {
 	*Cache
+	store    *store.Store
 	upstream *fakeUpstream
 	root     string
 }
@@ -245,7 +246,7 @@ func newFixture(t *testing.T, revalidateAfter time.Duration, o store.Options) *f
 	u := newFakeUpstream()
 	c := New(s, u, Options{RevalidateAfter: revalidateAfter, MaxStale: 24 * time.Hour})
 	t.Cleanup(c.Close)
-	return &fixture{Cache: c, upstream: u, root: root}
+	return &fixture{Cache: c, store: s, upstream: u, root: root}
 }
 
 // settle returns when nothing is being fetched.
@@ -313,4 +314,14 @@ func (f *fixture) wantCalls(t *testing.T, step string, calls ...string) {
 
 func (f *fixture) failWith(err error) {
 	f.upstream.change(func() { f.upstream.fail = func(string) error { return err } })
+}
+
+func isNotFound(err error) bool {
+	failed, ok := errors.AsType[*upstream.Error](err)
+	return ok && failed.NotFound()
+}
+
+func isTemporary(err error) bool {
+	failed, ok := errors.AsType[*upstream.Error](err)
+	return ok && failed.Temporary()
 }
