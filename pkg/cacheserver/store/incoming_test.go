@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
+)
+
+// receive returns an unfinished blob with the first bytes of the layer.
+func receive(t *testing.T, s *Store, content string) *Incoming {
+	t.Helper()
+	i, _, err := s.Receive(layerDigest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := i.WriteAt([]byte(content), 0); err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+// progressOf is the progress of an unfinished layer with that many bytes.
+func progressOf(n int64) Progress {
+	return Progress{Digest: layerDigest, Size: int64(len(layer)), Spans: [][2]int64{{0, n}}, Repositories: []string{repository}}
+}
+
+func TestKeptBlobIsContinued(t *testing.T) {
+	t.Parallel()
+	for _, restart := range []bool{false, true} {
+		root := t.TempDir()
+		s := open(t, root, Options{})
+		i := receive(t, s, layer[:4])
+		if err := errors.Join(i.Keep(progressOf(4)), i.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if restart {
+			s = open(t, root, Options{})
+		}
+		i, progress, err := s.Receive(layerDigest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(progressOf(4), progress); diff != "" {
+			t.Errorf("restart %t: -want +got\n%s", restart, diff)
+		}
+		if _, err := i.WriteAt([]byte(layer[4:]), 4); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(i.Commit(layerDigest, []string{repository}), i.Discard(), i.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if got := readBlob(t, s, repository); got != layer {
+			t.Errorf("restart %t: %q", restart, got)
+		}
+		if got := unfinishedFiles(t, root); len(got) > 0 {
+			t.Errorf("restart %t: left behind: %v", restart, got)
+		}
+	}
+}
+
+func unfinishedFiles(t *testing.T, root string) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(layout.Root(root).Partials(), "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// A process that is killed leaves the latest record.
+func TestRecordedBlobIsContinuedAfterAKill(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	i := receive(t, open(t, root, Options{}), layer[:6])
+	if err := errors.Join(i.Record(progressOf(4)), i.file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	i, progress, err := open(t, root, Options{}).Receive(layerDigest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Close()
+	if diff := cmp.Diff(progressOf(4), progress); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+// Files that cannot be continued are deleted, and the download begins anew.
+func TestUnusableUnfinishedBlobs(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(t *testing.T, path string){
+		"without record": func(t *testing.T, path string) { remove(t, path+recordSuffix) },
+		"without file":   func(t *testing.T, path string) { remove(t, path) },
+		"cut record":     func(t *testing.T, path string) { overwrite(t, path+recordSuffix, `{"digest":`) },
+		"other digest": func(t *testing.T, path string) {
+			overwrite(t, path+recordSuffix, `{"digest":"`+digest.FromString("other").String()+`","size":8,"spans":[[0,4]]}`)
+		},
+		"overlapping spans": func(t *testing.T, path string) {
+			overwrite(t, path+recordSuffix, `{"digest":"`+layerDigest.String()+`","size":8,"spans":[[0,4],[2,6]]}`)
+		},
+		"spans behind the size": func(t *testing.T, path string) {
+			overwrite(t, path+recordSuffix, `{"digest":"`+layerDigest.String()+`","size":3,"spans":[[0,4]]}`)
+		},
+		"short file": func(t *testing.T, path string) { overwrite(t, path, "ab") },
+		"old": func(t *testing.T, path string) {
+			then := time.Now().Add(-keepUnfinished - time.Hour)
+			if err := os.Chtimes(path, then, then); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			i := receive(t, open(t, root, Options{}), layer[:4])
+			path := i.file.Name()
+			if err := errors.Join(i.Keep(progressOf(4)), i.Close()); err != nil {
+				t.Fatal(err)
+			}
+			spoil(t, path)
+			i, progress, err := open(t, root, Options{}).Receive(layerDigest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if progress.Spans != nil || progress.Size != -1 {
+				t.Errorf("progress %+v, want none", progress)
+			}
+			if err := errors.Join(i.Discard(), i.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if name == "other digest" {
+				return // it belongs to the other blob
+			}
+			if got := unfinishedFiles(t, root); len(got) > 0 {
+				t.Errorf("left behind: %v", got)
+			}
+		})
+	}
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func overwrite(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Two processes on one volume neither delete nor continue each other's downloads.
+func TestUnfinishedBlobOfAnotherProcess(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	running := receive(t, open(t, root, Options{}), layer[:4])
+	defer running.Close()
+	if err := running.Record(progressOf(4)); err != nil {
+		t.Fatal(err)
+	}
+	other := open(t, root, Options{})
+	i, progress, err := other.Receive(layerDigest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if progress.Spans != nil {
+		t.Errorf("progress %+v of a running download", progress)
+	}
+	if err := errors.Join(i.Discard(), i.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := running.WriteAt([]byte(layer[4:]), 4); err != nil {
+		t.Fatal(err)
+	}
+	if err := running.Commit(layerDigest, []string{repository}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A reader has a position of its own, also after the blob was stored.
+func TestOpenIncoming(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), Options{})
+	i := receive(t, s, layer)
+	defer i.Close()
+	for _, stored := range []bool{false, true} {
+		if stored {
+			if err := i.Commit(layerDigest, []string{repository}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f, err := i.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(layer))
+		if n, err := f.Read(got); err != nil || string(got[:n]) != layer {
+			t.Errorf("stored %t: %q, %v", stored, got[:n], err)
+		}
+		f.Close()
+	}
+}
