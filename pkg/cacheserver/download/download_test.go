@@ -356,6 +356,27 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// A client that pulls a layer in parts does not request the upstream for the later parts.
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{content: randomContent(1 << 20), fail: func(n int) error {
+			if n < 4 {
+				return &upstream.Error{Op: "GET", Err: upstream.ErrBusy}
+			}
+			return nil
+		}}
+		r := newRig(t, o, Options{})
+		if _, err := r.pull(Part{}); !errors.Is(err, upstream.ErrBusy) {
+			t.Errorf("first part: %v", err)
+		}
+		took, err := r.pull(Part{First: 1 << 19})
+		if err != nil || took > 3*time.Second {
+			t.Errorf("later part: %v after %s", err, took)
+		}
+	})
+}
+
 func TestImport(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

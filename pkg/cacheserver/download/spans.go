@@ -31,7 +31,8 @@ func (s *spans) add(added Span) {
 		added.End = max(added.End, (*s)[last].End)
 		last++
 	}
-	*s = slices.Replace(*s, first, last, added)
+	// A new slice, because copies of the old one are read without the lock of the download.
+	*s = slices.Concat((*s)[:first], spans{added}, (*s)[last:])
 }
 
 // endAt returns the end of the span that contains offset, or offset if none does.

@@ -23,6 +23,8 @@ const (
 	tick = 250 * time.Millisecond
 	// recordInterval is how often the progress is recorded, which bounds what has to be transferred again after a crash.
 	recordInterval = 10 * time.Second
+	// busyPause is the time between two attempts to get a turn for a request to the upstream.
+	busyPause = 500 * time.Millisecond
 	// hashBuffer is the number of bytes that are hashed between two looks at the state.
 	hashBuffer = 256 << 10
 )
@@ -204,6 +206,12 @@ func (d *download) ended(t *transfer, err error) {
 
 // retry decides how an interrupted download continues. The caller holds the lock.
 func (d *download) retry(failure *upstream.Error, fresh int64) {
+	if failure.Busy() && slices.ContainsFunc(d.readers, func(r *Reader) bool { return r.part.First > 0 }) {
+		// containerd requests the upstream only for the first part of a layer that it pulls in parts. For a later one, an
+		// error ends the pull, so the client has to wait.
+		d.facts.notBefore = time.Now().Add(busyPause)
+		return
+	}
 	d.facts.retries = d.facts.retries.after(fresh)
 	pause, again := d.facts.retries.pause()
 	broken := failure.StatusCode == 0 && !failure.Busy()

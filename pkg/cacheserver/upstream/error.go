@@ -25,8 +25,10 @@ var (
 	errHeaderTimeout = errors.New("no answer within the time for headers")
 	errIdleTimeout   = errors.New("no bytes within the idle time")
 	errAnswerTimeout = errors.New("not all of the answer within the time for it")
-	errBusy          = errors.New("not sent, because too many requests to the upstream are under way")
 )
+
+// ErrBusy is the cause of an Error whose request was not sent, see Options.QueueTimeout.
+var ErrBusy = errors.New("not sent, because too many requests to the upstream are under way")
 
 // Error is a request that brought no content. Its text has no query strings and no credentials.
 type Error struct {
@@ -74,7 +76,7 @@ func isTimeout(err error) bool {
 }
 
 // Busy says that the request was not sent, because too many others are under way.
-func (e *Error) Busy() bool { return errors.Is(e.Err, errBusy) }
+func (e *Error) Busy() bool { return errors.Is(e.Err, ErrBusy) }
 
 // Temporary says that the state of the upstream is the reason, rather than what was asked for: it was not reached,
 // was busy or silent, asked for fewer requests or failed.

@@ -67,8 +67,8 @@ func TestQueueIsPatientForTheTimeout(t *testing.T) {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		if err := q.acquire(t.Context()); !errors.Is(err, errBusy) || time.Since(start) != timeout {
-			t.Errorf("%v after %s, want %v after %s", err, time.Since(start), errBusy, timeout)
+		if err := q.acquire(t.Context()); !errors.Is(err, ErrBusy) || time.Since(start) != timeout {
+			t.Errorf("%v after %s, want %v after %s", err, time.Since(start), ErrBusy, timeout)
 		}
 		time.AfterFunc(timeout-1, q.release)
 		if err := q.acquire(t.Context()); err != nil {

@@ -29,7 +29,7 @@ func newQueue(limit int, timeout time.Duration, m *metrics) *queue {
 	return &queue{turns: semaphore.NewWeighted(int64(limit)), timeout: timeout, metrics: m}
 }
 
-// acquire waits for a turn, which the caller gives back with release. It returns errBusy when there is none within the
+// acquire waits for a turn, which the caller gives back with release. It returns ErrBusy when there is none within the
 // timeout, or the context's error.
 func (q *queue) acquire(ctx context.Context) error {
 	if q.turns.TryAcquire(1) {
@@ -46,7 +46,7 @@ func (q *queue) acquire(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	q.metrics.busy.Inc()
-	return errBusy
+	return ErrBusy
 }
 
 func (q *queue) release() { q.turns.Release(1) }
