@@ -14,7 +14,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 )
 
-// errStorage ends a download whose bytes cannot be stored. Its readers continue with requests of their own.
+// errStorage ends a download because the volume cannot be written. Its readers continue with requests of their own.
 var errStorage = errors.New("the volume cannot be written")
 
 // download is the state of the download of one blob. It belongs to the cache: it continues when its readers leave. Its
@@ -101,7 +101,7 @@ func (d *download) addReader(ctx context.Context, r Request, joined bool) (reade
 	return reader, allowed
 }
 
-// removeReader ends what addReader began.
+// removeReader removes a reader that addReader has added.
 func (d *download) removeReader(r *Reader) {
 	d.mu.Lock()
 	if i := slices.Index(d.readers, r); i >= 0 {

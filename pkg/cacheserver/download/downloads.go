@@ -36,9 +36,9 @@ type Options struct {
 	// Import makes an upstream that is a cache itself load a blob, by requesting a manifest that names it. It returns
 	// whether it requested one. Default: none.
 	Import func(ctx context.Context, repository string, d digest.Digest) (bool, error)
-	// Verified is called with the size of each blob whose digest was verified. Default: nothing happens.
+	// Verified is called after the verification of a digest, with the size in bytes. Default: none.
 	Verified func(d digest.Digest, size int64)
-	// Unstored is called for each blob that cannot be stored. Default: nothing happens.
+	// Unstored is called for each blob that cannot be stored. Default: none.
 	Unstored func(d digest.Digest, err error)
 	// Logger receives problems that no client sees. Default: discarded.
 	Logger *slog.Logger
@@ -63,7 +63,7 @@ type Downloads struct {
 	active map[digest.Digest]*download
 }
 
-// New returns no downloads yet. Their goroutines belong to the group, whose owner closes it.
+// New returns an empty set of downloads. Their goroutines belong to the group; the owner of the group closes it.
 func New(s *store.Store, u Upstream, group *background.Group, o Options) *Downloads {
 	if o.ExpectedSize == nil {
 		o.ExpectedSize = func(digest.Digest) (int64, bool) { return 0, false }

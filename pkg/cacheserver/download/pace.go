@@ -17,7 +17,7 @@ const (
 // pace remembers the throughput of the latest connection to the upstream that transferred enough to tell. It is safe for
 // concurrent use.
 type pace struct {
-	mu   sync.Mutex // guards what follows
+	mu   sync.Mutex // guards rate and at
 	rate float64    // bytes per second
 	at   time.Time
 }

@@ -67,7 +67,7 @@ func (f flow) silence(now time.Time) (passed, tolerated time.Duration) {
 	return now.Sub(f.lastByte), silentAfter
 }
 
-// facts are what a download knows about its blob and its upstream.
+// facts are the properties of a blob and its upstream, as far as the download has found them out.
 type facts struct {
 	size int64 // of the blob, -1 while it is unknown
 	have spans
@@ -106,7 +106,7 @@ type view struct {
 type order struct {
 	Span
 	reason reason
-	// cut is the index of the flow whose limit becomes the start of the new one, -1 for none.
+	// cut is the index of a flow, -1 for none. The start of the new flow becomes its limit.
 	cut int
 	// replace is the index of the flow that ends when the new transfer has received its first byte, -1 for none.
 	replace int
@@ -147,7 +147,7 @@ func (v view) next() *order {
 	return v.split()
 }
 
-// first requests what the first reader requires: only the response states the size of the blob.
+// first requests the part that the first reader requires, because only a response states the size of the blob.
 func (v view) first() *order {
 	switch {
 	case len(v.flows) > 0:
@@ -231,7 +231,7 @@ func (v view) starves(n need, f flow) bool {
 // split returns an additional connection for the second half of the largest transfer, if that is likely to increase the
 // throughput.
 func (v view) split() *order {
-	if v.ranges != yes || !v.alone.IsZero() || !v.speedup.wants(v) {
+	if v.ranges != yes || !v.alone.IsZero() || !v.speedup.allows(v) {
 		return nil
 	}
 	largest := 0

@@ -16,7 +16,7 @@ func running(start, end int64, age time.Duration, rate float64) flow {
 	return flow{Span: Span{start, end}, began: now.Add(-age), lastByte: now, rate: rate, waits: 1}
 }
 
-// silent returns a transfer whose last byte came some time ago.
+// silent returns a transfer that has received nothing for some time.
 func silent(start, end int64, silence time.Duration) flow {
 	f := running(start, end, silence+time.Second, 0)
 	f.lastByte = now.Add(-silence)
@@ -144,23 +144,23 @@ func TestSpeedup(t *testing.T) {
 		return v
 	}
 	s := newSpeedup()
-	if !s.wants(view(1, mib)) {
+	if !s.allows(view(1, mib)) {
 		t.Fatal("no second connection")
 	}
 	s = s.add(view(1, mib))
-	if s.wants(view(2, mib)) {
+	if s.allows(view(2, mib)) {
 		t.Error("another connection during the trial")
 	}
 	s.began = now.Add(-trial)
 	useful := s.judge(view(2, mib))
-	if !useful.wants(view(2, mib)) || useful.connections != 2 {
+	if !useful.allows(view(2, mib)) || useful.connections != 2 {
 		t.Errorf("after a useful trial: %+v", useful)
 	}
 	useless := s.judge(view(2, mib/2))
-	if useless.wants(view(2, mib/2)) || useless.connections != 1 {
+	if useless.allows(view(2, mib/2)) || useless.connections != 1 {
 		t.Errorf("after a useless trial: %+v", useless)
 	}
-	if four := (speedup{connections: maxConnections}); four.wants(view(maxConnections, mib)) || !four.wants(view(1, mib)) {
+	if four := (speedup{connections: maxConnections}); four.allows(view(maxConnections, mib)) || !four.allows(view(1, mib)) {
 		t.Error("not exactly the connections that were found to be useful")
 	}
 }

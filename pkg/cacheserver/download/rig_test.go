@@ -40,7 +40,7 @@ type origin struct {
 	// cut is the number of bytes after which the nth body breaks off, 0 for never.
 	cut func(n int) int64
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the following fields
 	requests []string
 	sent     int64
 	open     int

@@ -37,8 +37,8 @@ type speedup struct {
 
 func newSpeedup() speedup { return speedup{connections: 1} }
 
-// wants reports that the download of v should have one connection more.
-func (s speedup) wants(v view) bool {
+// allows reports that one more connection is likely to increase the throughput of the download.
+func (s speedup) allows(v view) bool {
 	if v.size < minSpeedupSize || len(v.flows) == 0 || len(v.flows) >= maxConnections || !s.began.IsZero() {
 		return false
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -21,12 +22,12 @@ import (
 const (
 	// tick is how often a running download reconsiders its transfers, which can become slow without any event.
 	tick = 250 * time.Millisecond
-	// recordInterval is how often the progress is recorded, which bounds what has to be transferred again after a crash.
+	// recordInterval is the time between two records of the progress. A crash repeats the transfers since the last one.
 	recordInterval = 10 * time.Second
 	// busyPause is the time between two attempts to get a turn for a request to the upstream.
 	busyPause = 500 * time.Millisecond
-	// hashBuffer is the number of bytes that are hashed between two looks at the state.
-	hashBuffer = 256 << 10
+	// hashBuffer is the number of bytes that are hashed between two checks of the state.
+	hashBuffer = 128 << 10
 )
 
 // run downloads the blob: it is the supervisor.
@@ -134,7 +135,7 @@ func (d *download) step(ctx context.Context, incoming *store.Incoming, now time.
 	return false
 }
 
-// look returns what the next decision depends on. The caller holds the lock.
+// look returns the input of the next decision. The caller holds the lock.
 func (d *download) look(now time.Time) view {
 	v := view{facts: d.facts, now: now}
 	v.typical = d.owner.pace.typical(now)
@@ -226,7 +227,6 @@ func (d *download) retry(failure *upstream.Error, fresh int64) {
 // hash verifies the bytes in their order, as far as they are there.
 func (d *download) hash(ctx context.Context, incoming *store.Incoming) {
 	hasher := digest.SHA256.Digester()
-	buffer := make([]byte, hashBuffer)
 	var hashed int64
 	generation := 0
 	for {
@@ -239,11 +239,10 @@ func (d *download) hash(ctx context.Context, incoming *store.Incoming) {
 			hasher.Hash().Reset()
 		}
 		if n := min(facts.have.endAt(hashed)-hashed, hashBuffer); n > 0 {
-			if _, err := incoming.ReadAt(buffer[:n], hashed); err != nil {
+			if err := hashPart(hasher.Hash(), incoming, hashed, n); err != nil {
 				d.end(fmt.Errorf("%w: %w", errStorage, err))
 				return
 			}
-			hasher.Hash().Write(buffer[:n]) // never fails
 			hashed += n
 			continue
 		}
@@ -261,6 +260,20 @@ func (d *download) hash(ctx context.Context, incoming *store.Incoming) {
 			return
 		}
 	}
+}
+
+// hashBuffers are shared by all downloads, because most of them wait for the upstream most of the time.
+var hashBuffers = sync.Pool{New: func() any { return new([hashBuffer]byte) }}
+
+// hashPart hashes n bytes of the file, at most hashBuffer.
+func hashPart(to io.Writer, file io.ReaderAt, offset, n int64) error {
+	buffer := hashBuffers.Get().(*[hashBuffer]byte)
+	defer hashBuffers.Put(buffer)
+	if _, err := file.ReadAt(buffer[:n], offset); err != nil {
+		return err
+	}
+	_, err := to.Write(buffer[:n])
+	return err
 }
 
 // end ends the download: successfully if err is nil.
@@ -309,5 +322,3 @@ func (d *download) report(err error) {
 		d.owner.options.Logger.Warn("Cannot download blob", "repository", d.allowed()[0], "digest", d.digest, "error", err)
 	}
 }
-
-var _ io.ReaderAt = (*store.Incoming)(nil)

@@ -14,10 +14,10 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
 
-// transferBuffer is the number of bytes between two writes to the volume.
-const transferBuffer = 256 << 10
+// transferBuffer is the number of bytes between two writes to the volume. 128 transfers at the same time need 16 MiB.
+const transferBuffer = 128 << 10
 
-// errObsolete ends a transfer whose bytes another transfer receives.
+// errObsolete ends a transfer if another transfer receives its bytes.
 var errObsolete = errors.New("another transfer receives these bytes")
 
 // transfer is one response of the upstream on its way to the file. The fields behind first are guarded by the lock of the
@@ -101,7 +101,7 @@ func (t *transfer) request(ctx context.Context, repository string, part upstream
 	return d.owner.upstream.Blob(ctx, repository, d.digest, part)
 }
 
-// part returns what is requested, and the repository.
+// part returns the requested part, and the repository.
 func (t *transfer) part() (upstream.Range, string) {
 	d := t.download
 	d.mu.Lock()
@@ -116,7 +116,7 @@ func (t *transfer) part() (upstream.Range, string) {
 	return part, d.repositories[0]
 }
 
-// accept checks the response before its body is used, and notes what it states.
+// accept checks the header of the response and copies its statements to the facts.
 func (t *transfer) accept(blob *upstream.Blob, part upstream.Range) error {
 	d := t.download
 	d.mu.Lock()
