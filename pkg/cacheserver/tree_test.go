@@ -27,7 +27,7 @@ var (
 	ownFile      = regexp.MustCompile(`^(registry-cache/last-use|registry-cache/probe[^/]*|scheduler-state\.json)$`)
 )
 
-// isKept reports that a file, relative to root, is an unfinished download or its record, which the next download of the
+// isKept reports that a file, relative to root, is a partial download or its record, which the next download of the
 // blob continues.
 func isKept(root, file string) bool {
 	name := strings.TrimSuffix(file, ".json")
@@ -42,7 +42,7 @@ func isKept(root, file string) bool {
 	return true
 }
 
-// notKept returns the files on a volume, except unfinished downloads that the next one continues.
+// notKept returns the files on a volume, except partial downloads that the next one continues.
 func notKept(t *testing.T, root string) []string {
 	t.Helper()
 	return slices.DeleteFunc(files(t, root), func(file string) bool { return isKept(root, file) })

@@ -72,7 +72,7 @@ func (d *download) serveStored() bool {
 	return true
 }
 
-// receive opens the file and continues with the bytes of an unfinished download. It returns nil if the volume cannot be
+// receive opens the file and continues with the bytes of a partial download. It returns nil if the volume cannot be
 // written.
 func (d *download) receive() *store.Incoming {
 	incoming, progress, err := d.owner.store.Receive(d.digest)
@@ -289,7 +289,7 @@ func (d *download) end(err error) {
 	d.broadcast()
 }
 
-// finish stores a verified blob, keeps an unfinished one, and deletes a wrong one.
+// finish stores a verified blob, keeps a partial one, and deletes a wrong one.
 func (d *download) finish(incoming *store.Incoming) {
 	facts, state, _ := d.snapshot()
 	switch {
@@ -308,12 +308,12 @@ func (d *download) finish(incoming *store.Incoming) {
 		}
 	case errors.Is(state.err, store.ErrDigestMismatch), errors.Is(state.err, errStorage):
 	case facts.have != nil:
-		d.warn("Cannot keep an unfinished blob", incoming.Keep(d.progress()))
+		d.warn("Cannot keep a partial download", incoming.Keep(d.progress()))
 		d.report(state.err)
 		return
 	}
 	d.report(state.err)
-	d.warn("Cannot delete an unfinished blob", incoming.Discard())
+	d.warn("Cannot delete a partial download", incoming.Discard())
 }
 
 // report logs why a download failed.

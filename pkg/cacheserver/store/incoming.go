@@ -23,15 +23,15 @@ import (
 )
 
 const (
-	// recordSuffix follows the name of an unfinished file in the name of its record.
+	// recordSuffix follows the name of a partial file in the name of its record.
 	recordSuffix = ".json"
 	// maxRecordSize bounds a record, in bytes. It has room for more than 1000 spans.
 	maxRecordSize = 64 << 10
-	// keepUnfinished is the age at which an unfinished blob is deleted at the start: its image was probably replaced.
-	keepUnfinished = 24 * time.Hour
+	// keepPartial is the age at which a partial download is deleted at the start: its image was probably replaced.
+	keepPartial = 24 * time.Hour
 )
 
-// Progress is the state of an unfinished blob. Its JSON form is the record beside the file.
+// Progress is the state of a partial download. Its JSON form is the record beside the file.
 type Progress struct {
 	Digest digest.Digest `json:"digest"`
 	// Size of the whole blob in bytes, -1 if it is unknown.
@@ -61,35 +61,35 @@ func (p Progress) validate() error {
 	return nil
 }
 
-// unfinished are the blobs whose download was interrupted, by digest. It is safe for concurrent use.
-type unfinished struct {
+// partials are the paths of the partial downloads that no Incoming uses, by digest. It is safe for concurrent use.
+type partials struct {
 	mu    sync.Mutex // guards paths
 	paths map[digest.Digest]string
 }
 
-func newUnfinished() *unfinished { return &unfinished{paths: map[digest.Digest]string{}} }
+func newPartials() *partials { return &partials{paths: map[digest.Digest]string{}} }
 
-func (u *unfinished) add(d digest.Digest, path string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.paths[d] = path
+func (p *partials) add(d digest.Digest, path string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.paths[d] = path
 }
 
-// take returns the path of an unfinished blob, which has no entry afterwards, or "".
-func (u *unfinished) take(d digest.Digest) string {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	path := u.paths[d]
-	delete(u.paths, d)
+// take returns the path of a partial download, which has no entry afterwards, or "".
+func (p *partials) take(d digest.Digest) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	path := p.paths[d]
+	delete(p.paths, d)
 	return path
 }
 
 // takeAny is take for any digest.
-func (u *unfinished) takeAny() string {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for d, path := range u.paths {
-		delete(u.paths, d)
+func (p *partials) takeAny() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for d, path := range p.paths {
+		delete(p.paths, d)
 		return path
 	}
 	return ""
@@ -105,18 +105,18 @@ type Incoming struct {
 	kept      bool
 }
 
-// Receive returns the unfinished blob with the digest and its progress, or a new one. Content with the digest is not
+// Receive returns the partial download with the digest and its progress, or a new one. Content with the digest is not
 // evicted before Close. The caller calls Close, and before it Commit, Keep or Discard.
 func (s *Store) Receive(d digest.Digest) (*Incoming, Progress, error) {
 	s.pin(d)
-	if path := s.unfinished.take(d); path != "" {
+	if path := s.partials.take(d); path != "" {
 		f, progress, err := s.reopen(path, d)
 		if err == nil {
 			return &Incoming{store: s, file: f, digest: d}, progress, nil
 		}
 		if !errors.Is(err, errInUse) {
 			// It cannot be resumed, so its space is more useful.
-			_ = removeUnfinished(path)
+			_ = removePartial(path)
 		}
 	}
 	f, err := s.create(d.Encoded() + "-")
@@ -132,7 +132,7 @@ func (s *Store) Receive(d digest.Digest) (*Incoming, Progress, error) {
 	return &Incoming{store: s, file: f, digest: d}, Progress{Digest: d, Size: -1}, nil
 }
 
-// reopen opens an unfinished blob and reads its record. Bytes that the file lacks are not part of the progress.
+// reopen opens a partial download and reads its record. Bytes that the file lacks are not part of the progress.
 func (s *Store) reopen(path string, d digest.Digest) (_ File, _ Progress, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -229,12 +229,12 @@ func (i *Incoming) Open() (*os.File, error) {
 }
 
 // Reserve reserves the space for a blob of this size, in bytes, before it is written. A full volume is detected before
-// clients receive any byte. If the space is missing, other unfinished blobs and the least recently used content are
+// clients receive any byte. If the space is missing, other partial downloads and the least recently used content are
 // deleted, which takes some seconds at most. A volume that does not support reservations is no error.
 func (i *Incoming) Reserve(ctx context.Context, size int64) error {
 	try := func() error { return allocate(i.file, size) }
 	err := try()
-	for IsFull(err) && i.store.dropUnfinished() {
+	for IsFull(err) && i.store.dropPartial() {
 		err = try()
 	}
 	if IsFull(err) {
@@ -247,13 +247,13 @@ func (i *Incoming) Reserve(ctx context.Context, size int64) error {
 	return nil
 }
 
-// dropUnfinished deletes one unfinished blob. It returns false if there is none.
-func (s *Store) dropUnfinished() bool {
-	path := s.unfinished.takeAny()
+// dropPartial deletes one partial download. It returns false if there is none.
+func (s *Store) dropPartial() bool {
+	path := s.partials.takeAny()
 	if path == "" {
 		return false
 	}
-	_ = removeUnfinished(path) // the caller finds out whether there is space now
+	_ = removePartial(path) // the caller finds out whether there is space now
 	return true
 }
 
@@ -305,7 +305,7 @@ func (i *Incoming) Discard() error {
 	if i.committed {
 		return nil
 	}
-	return removeUnfinished(i.file.Name())
+	return removePartial(i.file.Name())
 }
 
 // Close releases the file.
@@ -316,7 +316,7 @@ func (i *Incoming) Close() error {
 	}
 	if i.kept {
 		// Not earlier, because the file is locked until it is closed.
-		i.store.unfinished.add(i.digest, i.file.Name())
+		i.store.partials.add(i.digest, i.file.Name())
 	}
 	i.store.release(i.digest)
 	if err != nil {
@@ -325,14 +325,14 @@ func (i *Incoming) Close() error {
 	return nil
 }
 
-// removeUnfinished deletes an unfinished file and its record.
-func removeUnfinished(path string) error {
+// removePartial deletes a partial file and its record.
+func removePartial(path string) error {
 	return errors.Join(removeIfExists(path), removeIfExists(path+recordSuffix))
 }
 
-// adoptUnfinished finds the blobs whose download an earlier process did not finish. It deletes everything else in the
+// adoptPartials finds the blobs whose download an earlier process did not finish. It deletes everything else in the
 // folder, except files of another running process.
-func (s *Store) adoptUnfinished() error {
+func (s *Store) adoptPartials() error {
 	dir := s.layout.Partials()
 	entries, err := s.reader.ReadDir(dir)
 	if err != nil {
@@ -353,27 +353,27 @@ func (s *Store) adoptUnfinished() error {
 			continue
 		}
 		if err := removeUnused(path); err != nil {
-			return fmt.Errorf("deleting an unfinished file: %w", err)
+			return fmt.Errorf("deleting a partial file: %w", err)
 		}
 	}
 	return nil
 }
 
-// adopt makes an unfinished blob available to Receive, unless it is too old or unusable.
+// adopt makes a partial download available to Receive, unless it is too old or unusable.
 func (s *Store) adopt(path string) bool {
 	info, err := os.Stat(path)
-	if err != nil || time.Since(info.ModTime()) > keepUnfinished {
+	if err != nil || time.Since(info.ModTime()) > keepPartial {
 		return false
 	}
 	p, err := readRecord(s.reader.FS, path+recordSuffix)
 	if err != nil {
 		return false
 	}
-	s.unfinished.add(p.Digest, path)
+	s.partials.add(p.Digest, path)
 	return true
 }
 
-// removeUnused deletes an unfinished file unless another process uses it.
+// removeUnused deletes a partial file unless another process uses it.
 func removeUnused(path string) error {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -386,7 +386,7 @@ func removeUnused(path string) error {
 	if errors.Is(err, errInUse) {
 		return f.Close()
 	}
-	return errors.Join(err, removeUnfinished(path), f.Close())
+	return errors.Join(err, removePartial(path), f.Close())
 }
 
 func exists(path string) bool {

@@ -15,7 +15,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
 )
 
-// receive returns an unfinished blob with the first bytes of the layer.
+// receive returns a partial download with the first bytes of the layer.
 func receive(t *testing.T, s *Store, content string) *Incoming {
 	t.Helper()
 	i, _, err := s.Receive(layerDigest)
@@ -28,7 +28,7 @@ func receive(t *testing.T, s *Store, content string) *Incoming {
 	return i
 }
 
-// progressOf is the progress of an unfinished layer with that many bytes.
+// progressOf is the progress of a partial layer with that many bytes.
 func progressOf(n int64) Progress {
 	return Progress{Digest: layerDigest, Size: int64(len(layer)), Spans: [][2]int64{{0, n}}, Repositories: []string{repository}}
 }
@@ -61,13 +61,13 @@ func TestKeptBlobIsContinued(t *testing.T) {
 		if got := readBlob(t, s, repository); got != layer {
 			t.Errorf("restart %t: %q", restart, got)
 		}
-		if got := unfinishedFiles(t, root); len(got) > 0 {
+		if got := partialFiles(t, root); len(got) > 0 {
 			t.Errorf("restart %t: left behind: %v", restart, got)
 		}
 	}
 }
 
-func unfinishedFiles(t *testing.T, root string) []string {
+func partialFiles(t *testing.T, root string) []string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(layout.Root(root).Partials(), "*"))
 	if err != nil {
@@ -95,7 +95,7 @@ func TestRecordedBlobIsContinuedAfterAKill(t *testing.T) {
 }
 
 // Files that cannot be continued are deleted, and the download begins anew.
-func TestUnusableUnfinishedBlobs(t *testing.T) {
+func TestUnusablePartials(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(t *testing.T, path string){
 		"without record": func(t *testing.T, path string) { remove(t, path+recordSuffix) },
@@ -112,7 +112,7 @@ func TestUnusableUnfinishedBlobs(t *testing.T) {
 		},
 		"short file": func(t *testing.T, path string) { overwrite(t, path, "ab") },
 		"old": func(t *testing.T, path string) {
-			then := time.Now().Add(-keepUnfinished - time.Hour)
+			then := time.Now().Add(-keepPartial - time.Hour)
 			if err := os.Chtimes(path, then, then); err != nil {
 				t.Fatal(err)
 			}
@@ -140,7 +140,7 @@ func TestUnusableUnfinishedBlobs(t *testing.T) {
 			if name == "other digest" {
 				return // it belongs to the other blob
 			}
-			if got := unfinishedFiles(t, root); len(got) > 0 {
+			if got := partialFiles(t, root); len(got) > 0 {
 				t.Errorf("left behind: %v", got)
 			}
 		})
@@ -162,7 +162,7 @@ func overwrite(t *testing.T, path, content string) {
 }
 
 // Two processes on one volume neither delete nor continue each other's downloads.
-func TestUnfinishedBlobOfAnotherProcess(t *testing.T) {
+func TestPartialOfAnotherProcess(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	running := receive(t, open(t, root, Options{}), layer[:4])

@@ -75,17 +75,17 @@ type Store struct {
 	tags      *tags
 	index     *evict.Index
 	collector atomic.Pointer[Collector]
-	// unfinished are the downloads that an earlier process, or this one, has not completed.
-	unfinished *unfinished
+	// partials are the downloads that an earlier process, or this one, has interrupted.
+	partials *partials
 }
 
 // Open returns the store in the directory root, which is created if it is missing. It keeps the
-// unfinished downloads of an earlier process for Receive.
+// partial downloads of an earlier process for Receive.
 func Open(root string, o Options) (*Store, error) {
 	if o.Policy == nil {
 		o.Policy = evict.NewLRU(0)
 	}
-	s := &Store{index: evict.NewIndex(o.Policy), unfinished: newUnfinished()}
+	s := &Store{index: evict.NewIndex(o.Policy), partials: newPartials()}
 	s.disk = &disk{
 		layout:     layout.Root(root),
 		reader:     layout.Reader{Root: layout.Root(root), FS: layout.OS{}},
@@ -104,7 +104,7 @@ func Open(root string, o Options) (*Store, error) {
 	if err := os.MkdirAll(root, dirMode); err != nil {
 		return nil, fmt.Errorf("opening store: %w", err)
 	}
-	if err := s.adoptUnfinished(); err != nil {
+	if err := s.adoptPartials(); err != nil {
 		return nil, fmt.Errorf("opening store: %w", err)
 	}
 	return s, nil

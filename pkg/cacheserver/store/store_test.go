@@ -309,7 +309,7 @@ func TestOpenRemovesLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := files(t, root); len(got) != 1 {
-		t.Fatalf("an unfinished blob should be one file: %v", got)
+		t.Fatalf("a partial download should be one file: %v", got)
 	}
 	if err := p.Close(); err != nil { // without Discard, as if the process had ended
 		t.Fatal(err)
