@@ -13,20 +13,21 @@ import (
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
-// serveContent is http.ServeContent with the errors of this protocol, for at most one range.
-func serveContent(w *recorder, r *http.Request, content io.ReadSeeker) {
-	out := &contentWriter{recorder: w, request: r}
+// serveContent is http.ServeContent with the error bodies of the OCI distribution API. A request for several ranges gets the
+// whole content.
+func serveContent(w *response, r *http.Request, content io.ReadSeeker) {
+	out := &contentWriter{response: w, request: r}
 	if strings.Contains(r.Header.Get("Range"), ",") {
-		// RFC 9110, section 14.2, lets a server ignore ranges, and nobody pulls with several.
+		// RFC 9110, section 14.2, allows that. No known client pulls several ranges with one request.
 		r = r.Clone(r.Context())
 		r.Header.Del("Range")
 	}
 	http.ServeContent(out, r, "", time.Time{}, content)
 }
 
-// contentWriter replaces what http.ServeContent has to say where it cannot serve the content.
+// contentWriter replaces the error responses of http.ServeContent.
 type contentWriter struct {
-	*recorder
+	*response
 	request *http.Request
 	failed  bool
 }
@@ -34,7 +35,7 @@ type contentWriter struct {
 // WriteHeader implements http.ResponseWriter.
 func (w *contentWriter) WriteHeader(status int) {
 	if status == http.StatusPartialContent {
-		// The last 0 bytes are no range, but the http package sends one that ends before it begins.
+		// For the range "bytes=-0", the http package sends a range that ends before it begins. It is not satisfiable.
 		var first, last, size int64
 		_, err := fmt.Sscanf(w.Header().Get("Content-Range"), "bytes %d-%d/%d", &first, &last, &size)
 		if err == nil && first > last {
@@ -43,16 +44,16 @@ func (w *contentWriter) WriteHeader(status int) {
 		}
 	}
 	if status < http.StatusBadRequest {
-		w.recorder.WriteHeader(status)
+		w.response.WriteHeader(status)
 		return
 	}
 	w.failed = true
 	w.Header().Del("Docker-Content-Digest")
 	if status == http.StatusRequestedRangeNotSatisfiable {
-		w.fail(w.request, status, oci.CodeRangeInvalid, fmt.Errorf("the range %q cannot be read, or lies outside of the content", w.request.Header.Get("Range")))
+		w.writeError(w.request, status, oci.CodeRangeInvalid, fmt.Errorf("the range %q is invalid or outside of the content", w.request.Header.Get("Range")))
 		return
 	}
-	w.fail(w.request, status, oci.CodeUnknown, errors.New(http.StatusText(status)))
+	w.writeError(w.request, status, oci.CodeUnknown, errors.New(http.StatusText(status)))
 }
 
 // Write implements http.ResponseWriter.
@@ -60,5 +61,5 @@ func (w *contentWriter) Write(p []byte) (int, error) {
 	if w.failed {
 		return len(p), nil
 	}
-	return w.recorder.Write(p)
+	return w.response.Write(p)
 }

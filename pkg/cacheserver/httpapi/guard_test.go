@@ -5,12 +5,14 @@ package httpapi
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -90,7 +92,12 @@ func TestGuard(t *testing.T) {
 			served := make(chan struct{})
 			handler := New("docker.io", &fakeCache{blob: func() blobs.Blob { return &blockedBlob{file, missOf(size)} }},
 				Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
-			server := &http.Server{ConnContext: ConnContext, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			accepted := make(chan *net.TCPConn, 1)
+			connContext := func(ctx context.Context, conn net.Conn) context.Context {
+				accepted <- conn.(*net.TCPConn)
+				return ConnContext(ctx, conn)
+			}
+			server := &http.Server{ConnContext: connContext, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				defer close(served)
 				handler.ServeHTTP(w, r)
 			})}
@@ -106,7 +113,7 @@ func TestGuard(t *testing.T) {
 			}
 			if !test.readFirst {
 				// Otherwise the kernel could buffer the whole content for the client.
-				if err := client.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+				if err := client.(*net.TCPConn).SetReadBuffer(32 << 10); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -126,6 +133,10 @@ func TestGuard(t *testing.T) {
 				t.Fatalf("Content-Length: %d", response.ContentLength)
 			}
 			check := <-file.checks
+			conn := <-accepted
+			for !test.readFirst && isIdle(conn) {
+				runtime.Gosched() // until the client is the reason of the delay
+			}
 			if test.readFirst {
 				if err := read(writeChunk); err != nil {
 					t.Fatal(err)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package httpapi serves the pull part of the OCI distribution API from a pull-through cache.
+// Package httpapi is the pull part of the OCI distribution API (specification 1.1) of a pull-through cache.
 package httpapi
 
 import (
@@ -30,16 +30,17 @@ import (
 )
 
 const (
-	// defaultStallTimeout ends answers to clients that take less than writeChunk of a file, about 17 KiB/s, or 32 KiB
-	// of what comes from the upstream, in this time.
+	// defaultStallTimeout is the time in which a client must receive writeChunk of a file, about 17 KiB/s, or 32 KiB of any
+	// other content. Slower responses end.
 	defaultStallTimeout = time.Minute
-	// maxURLSize is what a repository, a digest and a query of a list have room in, in bytes.
+	// maxURLSize bounds a URL, in bytes. The longest valid one has a repository of 255 characters, a digest and the query of
+	// a list.
 	maxURLSize = 4 << 10
-	// bodyTimeout is for requests with a body, of which none is read.
+	// bodyTimeout bounds the time in which a client sends a request body. No request of this API needs one.
 	bodyTimeout = 10 * time.Second
 )
 
-// Cache is what is served. *pullthrough.Cache is one; see there for the meaning of the methods.
+// Cache is the content behind a Handler. *pullthrough.Cache implements it and documents the methods.
 type Cache interface {
 	Manifest(ctx context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error)
 	StatManifest(ctx context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error)
@@ -51,19 +52,19 @@ type Cache interface {
 
 // Options are the optional parts of a Handler.
 type Options struct {
-	// Usable returns the reason why clients must not use the cache, which is the answer to a ping, with status 503. It must
-	// return immediately. Default: the cache is always usable.
+	// Usable returns the reason why clients must not use the cache. It is sent as the response to GET /v2/ with the status
+	// 503. It must return immediately. Default: the cache is always usable.
 	Usable func() error
-	// StallTimeout is how long a client may take for 1 MiB of a file, or 32 KiB of anything else. Default 1 min.
+	// StallTimeout is the time in which a client must receive 1 MiB of a file, or 32 KiB of any other content. Default 1 min.
 	StallTimeout time.Duration
-	// Logger gets a line for each request. Default: discarded.
+	// Logger receives one line for each request. Default: discarded.
 	Logger *slog.Logger
-	// Registerer gets the metrics. Default: none.
+	// Registerer receives the metrics. Default: none.
 	Registerer prometheus.Registerer
 }
 
-// Handler answers GET and HEAD below /v2/. It never answers 429 or 408, which containerd repeats at once, nor with a
-// redirection.
+// Handler serves GET and HEAD below /v2/. It never responds with 429 or 408, because containerd repeats such requests
+// immediately, and never with a redirect. It is safe for concurrent use.
 type Handler struct {
 	host         string
 	cache        Cache
@@ -73,8 +74,8 @@ type Handler struct {
 	metrics      *metrics
 }
 
-// New returns a handler for the cache of the upstream host, which is what the parameter ns of a request must name if
-// it is there.
+// New returns the handler for the cache of one upstream. host is the registry host in image references. If a request has
+// the parameter ns, which containerd adds for mirrors, its value must be this host.
 func New(host string, cache Cache, o Options) *Handler {
 	if o.StallTimeout == 0 {
 		o.StallTimeout = defaultStallTimeout
@@ -90,49 +91,49 @@ func New(host string, cache Cache, o Options) *Handler {
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	rec := newRecorder(w, h.stallTimeout)
+	rec := newResponse(w, h.stallTimeout)
 	if r.ContentLength != 0 {
-		// The server drains a small body before it answers.
-		_ = rec.note(rec.limitReading(bodyTimeout))
+		// The HTTP server reads a small body before it sends the response.
+		_ = rec.recordErr(rec.limitReading(bodyTimeout))
 	}
 	target := parsePath(r.URL.Path)
 	start := time.Now()
-	// Deferred, because a body that must not look complete ends with a panic.
-	defer func() { h.record(r, target.kind, rec, time.Since(start)) }()
+	// Deferred, because a response that must not look complete ends with a panic.
+	defer func() { h.recordResponse(r, target.kind, rec, time.Since(start)) }()
 	h.serve(rec, r, target)
 }
 
-func (h *Handler) serve(w *recorder, r *http.Request, target target) {
+func (h *Handler) serve(w *response, r *http.Request, target target) {
 	w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if len(r.RequestURI) > maxURLSize {
-		w.fail(r, http.StatusRequestURITooLong, oci.CodeUnsupported, fmt.Errorf("the URL has %d bytes, %d are allowed", len(r.RequestURI), maxURLSize))
+		w.writeError(r, http.StatusRequestURITooLong, oci.CodeUnsupported, fmt.Errorf("the URL has %d bytes, %d are allowed", len(r.RequestURI), maxURLSize))
 		return
 	}
 	if ns := r.URL.Query().Get("ns"); ns != "" && !strings.EqualFold(ns, h.host) {
-		w.fail(r, http.StatusNotFound, oci.CodeNameUnknown, fmt.Errorf("this is a cache of %s, not of %q", h.host, ns))
+		w.writeError(r, http.StatusNotFound, oci.CodeNameUnknown, fmt.Errorf("this is a cache of %s, not of %q", h.host, ns))
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		w.fail(r, http.StatusMethodNotAllowed, oci.CodeUnsupported, errors.New("this registry can only be pulled from"))
+		w.writeError(r, http.StatusMethodNotAllowed, oci.CodeUnsupported, errors.New("pull-only registry: method not allowed"))
 		return
 	}
 	switch target.kind {
 	case kindPing:
 		if err := h.usable(); err != nil {
-			w.fail(r, http.StatusServiceUnavailable, oci.CodeUnavailable, err)
+			w.writeError(r, http.StatusServiceUnavailable, oci.CodeUnavailable, err)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
 		serveContent(w, r, strings.NewReader("{}"))
 		return
 	case kindOther:
-		w.fail(r, http.StatusMethodNotAllowed, oci.CodeUnsupported, errors.New("only manifests, blobs, tags and referrers are served"))
+		w.writeError(r, http.StatusMethodNotAllowed, oci.CodeUnsupported, errors.New("pull-only registry: it serves manifests, blobs, tags and referrers"))
 		return
 	}
 	if err := oci.ValidateRepository(target.repository); err != nil {
-		w.fail(r, http.StatusBadRequest, oci.CodeNameInvalid, err)
+		w.writeError(r, http.StatusBadRequest, oci.CodeNameInvalid, err)
 		return
 	}
 	switch target.kind {
@@ -147,14 +148,14 @@ func (h *Handler) serve(w *recorder, r *http.Request, target target) {
 	}
 }
 
-func (h *Handler) serveManifest(w *recorder, r *http.Request, target target) {
+func (h *Handler) serveManifest(w *response, r *http.Request, target target) {
 	ref, err := oci.ParseReference(target.reference)
 	switch {
 	case errors.Is(err, oci.ErrDigestInvalid):
-		w.fail(r, http.StatusBadRequest, oci.CodeDigestInvalid, err)
+		w.writeError(r, http.StatusBadRequest, oci.CodeDigestInvalid, err)
 		return
 	case err != nil:
-		w.fail(r, http.StatusNotFound, oci.CodeManifestUnknown, err)
+		w.writeError(r, http.StatusNotFound, oci.CodeManifestUnknown, err)
 		return
 	}
 	get := h.cache.Manifest
@@ -163,10 +164,10 @@ func (h *Handler) serveManifest(w *recorder, r *http.Request, target target) {
 	}
 	m, err := get(r.Context(), target.repository, ref)
 	if err != nil {
-		w.failFor(r, oci.CodeManifestUnknown, err)
+		w.writeCacheError(r, oci.CodeManifestUnknown, err)
 		return
 	}
-	w.tell(m.Outcome)
+	w.setOutcome(m.Outcome)
 	describe(w, m.Digest, m.MediaType)
 	if m.Content == nil {
 		w.Header().Set("Content-Length", strconv.FormatInt(m.Size, 10))
@@ -176,16 +177,16 @@ func (h *Handler) serveManifest(w *recorder, r *http.Request, target target) {
 	serveContent(w, r, bytes.NewReader(m.Content))
 }
 
-func (h *Handler) serveBlob(w *recorder, r *http.Request, target target) {
+func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 	d, err := oci.ParseDigest(target.reference)
 	if err != nil {
-		w.fail(r, http.StatusBadRequest, oci.CodeDigestInvalid, err)
+		w.writeError(r, http.StatusBadRequest, oci.CodeDigestInvalid, err)
 		return
 	}
 	if r.Method == http.MethodHead {
 		size, outcome, err := h.cache.StatBlob(r.Context(), target.repository, d)
 		if err != nil {
-			w.failFor(r, oci.CodeBlobUnknown, err)
+			w.writeCacheError(r, oci.CodeBlobUnknown, err)
 			return
 		}
 		w.outcome = outcome
@@ -200,7 +201,7 @@ func (h *Handler) serveBlob(w *recorder, r *http.Request, target target) {
 	part := requestedPart(r)
 	b, err := h.cache.Blob(r.Context(), target.repository, d, part)
 	if err != nil {
-		w.failFor(r, oci.CodeBlobUnknown, err)
+		w.writeCacheError(r, oci.CodeBlobUnknown, err)
 		return
 	}
 	defer func() {
@@ -210,14 +211,14 @@ func (h *Handler) serveBlob(w *recorder, r *http.Request, target target) {
 	// After the header, an error can only end the connection. A client would then resume here until it gives up, and never
 	// request the upstream.
 	if err := b.Await(r.Context(), part.Start(b.Size())); err != nil {
-		w.failFor(r, oci.CodeBlobUnknown, err)
+		w.writeCacheError(r, oci.CodeBlobUnknown, err)
 		return
 	}
 	describe(w, d, "application/octet-stream")
 	if b.Size() < 0 {
 		if _, err := io.Copy(w, b); err != nil {
 			w.err = err
-			// Without a length only the end of the connection tells the client that bytes are missing.
+			// Without a length, only the end of the connection shows that bytes are missing.
 			panic(http.ErrAbortHandler)
 		}
 		return
@@ -261,7 +262,7 @@ func describe(w http.ResponseWriter, d digest.Digest, mediaType string) {
 	w.Header().Set("ETag", `"`+d.String()+`"`)
 }
 
-// watched notes the error that ends reading, which http.ServeContent keeps to itself.
+// watched records the error of a read, which http.ServeContent does not return.
 type watched struct {
 	blobs.Blob
 	err *error
@@ -269,7 +270,7 @@ type watched struct {
 
 func (r *watched) Read(p []byte) (int, error) {
 	n, err := r.Blob.Read(p)
-	return n, r.note(err)
+	return n, r.recordErr(err)
 }
 
 // Chunk returns the next bytes as a part of a file if the blob has them in one, see download.Reader.
@@ -279,7 +280,7 @@ func (r *watched) Chunk(limit int64) (*io.LimitedReader, error) {
 		return nil, nil
 	}
 	chunk, err := source.Chunk(limit)
-	return chunk, r.note(err)
+	return chunk, r.recordErr(err)
 }
 
 // Sent ends the use of a chunk.
@@ -289,7 +290,7 @@ func (r *watched) Sent(n int64) {
 	}
 }
 
-func (r *watched) note(err error) error {
+func (r *watched) recordErr(err error) error {
 	if err != nil && err != io.EOF {
 		*r.err = err
 	}

@@ -42,7 +42,7 @@ var (
 	layerDigest    = digest.FromString(layer)
 )
 
-// fakeCache answers what a test puts in, and notes what it was asked for.
+// fakeCache returns the values of a test and records its last call.
 type fakeCache struct {
 	asked    string
 	manifest *manifests.Manifest
@@ -87,14 +87,14 @@ func (c *fakeCache) Referrers(_ context.Context, repository string, d digest.Dig
 	return c.refers, c.err
 }
 
-// answer is what a client sees.
+// answer is a response as the client receives it.
 type answer struct {
 	Status int
 	Header map[string]string
 	Body   string
 }
 
-// request asks a server, so that what net/http adds and refuses is part of the answer.
+// request sends a request to a server, so that the answer includes the headers and errors of net/http.
 func request(t *testing.T, c Cache, method, path string, header ...string) (answer, error) {
 	t.Helper()
 	server := httptest.NewServer(New("docker.io", c, Options{}))
@@ -203,7 +203,7 @@ func TestAnswers(t *testing.T) {
 		return headers(append(pairs, "Content-Type", "application/json", "Content-Length", fmt.Sprint(n), "Accept-Ranges", "bytes")...)
 	}
 	refused := headers("Content-Type", "application/json", "Content-Range", "bytes */10")
-	refusal := `{"errors":[{"code":"RANGE_INVALID","message":"the range \"bytes=10-\" cannot be read, or lies outside of the content"}]}`
+	refusal := `{"errors":[{"code":"RANGE_INVALID","message":"the range \"bytes=10-\" is invalid or outside of the content"}]}`
 	refused["Content-Length"] = fmt.Sprint(len(refusal))
 	const index = `{"schemaVersion":2,"manifests":[]}`
 	indexHeaders := func(pairs ...string) map[string]string {
@@ -280,25 +280,25 @@ func TestErrors(t *testing.T) {
 	}{
 		{"other upstream", "GET", "/v2/a/manifests/v1?ns=ghcr.io", fakeCache{}, 404, oci.CodeNameUnknown, `this is a cache of docker.io, not of "ghcr.io"`},
 		{"part of another one's domain", "GET", "/v2/a/manifests/v1?ns=eu.docker.io", fakeCache{}, 404, oci.CodeNameUnknown, `this is a cache of docker.io, not of "eu.docker.io"`},
-		{"push", "PUT", "/v2/a/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "this registry can only be pulled from"},
-		{"upload", "POST", "/v2/a/blobs/uploads/", fakeCache{}, 405, oci.CodeUnsupported, "this registry can only be pulled from"},
-		{"delete", "DELETE", blobPath, fakeCache{}, 405, oci.CodeUnsupported, "this registry can only be pulled from"},
-		{"catalog", "GET", "/v2/_catalog", fakeCache{}, 405, oci.CodeUnsupported, "only manifests, blobs, tags and referrers are served"},
-		{"other than the list of tags", "GET", "/v2/a/tags/v1", fakeCache{}, 405, oci.CodeUnsupported, "only manifests, blobs, tags and referrers are served"},
+		{"push", "PUT", "/v2/a/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "pull-only registry: method not allowed"},
+		{"upload", "POST", "/v2/a/blobs/uploads/", fakeCache{}, 405, oci.CodeUnsupported, "pull-only registry: method not allowed"},
+		{"delete", "DELETE", blobPath, fakeCache{}, 405, oci.CodeUnsupported, "pull-only registry: method not allowed"},
+		{"catalog", "GET", "/v2/_catalog", fakeCache{}, 405, oci.CodeUnsupported, "pull-only registry: it serves manifests, blobs, tags and referrers"},
+		{"other than the list of tags", "GET", "/v2/a/tags/v1", fakeCache{}, 405, oci.CodeUnsupported, "pull-only registry: it serves manifests, blobs, tags and referrers"},
 		{"tags of nothing", "GET", "/v2//tags/list", fakeCache{}, 400, oci.CodeNameInvalid, `invalid repository name "": use lower-case letters, digits and separators, such as library/alpine`},
-		{"negative number of tags", "GET", "/v2/a/tags/list?n=-1", fakeCache{}, 400, oci.CodePageInvalid, `n is "-1": give the number of tags that are wanted`},
-		{"tags without number", "GET", "/v2/a/tags/list?n=", fakeCache{}, 400, oci.CodePageInvalid, `n is "": give the number of tags that are wanted`},
-		{"huge number of tags", "GET", "/v2/a/tags/list?n=2147483648", fakeCache{}, 400, oci.CodePageInvalid, `n is "2147483648": give the number of tags that are wanted`},
+		{"negative number of tags", "GET", "/v2/a/tags/list?n=-1", fakeCache{}, 400, oci.CodePageInvalid, `n is "-1": it must be the maximum number of tags`},
+		{"tags without number", "GET", "/v2/a/tags/list?n=", fakeCache{}, 400, oci.CodePageInvalid, `n is "": it must be the maximum number of tags`},
+		{"huge number of tags", "GET", "/v2/a/tags/list?n=2147483648", fakeCache{}, 400, oci.CodePageInvalid, `n is "2147483648": it must be the maximum number of tags`},
 		{"tags of an unknown repository", "GET", "/v2/a/tags/list", reason(result.NotFound), 404, oci.CodeNameUnknown, "the cause"},
 		{"tags, rate limited", "GET", "/v2/a/tags/list", reason(result.RateLimited), 503, oci.CodeTooManyRequests, "the cause"},
 		{"referrers of a tag", "GET", "/v2/a/referrers/v1", fakeCache{}, 400, oci.CodeDigestInvalid, `invalid digest "v1": invalid checksum digest format`},
 		{"upstream without referrers", "GET", referrersPath, reason(result.NotFound), 404, oci.CodeUnsupported, "the cause"},
 		{"referrers, timed out", "GET", referrersPath, reason(result.TimedOut), 504, oci.CodeUnavailable, "the cause"},
-		{"no API", "GET", "/", fakeCache{}, 405, oci.CodeUnsupported, "only manifests, blobs, tags and referrers are served"},
-		{"version 1", "GET", "/v1/a/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "only manifests, blobs, tags and referrers are served"},
-		{"version with suffix", "GET", "/v2x/a/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "only manifests, blobs, tags and referrers are served"},
+		{"no API", "GET", "/", fakeCache{}, 405, oci.CodeUnsupported, "pull-only registry: it serves manifests, blobs, tags and referrers"},
+		{"version 1", "GET", "/v1/a/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "pull-only registry: it serves manifests, blobs, tags and referrers"},
+		{"version with suffix", "GET", "/v2x/a/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "pull-only registry: it serves manifests, blobs, tags and referrers"},
 		{"upper-case repository", "GET", "/v2/A/manifests/v1", fakeCache{}, 400, oci.CodeNameInvalid, `invalid repository name "A": use lower-case letters, digits and separators, such as library/alpine`},
-		{"no repository", "GET", "/v2/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "only manifests, blobs, tags and referrers are served"},
+		{"no repository", "GET", "/v2/manifests/v1", fakeCache{}, 405, oci.CodeUnsupported, "pull-only registry: it serves manifests, blobs, tags and referrers"},
 		{"escape from the repository", "GET", "/v2/a/../../etc/manifests/v1", fakeCache{}, 400, oci.CodeNameInvalid, `invalid repository name "a/../../etc": use lower-case letters, digits and separators, such as library/alpine`},
 		{"escaped slashes", "GET", "/v2/a%2F..%2Fb/manifests/v1", fakeCache{}, 400, oci.CodeNameInvalid, `invalid repository name "a/../b": use lower-case letters, digits and separators, such as library/alpine`},
 		{"double slash", "GET", "/v2//a/manifests/v1", fakeCache{}, 400, oci.CodeNameInvalid, `invalid repository name "/a": use lower-case letters, digits and separators, such as library/alpine`},

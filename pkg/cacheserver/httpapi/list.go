@@ -14,20 +14,20 @@ import (
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
-func (h *Handler) serveTags(w *recorder, r *http.Request, target target) {
+func (h *Handler) serveTags(w *response, r *http.Request, target target) {
 	query := listQuery(r)
 	if n, given := query["n"]; given {
 		if _, err := strconv.ParseUint(n[0], 10, 31); err != nil {
-			w.fail(r, http.StatusBadRequest, oci.CodePageInvalid, fmt.Errorf("n is %q: give the number of tags that are wanted", n[0]))
+			w.writeError(r, http.StatusBadRequest, oci.CodePageInvalid, fmt.Errorf("n is %q: it must be the maximum number of tags", n[0]))
 			return
 		}
 	}
 	page, err := h.cache.Tags(r.Context(), target.repository, query)
 	if err != nil {
-		w.failFor(r, oci.CodeNameUnknown, err)
+		w.writeCacheError(r, oci.CodeNameUnknown, err)
 		return
 	}
-	w.tell(page.Outcome)
+	w.setOutcome(page.Outcome)
 	w.Header().Set("Content-Type", "application/json")
 	linkNext(w, r, page.Next)
 	// The characters of a valid repository need no escaping in JSON.
@@ -35,18 +35,18 @@ func (h *Handler) serveTags(w *recorder, r *http.Request, target target) {
 	serveContent(w, r, io.NewSectionReader(body, 0, body.size()))
 }
 
-func (h *Handler) serveReferrers(w *recorder, r *http.Request, target target) {
+func (h *Handler) serveReferrers(w *response, r *http.Request, target target) {
 	d, err := oci.ParseDigest(target.reference)
 	if err != nil {
-		w.fail(r, http.StatusBadRequest, oci.CodeDigestInvalid, err)
+		w.writeError(r, http.StatusBadRequest, oci.CodeDigestInvalid, err)
 		return
 	}
 	page, err := h.cache.Referrers(r.Context(), target.repository, d, listQuery(r))
 	if err != nil {
-		w.failFor(r, oci.CodeUnsupported, err)
+		w.writeCacheError(r, oci.CodeUnsupported, err)
 		return
 	}
-	w.tell(page.Outcome)
+	w.setOutcome(page.Outcome)
 	w.Header().Set("Content-Type", oci.MediaTypeIndex)
 	if page.FiltersApplied != "" {
 		w.Header().Set("OCI-Filters-Applied", page.FiltersApplied)
@@ -83,14 +83,15 @@ func (c concatenation) ReadAt(p []byte, offset int64) (int, error) {
 	return n, io.EOF
 }
 
-// listQuery returns what is the upstream's of the query.
+// listQuery returns the query without the parameter ns, which belongs to this server.
 func listQuery(r *http.Request) url.Values {
 	query := r.URL.Query()
 	query.Del("ns")
 	return query
 }
 
-// linkNext tells the address of the next page, relative to this server; a nil query says that there is none.
+// linkNext adds the header Link (RFC 8288) with the URL of the next page, relative to this server. A nil query means that
+// there is no next page.
 func linkNext(w http.ResponseWriter, r *http.Request, query url.Values) {
 	if query == nil {
 		return

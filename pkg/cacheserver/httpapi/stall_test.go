@@ -61,7 +61,7 @@ func send(t *testing.T, conn net.Conn, request string) {
 
 const getLayer = "GET /v2/a/blobs/sha256:9834876dcfb05cb167a5c24953eba58c4ac89b1adf57f28f2f9d09af107ee8f0 HTTP/1.1\r\nHost: cache\r\n\r\n"
 
-// closing tells when it is closed.
+// closing closes a channel when it is closed.
 type closing struct {
 	io.ReadSeeker
 	closed chan struct{}
@@ -112,7 +112,7 @@ func TestStalledClientIsCut(t *testing.T) {
 	}
 }
 
-// watchedFile is a file that tells when it is closed.
+// watchedFile is a file that closes a channel when it is closed.
 type watchedFile struct {
 	*os.File
 	closed chan struct{}

@@ -14,7 +14,7 @@ const (
 	kindOther     = "other"
 )
 
-// target is what a path names. Repository and reference are not validated.
+// target is the content that a path names. Repository and reference are not validated.
 type target struct {
 	kind, repository, reference string
 }

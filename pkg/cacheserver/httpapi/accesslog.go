@@ -12,7 +12,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 )
 
-// outcomeError is the outcome of requests that got an error or only a part of what they asked for.
+// outcomeError is the outcome of error responses and of incomplete ones.
 const outcomeError = "error"
 
 type metrics struct {
@@ -34,7 +34,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		}),
 		saved: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "registry_cache_saved_bytes_total",
-			Help: "Bytes of bodies sent to clients that did not have to come from the upstream: all of hits and stale answers, and what was taken from the fetch of another request.",
+			Help: "Bytes of bodies sent to clients that were not transferred from the upstream for this request: all of hits and stale answers, and the bytes from the download of another request.",
 		}),
 	}
 	if registerer != nil {
@@ -43,20 +43,20 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	return m
 }
 
-// saved returns how many of the bytes that were sent did not have to come from the upstream.
-func (w *recorder) saved() int64 {
+// saved returns how many of the sent bytes were not transferred from the upstream for this request.
+func (w *response) saved() int64 {
 	switch {
 	case w.status >= http.StatusBadRequest:
 		return 0
 	case w.outcome == result.Hit, w.outcome == result.Stale:
 		return w.sent
 	}
-	// A client that leaves has not got all that was read for it.
+	// A client that disconnects has not received all bytes that were read for it.
 	return min(w.shared, w.sent)
 }
 
-// record counts and logs an answer.
-func (h *Handler) record(r *http.Request, kind string, w *recorder, took time.Duration) {
+// recordResponse counts and logs a response.
+func (h *Handler) recordResponse(r *http.Request, kind string, w *response, took time.Duration) {
 	outcome := string(w.outcome)
 	if w.err != nil || w.status >= http.StatusBadRequest {
 		outcome = outcomeError
@@ -75,7 +75,7 @@ func (h *Handler) record(r *http.Request, kind string, w *recorder, took time.Du
 	}
 	level := slog.LevelInfo
 	if kind == kindPing {
-		// Every node probes every few seconds.
+		// Each node sends a probe every few seconds.
 		level = slog.LevelDebug
 	} else {
 		h.metrics.requests.WithLabelValues(kind, outcome).Inc()
