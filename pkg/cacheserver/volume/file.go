@@ -203,8 +203,9 @@ func (f *File) Seek(offset int64, whence int) (int64, error) {
 	return f.file.Seek(offset, whence)
 }
 
-// Close closes the file. A second call returns an error that wraps os.ErrClosed. If the volume is hung, it returns nil
-// immediately and the file is closed as soon as the kernel permits it. Durability is reported by Sync, not by Close.
+// Close closes the file. It returns an error only if bytes were written since the last Sync, because the kernel may have lost
+// them, and an error that wraps os.ErrClosed for a second call. If the volume is hung, it returns nil immediately, and the
+// file is closed as soon as the kernel permits it.
 func (f *File) Close() error {
 	err := error(&fs.PathError{Op: string(OpClose), Path: f.Name(), Err: os.ErrClosed})
 	f.closeOnce.Do(func() { err = f.close() })
@@ -217,6 +218,9 @@ func (f *File) close() error {
 		// Closing twice is harmless. The number of these goroutines is bounded by the number of open files.
 		go func() { _ = f.file.Close() }()
 		return nil
+	}
+	if f.unsynced.Load() == 0 {
+		return nil // health has observed the error
 	}
 	return err
 }

@@ -756,6 +756,29 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+// An error of close concerns only bytes that were not synced.
+func TestErrorOfClose(t *testing.T) {
+	t.Parallel()
+	f, injected := open(t, Options{})
+	injected.fail(syscall.EIO, OpClose)
+	unsynced, synced := create(t, f), create(t, f)
+	if err := synced.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if err := synced.Close(); err != nil {
+		t.Errorf("a synced file: %v", err)
+	}
+	if err := unsynced.Close(); !errors.Is(err, syscall.EIO) {
+		t.Errorf("an unsynced file: got %v, want EIO", err)
+	}
+	if content, err := f.ReadFile(synced.Name(), 10); err != nil || string(content) != "x" {
+		t.Errorf("ReadFile: %q, %v", content, err)
+	}
+	if got := f.Health(); got.State != Failed {
+		t.Errorf("the error is not observed: %+v", got)
+	}
+}
+
 // A failing write has written half of its bytes.
 func TestShortWrite(t *testing.T) {
 	t.Parallel()
