@@ -99,7 +99,7 @@ func (f *File) WriteAt(p []byte, offset int64) (int, error) {
 }
 
 func (f *File) write(p []byte, offset int64) (int, error) {
-	if err := f.failure(); err != nil {
+	if err := f.Err(); err != nil {
 		return 0, err
 	}
 	t := f.files.workers.get()
@@ -117,10 +117,7 @@ func (f *File) write(p []byte, offset int64) (int, error) {
 }
 
 func executeWrite(t *task) {
-	if t.isAbandoned() {
-		return
-	}
-	t.n, t.err = t.file.files.calls.write(t.file.file, t.buffer, t.offset)
+	t.n, t.err = t.file.files.calls.write(t.file.file, t.buffer, t.offset, t.isAbandoned)
 }
 
 // Truncate is os.File.Truncate.
@@ -137,7 +134,7 @@ func (f *File) Allocate(offset, size int64) error {
 // Sync is os.File.Sync. After an error the file is unusable: the kernel may have dropped unwritten data and returns
 // success for a second fsync (man 2 fsync, section NOTES).
 func (f *File) Sync() error {
-	if err := f.failure(); err != nil {
+	if err := f.Err(); err != nil {
 		return err
 	}
 	unsynced := f.unsynced.Load()
@@ -161,7 +158,7 @@ func (f *File) Sync() error {
 
 // change executes a call that modifies the file.
 func (f *File) change(op Op, work func() error) error {
-	if err := f.failure(); err != nil {
+	if err := f.Err(); err != nil {
 		return err
 	}
 	err := f.files.do(op, f.Name(), work)
@@ -174,8 +171,9 @@ func (f *File) change(op Op, work func() error) error {
 // fail makes the file unusable.
 func (f *File) fail(err error) { f.unusable.CompareAndSwap(nil, &err) }
 
-// failure returns the error that has made the file unusable.
-func (f *File) failure() error {
+// Err returns the error that has made the file unusable, or nil. The content of an unusable file is undefined, also later: a
+// write that is blocked in the kernel can still take effect. Such a file must not be kept.
+func (f *File) Err() error {
 	if err := f.unusable.Load(); err != nil {
 		return *err
 	}
@@ -189,7 +187,7 @@ func (f *File) Stat() (fs.FileInfo, error) {
 
 // Seek implements io.Seeker.
 func (f *File) Seek(offset int64, whence int) (int64, error) {
-	if err := f.failure(); err != nil {
+	if err := f.Err(); err != nil {
 		return 0, err
 	}
 	if whence == io.SeekEnd {

@@ -115,17 +115,20 @@ func (p prober) pages(path string, r probeResults) {
 	if err = p.calls.check(OpRead, path); err == nil {
 		var n int
 		if n, err = file.ReadAt(page, 0); n == 0 && writable {
-			_, err = p.calls.write(file, page, 0) // a new file
+			_, err = p.calls.write(file, page, 0, never) // a new file
 			r.noteWrite(OpWrite, err)
 			err = nil
 		}
 	}
 	r.note(OpRead, err)
 	if writable {
-		_, err := p.calls.write(file, []byte(time.Now().UTC().Format(time.RFC3339)), probeWriteOffset)
+		_, err := p.calls.write(file, []byte(time.Now().UTC().Format(time.RFC3339)), probeWriteOffset, never)
 		r.noteWrite(OpWrite, err)
 	}
 }
+
+// never: no caller of a probe stops waiting.
+func never() bool { return false }
 
 // advise is posix_fadvise for the first page. It is an optimization; file systems without support ignore it.
 func advise(file *os.File, advice int) {
@@ -142,7 +145,7 @@ func (p prober) changes(dir string, suspects map[Op]bool, r probeResults) {
 		return
 	}
 	path := file.Name()
-	_, err = p.calls.write(file, make([]byte, probeFileSize), -1)
+	_, err = p.calls.write(file, make([]byte, probeFileSize), -1, never)
 	r.noteWrite(OpWrite, err)
 	r.noteWrite(OpTruncate, p.calls.truncate(file, probePage))
 	err = p.calls.allocate(file, 0, probeFileSize)

@@ -60,7 +60,7 @@ type rawConn struct {
 // Read implements syscall.RawConn.
 func (c rawConn) Read(call func(fd uintptr) bool) error {
 	f := c.file
-	if err := f.failure(); err != nil {
+	if err := f.Err(); err != nil {
 		return err
 	}
 	if f.files.health.isHung() {

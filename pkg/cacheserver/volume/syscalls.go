@@ -125,9 +125,12 @@ func (in injector) readAll(path string, limit int64) ([]byte, error) {
 }
 
 // write appends b, or writes it at offset if offset is not negative. An injected error follows after half of the bytes, as
-// on a full volume.
-func (in injector) write(f *os.File, b []byte, offset int64) (int, error) {
+// on a full volume. It writes nothing if the caller has stopped waiting before, because b can have another content by then.
+func (in injector) write(f *os.File, b []byte, offset int64, isAbandoned func() bool) (int, error) {
 	injected := in.check(OpWrite, f.Name())
+	if isAbandoned() {
+		return 0, injected
+	}
 	if injected != nil {
 		b = b[:len(b)/2]
 	}

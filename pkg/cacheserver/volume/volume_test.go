@@ -313,11 +313,19 @@ func TestAbandonedTransfers(t *testing.T) {
 		f, injected := open(t, Options{})
 		written, read := create(t, f), create(t, f)
 		release := injected.block(OpWrite)
-		if _, err := written.Write([]byte("y")); !errors.Is(err, ErrHung) {
+		content := []byte("y")
+		if _, err := written.Write(content); !errors.Is(err, ErrHung) {
 			t.Errorf("got %v, want ErrHung", err)
 		}
+		content[0] = 'z'
 		release()
 		synctest.Wait()
+		if err := written.Err(); !errors.Is(err, ErrHung) {
+			t.Errorf("Err after an abandoned write: got %v, want ErrHung", err)
+		}
+		if got, err := os.ReadFile(written.Name()); err != nil || string(got) != "x" {
+			t.Errorf("the content after an abandoned write: %q, %v", got, err)
+		}
 		if err := written.Sync(); !errors.Is(err, ErrHung) {
 			t.Errorf("sync after an abandoned write: got %v, want ErrHung", err)
 		}
