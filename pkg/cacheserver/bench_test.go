@@ -3,10 +3,15 @@
 package cacheserver_test
 
 import (
+	"bytes"
 	"io"
+	"math/rand/v2"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver"
 	"github.com/registry-cache/extension/pkg/cacheserver/config"
@@ -94,4 +99,69 @@ func BenchmarkCold(b *testing.B) {
 		}
 		n++
 	}
+}
+
+// Many registries limit each connection to about 25 MB/s. The result is the time of a cold pull through the cache as a
+// multiple of a direct pull, and the bytes that the upstream sent as a multiple of the blob.
+func BenchmarkLimitedConnections(b *testing.B) {
+	const (
+		size = 256 << 20
+		rate = 25e6 // bytes per second
+	)
+	u := newOrigin(b, upstream.Options{})
+	content := make([]byte, size)
+	rand.NewChaCha8([32]byte{}).Read(content)
+	name := "/v2/" + repository + "/blobs/" + digest.FromBytes(content).String()
+	var sent atomic.Int64
+	u.inject(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != name {
+			return false
+		}
+		http.ServeContent(&limitedWriter{ResponseWriter: w, began: time.Now(), rate: rate, sent: &sent}, r, "", time.Time{}, bytes.NewReader(content))
+		return true
+	})
+	cfg := u.config(b)
+	client := u.front.Client()
+	get := func(url string) time.Duration {
+		began := time.Now()
+		resp, err := client.Get(url)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if n, err := io.Copy(io.Discard, resp.Body); err != nil || n != size {
+			b.Fatalf("%d bytes, %v", n, err)
+		}
+		return time.Since(began)
+	}
+	for b.Loop() {
+		direct := get(u.front.URL + name)
+		sent.Store(0)
+		cfg.Storage.Root = b.TempDir()
+		c := start(b, cfg, cacheserver.Options{})
+		cached := get("http://" + c.Address() + name)
+		b.ReportMetric(cached.Seconds()/direct.Seconds(), "times-direct")
+		b.ReportMetric(float64(sent.Load())/size, "times-blob")
+		if err := c.stop(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// limitedWriter delays its writes so that they do not exceed a rate.
+type limitedWriter struct {
+	http.ResponseWriter
+	began   time.Time
+	rate    float64 // bytes per second
+	written int64
+	sent    *atomic.Int64 // by all writers
+}
+
+func (w *limitedWriter) Write(p []byte) (int, error) {
+	due := time.Duration(float64(w.written) / w.rate * float64(time.Second))
+	<-time.After(due - time.Since(w.began))
+	n, err := w.ResponseWriter.Write(p)
+	w.written += int64(n)
+	w.sent.Add(int64(n))
+	return n, err
 }

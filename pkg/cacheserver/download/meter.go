@@ -5,13 +5,13 @@ package download
 import "time"
 
 const (
-	// meterSlot and meterSlots make a window of 2 s: long enough to bridge the pauses of a shaped connection, short enough
-	// to notice that a connection became slow.
-	meterSlot  = 250 * time.Millisecond
+	// meterSlot and meterSlots make a window of 1 s: long enough to bridge the pauses of a shaped connection, short enough
+	// to observe the effect of another connection.
+	meterSlot  = 125 * time.Millisecond
 	meterSlots = 8
 )
 
-// meter measures the throughput of a connection over the last 2 s. It is not safe for concurrent use.
+// meter measures the throughput of a connection over the last second. It is not safe for concurrent use.
 type meter struct {
 	began time.Time
 	slots [meterSlots]int64 // bytes by slot of time, a ring

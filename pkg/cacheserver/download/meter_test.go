@@ -22,14 +22,14 @@ func TestMeter(t *testing.T) {
 	if got := m.rate(at(4000)); math.Abs(got-1000) > 150 {
 		t.Errorf("at 1000 bytes per second: %v", got)
 	}
-	if got := m.rate(at(5000)); got < 300 || got > 700 {
-		t.Errorf("1 s after the last byte: %v", got)
+	if got := m.rate(at(4500)); got < 300 || got > 700 {
+		t.Errorf("500 ms after the last byte: %v", got)
 	}
-	if got := m.rate(at(6100)); got != 0 {
-		t.Errorf("more than 2 s after the last byte: %v", got)
+	if got := m.rate(at(5100)); got != 0 {
+		t.Errorf("more than 1 s after the last byte: %v", got)
 	}
 	m.add(100, at(600_000))
-	if got := m.rate(at(600_100)); got < 50 || got > 400 {
+	if got := m.rate(at(600_100)); got < 50 || got > 900 {
 		t.Errorf("after a long pause: %v", got)
 	}
 }

@@ -14,8 +14,9 @@ const (
 	// maxConnections bounds the connections that increase the throughput of one blob. Registries limit the throughput of a
 	// connection to about 25 MB/s (containerd issue 8160); four of them use a 1 Gbit/s line.
 	maxConnections = 4
-	// trial is how long the effect of an additional connection is observed. TCP needs a part of it to reach its rate.
-	trial = 2 * time.Second
+	// trial is how long the effect of an additional connection is observed: longer than the window of the meter, because TCP
+	// needs some round trips to reach its rate.
+	trial = 1250 * time.Millisecond
 	// gain is the least increase of the throughput that an additional connection must bring.
 	gain = 1.15
 	// upstreamBound is the least share of time in which a transfer waits for the upstream. Below it, the volume or the
