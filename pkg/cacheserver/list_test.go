@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -136,4 +137,45 @@ func withoutPings(requests []string) []string {
 		}
 	}
 	return rest
+}
+
+// A copy with referrers requests the referrers and, without that API, a tag that most repositories do not have. Clients fail
+// after any other error than 404.
+func TestCopyWithReferrersWithoutUpstream(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	digest := digestOf(t, u.push(t, tag, 1))
+	u.inject(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/referrers/") {
+			return false
+		}
+		w.WriteHeader(http.StatusNotFound)
+		return true
+	})
+	cfg := u.config(t)
+	c := start(t, cfg, cacheserver.Options{})
+	if err := c.pull(t.Context(), tag); err != nil {
+		t.Fatal(err)
+	}
+	fallback := "manifests/" + strings.Replace(digest, ":", "-", 1)
+	copyImage := func(step string) {
+		t.Helper()
+		for _, request := range []struct {
+			method, path string
+			status       int
+		}{
+			{"HEAD", "manifests/" + tag, 200},
+			{"GET", "manifests/" + digest, 200},
+			{"GET", "referrers/" + digest, 404},
+			{"HEAD", fallback, 404},
+			{"GET", fallback, 404},
+		} {
+			if got := c.do(t, request.method, request.path); got.status != request.status {
+				t.Errorf("%s: %s %s: %d, want %d", step, request.method, request.path, got.status, request.status)
+			}
+		}
+	}
+	copyImage("upstream available")
+	u.front.Close()
+	copyImage("upstream unavailable")
 }

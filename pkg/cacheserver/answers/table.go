@@ -79,12 +79,12 @@ func New[K comparable, V any](group *background.Group, o Options[K, V]) *Table[K
 //
 // The error is that of a negative answer, which may be a stored one, that of request, or the cause of ctx.
 func (t *Table[K, V]) Get(ctx context.Context, key K, request func(context.Context) (V, error)) (Answer[V], error) {
-	if stored, err, ok := t.stored(key, false); ok {
+	if stored, ok, err := t.stored(key, false); ok {
 		return stored, err
 	}
 	return t.calls.Do(ctx, key, func(ctx context.Context) (Answer[V], error) {
 		// Another call may have stored an answer in the meantime.
-		if stored, err, ok := t.stored(key, false); ok {
+		if stored, ok, err := t.stored(key, false); ok {
 			return stored, err
 		}
 		return t.revalidate(ctx, key, request)
@@ -120,7 +120,7 @@ func (t *Table[K, V]) serveStale(key K, failure error, wait time.Duration) (Answ
 			t.update(key, func(e *entry[V]) { e.value, e.confirmed = value, confirmed })
 		}
 	}
-	stored, err, ok := t.stored(key, true)
+	stored, ok, err := t.stored(key, true)
 	if !ok {
 		return Answer[V]{}, failure
 	}
@@ -130,23 +130,23 @@ func (t *Table[K, V]) serveStale(key K, failure error, wait time.Duration) (Answ
 	return stored, err
 }
 
-// stored returns the usable answer, see decide.
-func (t *Table[K, V]) stored(key K, failed bool) (answer Answer[V], err error, ok bool) { //nolint:revive // err is an answer
+// stored returns the usable answer, see decide. ok is false without one. A negative answer is an error with ok.
+func (t *Table[K, V]) stored(key K, failed bool) (answer Answer[V], ok bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e, exists := t.entries.Get(key)
 	if !exists {
-		return Answer[V]{}, nil, false
+		return Answer[V]{}, false, nil
 	}
 	switch decide(e, t.options.Lifetimes, time.Now(), failed) {
 	case freshValue:
-		return Answer[V]{Value: e.value, Outcome: result.Hit}, nil, true
+		return Answer[V]{Value: e.value, Outcome: result.Hit}, true, nil
 	case staleValue:
-		return Answer[V]{Value: e.value, Outcome: result.Stale}, nil, true
+		return Answer[V]{Value: e.value, Outcome: result.Stale}, true, nil
 	case freshNegative, staleNegative:
-		return Answer[V]{}, e.negative, true
+		return Answer[V]{}, true, e.negative
 	default:
-		return Answer[V]{}, nil, false
+		return Answer[V]{}, false, nil
 	}
 }
 

@@ -246,7 +246,7 @@ func TestSizeIsLimited(t *testing.T) {
 		for i := range 100 {
 			table.Put(fmt.Sprint(i), "v")
 			table.Put(fmt.Sprint(i), "w")
-			if _, err, ok := table.stored("0", false); !ok || err != nil {
+			if _, ok, err := table.stored("0", false); !ok || err != nil {
 				t.Fatalf("after %d answers: the answer in use was evicted", i)
 			}
 			if size := table.entries.Size(); size > o.MaxSize || size != int64(len(table.entries.Keys()))*(entrySize+100) {
