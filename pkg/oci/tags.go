@@ -35,10 +35,24 @@ func NewTagList(tags ...string) TagList {
 	return TagList{string(encoded)}
 }
 
+// largeTags is the size of a list, in bytes, from which at most maxLargeParsers lists are parsed at the same time, in the
+// whole process. Parsing needs the memory of the list twice.
+const (
+	largeTags       = 256 << 10
+	maxLargeParsers = 2
+)
+
+// parsers has an element for each large list that is being parsed.
+var parsers = make(chan struct{}, maxLargeParsers)
+
 // ParseTags returns the field tags of a response of a registry: {"name":"<repository>","tags":["v1"]}. A missing field
 // and null are empty lists. Errors wrap ErrTagsInvalid; reasons are invalid JSON, and an element that is not a string of
 // 1 to 128 bytes. The characters of a tag are not restricted: some registries accept more than the specification.
 func ParseTags(content []byte) (TagList, error) {
+	if len(content) >= largeTags {
+		parsers <- struct{}{}
+		defer func() { <-parsers }()
+	}
 	var fields struct {
 		Tags TagList `json:"tags"`
 	}
@@ -123,6 +137,9 @@ func (l TagList) elements() iter.Seq2[string, span] {
 // that the list does not contain, mean the beginning of the list. next is the last tag of the page if further tags
 // follow, otherwise empty.
 func (l TagList) Page(last string, limit int) (page TagList, next string) {
+	if last == "" && limit < 0 {
+		return l, ""
+	}
 	var text span
 	count, newest, found := 0, "", last == ""
 	for tag, at := range l.elements() {

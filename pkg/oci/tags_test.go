@@ -53,7 +53,7 @@ func TestPage(t *testing.T) {
 		next      string
 		condition string
 	}{
-		{"", -1, `["b","a" , "v1.10","a"]`, "", "no limit"},
+		{"", -1, `[ "b","a" , "v1.10","a"]`, "", "no limit"},
 		{"", 0, `[]`, "", "limit 0"},
 		{"", 2, `["b","a"]`, "a", "first page"},
 		{"", 4, `["b","a" , "v1.10","a"]`, "", "limit equals the number of tags"},

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package upstream_test
+
+import (
+	"net/http"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+	"github.com/registry-cache/extension/pkg/oci"
+)
+
+// Concurrent large lists of tags need little more memory than their text. The test does not run in parallel with other
+// tests, because the whole heap is measured.
+func TestLargeTagListsNeedLittleMemory(t *testing.T) {
+	const parallel, limit = 24, 150 << 20
+	body := []byte(`{"tags":[` + strings.Repeat(`"v1.2.3",`, oci.MaxManifestSize/9-4) + `"v1.2.4"]}`)
+	r := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) })
+	client := r.client(t, upstream.Options{AnswerTimeout: time.Minute, HeaderTimeout: time.Minute})
+	defer debug.SetGCPercent(debug.SetGCPercent(10))
+	runtime.GC()
+	before := heapSize()
+	stop, peak := make(chan struct{}), make(chan uint64)
+	go sampleHeap(stop, peak)
+	lists := make(chan *upstream.TagPage, parallel) // keeps the lists in memory like slow clients
+	var clients sync.WaitGroup
+	for range parallel {
+		clients.Go(func() {
+			page, err := client.Tags(t.Context(), repository, nil)
+			if err != nil {
+				t.Error(err)
+			}
+			lists <- page
+		})
+	}
+	clients.Wait()
+	close(stop)
+	needed := <-peak - before
+	t.Logf("%d lists need %d MiB", len(lists), needed>>20)
+	if needed > limit {
+		t.Errorf("%d lists need %d MiB, at most %d MiB are allowed", parallel, needed>>20, limit>>20)
+	}
+}
+
+// sampleHeap sends the largest size of the heap until stop is closed, in bytes.
+func sampleHeap(stop <-chan struct{}, peak chan<- uint64) {
+	sample := time.NewTicker(time.Millisecond)
+	defer sample.Stop()
+	highest := heapSize()
+	for {
+		select {
+		case <-stop:
+			peak <- highest
+			return
+		case <-sample.C:
+			highest = max(highest, heapSize())
+		}
+	}
+}
+
+func heapSize() uint64 {
+	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
+}
