@@ -35,6 +35,7 @@ func TestInspect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(s.Close)
 	manifest := []byte(`{"schemaVersion":2,"manifests":[]}`)
 	if err := s.PutManifest("library/alpine", digest.FromBytes(manifest), manifest); err != nil {
 		t.Fatal(err)

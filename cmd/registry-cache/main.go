@@ -70,7 +70,11 @@ func serve(ctx context.Context, configFile string) error {
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	limitMemory(ctx, log)
-	server, err := cacheserver.New(cfg, cacheserver.Options{Version: version, Logger: log})
+	server, err := cacheserver.New(cfg, cacheserver.Options{
+		Version: version,
+		Logger:  log,
+		Size:    config.NewSizeFile(configFile, cfg.Storage.Size, log).Get,
+	})
 	if err != nil {
 		return err
 	}

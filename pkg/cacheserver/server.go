@@ -58,6 +58,8 @@ type Options struct {
 	HeaderTimeout, IdleTimeout time.Duration
 	MaxTransfers               int
 	QueueTimeout               time.Duration
+	// Size returns the current storage.size in bytes. Default: that of the configuration.
+	Size func() int64
 	// CreateFile is that of store.Options.
 	CreateFile func(dir, prefix string) (store.File, error)
 	// Volume has the limits and the faults of the volume. Its Logger and Registerer are set by New.
@@ -106,6 +108,7 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 	o.Volume.Logger, o.Volume.Registerer = o.Logger, registry
 	s.volume = volume.New(cfg.Storage.Root, o.Volume)
 	s.store, err = store.Open(cfg.Storage.Root, store.Options{
+		Volume:     s.volume,
 		CreateFile: o.CreateFile,
 		Policy:     evict.NewLRU(cfg.Limits().TTL),
 	})
@@ -114,6 +117,8 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 	}
 	s.collector = gc.New(s.store, gc.Options{
 		Limits:     cfg.Limits(),
+		Size:       o.Size,
+		Built:      buildTime(),
 		Logger:     o.Logger,
 		Registerer: registry,
 	})
@@ -197,7 +202,7 @@ func (s *Server) ready() error {
 // Run serves until ctx ends, then lets answers that have begun end within the drain timeout, and closes everything.
 // It returns nil after an orderly end. It may be called once.
 func (s *Server) Run(ctx context.Context) error {
-	// What clients have used until the end is recorded, too.
+	// They end after the last request, so that its uses are recorded.
 	maintenance, endMaintenance := context.WithCancel(context.WithoutCancel(ctx))
 	var maintained sync.WaitGroup
 	maintained.Go(func() { s.collector.Run(maintenance) })
@@ -205,6 +210,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer func() {
 		endMaintenance()
 		maintained.Wait()
+		s.store.Close()
 		s.volume.Close()
 	}()
 	failed := make(chan error, 2)
@@ -242,9 +248,12 @@ func (s *Server) drain(ctx context.Context) error {
 	return err
 }
 
-// Close drops everything at once. It may be called more than once, and after Run.
+// Close ends all connections and requests immediately. It may be called more than once, and after Run.
 func (s *Server) Close() error {
 	err := s.closeServers()
+	if s.store != nil {
+		s.store.Close()
+	}
 	if s.volume != nil {
 		s.volume.Close()
 	}

@@ -73,6 +73,10 @@ type Debug struct {
 type Storage struct {
 	// Root is the absolute path of the folder that holds everything the server writes. Default "/var/lib/registry".
 	Root string `json:"root"`
+	// Size is the number of bytes that the content of the cache may use, for example "20Gi": the size of the claim. It limits
+	// the cache on a file system that is larger than the claim or shared with other users. The smaller one of Size and the
+	// file system applies. Default 0: the file system only. The server reads a changed value without a restart.
+	Size Bytes `json:"size,omitzero"`
 	// HighWatermark is the used share of the volume, in percent, at which eviction starts. Default 90.
 	HighWatermark int `json:"highWatermark"`
 	// LowWatermark is the used share of the volume, in percent, at which eviction ends. Default: 10 less than
@@ -145,6 +149,7 @@ func (c Config) Limits() evict.Limits {
 		TTL:           time.Duration(c.GarbageCollection.TTL),
 		HighWatermark: c.Storage.HighWatermark,
 		LowWatermark:  c.Storage.LowWatermark,
+		Size:          int64(c.Storage.Size),
 	}
 }
 

@@ -44,6 +44,9 @@ func (c Config) Validate() error {
 	if !filepath.IsAbs(c.Storage.Root) {
 		check("storage.root", fmt.Errorf("%q must be an absolute path", c.Storage.Root))
 	}
+	if c.Storage.Size < 0 {
+		check("storage.size", errors.New("must not be negative"))
+	}
 	errs = append(errs, c.ValidateLimits())
 	check("tags.revalidateAfter", validateDuration(c.Tags.RevalidateAfter))
 	check("tags.maxStale", validateDuration(c.Tags.MaxStale))

@@ -13,6 +13,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 const (
@@ -39,7 +40,7 @@ type Reader struct {
 	hit        bool // no byte came from the upstream
 	passed     bool // some bytes bypassed the cache
 	shared     int64
-	file       *os.File // for the kernel; nil until the first chunk
+	file       *volume.File // for the kernel; nil until the first chunk
 
 	offset int64 // guarded by the lock of the download
 }

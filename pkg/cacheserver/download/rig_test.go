@@ -171,6 +171,7 @@ func (r *rig) start(options Options) (stop func()) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	r.t.Cleanup(s.Close)
 	group := background.New()
 	r.Downloads = New(s, r.origin, group, options)
 	stop = sync.OnceFunc(group.Close)

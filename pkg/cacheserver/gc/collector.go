@@ -9,9 +9,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 const (
@@ -40,6 +43,8 @@ const (
 type Options struct {
 	// Limits define when content is deleted. The zero value deletes nothing.
 	Limits evict.Limits
+	// Size returns the current Limits.Size. It is called every ten seconds. Default: that of Limits.
+	Size func() int64
 	// FileSystem returns the usage of the volume. Default: StatFS of the root.
 	FileSystem func() (Space, error)
 	// Wall returns the time of the system clock. Default: time.Now. Tests set it to a wrong clock.
@@ -54,21 +59,25 @@ type Options struct {
 
 // Collector is the garbage collector of one store. It implements store.Collector.
 type Collector struct {
-	volume     store.Maintenance
-	index      *evict.Index
-	limits     evict.Limits
-	fileSystem func() (Space, error)
-	log        *slog.Logger
-	metrics    *metrics
-	clock      *clock
-	evictor    evictor
-	records    map[digest.Digest]record // until the index is complete
-	saved      []byte                   // the last content of the file of last uses
+	volume      store.Maintenance
+	index       *evict.Index
+	limits      evict.Limits // without Size
+	currentSize func() int64
+	fileSystem  func() (Space, error)
+	log         *slog.Logger
+	metrics     *metrics
+	clock       *clock
+	meter       meter
+	evictor     evictor
+	records     map[digest.Digest]record // until the index is complete
+	saved       []byte                   // the last content of the file of last uses
 
 	// grown and full contain at most one element: content was added, a write has found the volume full.
 	grown, full chan struct{}
 	requests    chan roomRequest
-	indexed     atomic.Bool // the index is complete, and Run receives requests
+	size        atomic.Int64 // Limits.Size
+	reserved    atomic.Int64 // bytes that downloads have reserved
+	indexed     atomic.Bool  // the index is complete, and Run receives requests
 }
 
 // New returns the collector of a store and reads the recorded last uses. Nothing is deleted before Run.
@@ -81,6 +90,11 @@ func New(s *store.Store, o Options) *Collector {
 		full:       make(chan struct{}, 1),
 		requests:   make(chan roomRequest),
 	}
+	c.currentSize = o.Size
+	if c.currentSize == nil {
+		c.currentSize = func() int64 { return o.Limits.Size }
+	}
+	c.size.Store(c.currentSize())
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -93,7 +107,7 @@ func New(s *store.Store, o Options) *Collector {
 	c.index = c.volume.Index()
 	reader := c.volume.Reader()
 	if c.fileSystem == nil {
-		c.fileSystem = func() (Space, error) { return StatFS(string(reader.Root)) }
+		c.fileSystem = c.statfs
 	}
 	records, invalid, err := readRecords(reader)
 	if err != nil || invalid > 0 {
@@ -101,7 +115,7 @@ func New(s *store.Store, o Options) *Collector {
 	}
 	c.records = records
 	c.clock.start(newest(records))
-	c.metrics = newMetrics(o.Registerer, c.limits, c.usage, c.oldestAge)
+	c.metrics = newMetrics(o.Registerer, c.effectiveUsage, c.oldestAge)
 	c.evictor = evictor{index: c.index, volume: c.volume, requests: c.requests, metrics: c.metrics, log: c.log}
 	return c
 }
@@ -147,7 +161,7 @@ func (c *Collector) MakeRoom(ctx context.Context, size int64, reserve func() err
 	defer tick.Stop()
 	for {
 		err := reserve()
-		if !store.IsFull(err) {
+		if !volume.IsFull(err) {
 			return err
 		}
 		select {
@@ -161,7 +175,27 @@ func (c *Collector) MakeRoom(ctx context.Context, size int64, reserve func() err
 // canMakeRoom reports whether eviction can free space for an object of this size.
 func (c *Collector) canMakeRoom(size int64) bool {
 	u, err := c.usage()
-	return err == nil && c.indexed.Load() && c.limits.Fits(u, size)
+	return err == nil && c.indexed.Load() && c.meter.isEffective(time.Now()) && c.currentLimits().Fits(u, size)
+}
+
+// Reserve implements store.Collector.
+func (c *Collector) Reserve(bytes int64) error {
+	reserved := c.reserved.Add(bytes)
+	if limits := c.currentLimits(); limits.Size > 0 && c.index.Stats().Bytes+reserved > limits.Size {
+		c.reserved.Add(-bytes)
+		return fmt.Errorf("the cache may use %d bytes: %w", limits.Size, syscall.EDQUOT)
+	}
+	return nil
+}
+
+// Release implements store.Collector.
+func (c *Collector) Release(bytes int64) { c.reserved.Add(-bytes) }
+
+// currentLimits returns the limits with the current size.
+func (c *Collector) currentLimits() evict.Limits {
+	l := c.limits
+	l.Size = c.size.Load()
+	return l
 }
 
 // oldestAge returns the time since the last use of the least recently used object, 0 without objects.
@@ -173,13 +207,24 @@ func (c *Collector) oldestAge() time.Duration {
 	return max(c.Now().Sub(oldest), 0)
 }
 
+func (c *Collector) statfs() (Space, error) {
+	stat, err := c.volume.Statfs()
+	return spaceOf(stat), err
+}
+
 // usage measures the volume.
 func (c *Collector) usage() (evict.Usage, error) {
 	stats := c.index.Stats()
-	u := evict.Usage{Own: stats.Bytes, Removable: stats.Removable, Objects: stats.Objects}
+	u := evict.Usage{Own: stats.Bytes + c.reserved.Load(), Removable: stats.Removable, Objects: stats.Objects}
 	s, err := c.fileSystem()
 	u.FileSystem, u.Inodes = s.Bytes, s.Inodes
 	return u, err
+}
+
+// effectiveUsage returns the usage in bytes of the volume, or of the configured size if that is reached first.
+func (c *Collector) effectiveUsage() (evict.Amount, error) {
+	u, err := c.usage()
+	return c.currentLimits().Effective(u), err
 }
 
 // Run indexes the volume, then deletes content and records last uses until ctx ends. The last uses are recorded again
@@ -196,9 +241,16 @@ func (c *Collector) Run(ctx context.Context) {
 	var limit int64
 	full := false
 	var settled <-chan time.Time // nil unless the volume may not show the deleted files yet
+	deleteContent := func(need evict.Need, u evict.Usage, requests ...roomRequest) {
+		if freed := c.evictor.evict(ctx, c.expiryTime, need, requests...); freed > 0 {
+			c.meter.recordDeletion(u, freed)
+			settled = time.After(settleTime)
+		}
+	}
 	c.save()
 	for {
 		c.checkClock()
+		c.size.Store(c.currentSize())
 		usage, err := c.usage()
 		if err != nil {
 			c.log.Warn("Cannot measure the volume", "error", err)
@@ -209,9 +261,7 @@ func (c *Collector) Run(ctx context.Context) {
 			limit = usage.FileSystem.Limit
 		}
 		if settled == nil {
-			if c.evictor.evict(ctx, c.expiryTime, c.limits.Need(usage, full)) > 0 {
-				settled = time.After(settleTime)
-			}
+			deleteContent(c.need(usage, full), usage)
 			full = false
 		}
 		select {
@@ -220,12 +270,11 @@ func (c *Collector) Run(ctx context.Context) {
 			settled = nil
 		case <-c.grown:
 		case <-c.full:
-			full = true
+			// While deletions are not visible yet, further failed writes require no further deletions.
+			full = full || settled == nil
 		case r := <-c.requests:
 			full = true // further requests will follow
-			if c.evictor.evict(ctx, c.expiryTime, evict.Need{}, r) > 0 {
-				settled = time.After(settleTime)
-			}
+			deleteContent(evict.Need{}, usage, r)
 		case <-save.C:
 			c.save()
 		case <-ctx.Done():
@@ -233,6 +282,20 @@ func (c *Collector) Run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// need returns what has to be evicted. If the last deletions have not freed space of the file system, its limits do not
+// apply.
+func (c *Collector) need(u evict.Usage, full bool) evict.Need {
+	now := time.Now()
+	if !c.meter.compare(u, now) {
+		c.log.Warn("Deletions do not free space on the volume; nothing is deleted for space of the file system", "duration", ineffectiveTime.String())
+	}
+	if !c.meter.isEffective(now) {
+		u.FileSystem, u.Inodes = evict.Amount{}, evict.Amount{}
+		full = full && c.currentLimits().Size > 0 && !c.currentLimits().Allows(u, 1)
+	}
+	return c.currentLimits().Need(u, full)
 }
 
 // buildIndex adds the objects of the volume to the index. It returns false if ctx ends first.

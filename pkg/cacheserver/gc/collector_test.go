@@ -18,6 +18,7 @@ import (
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 func TestWhatIsUsedStays(t *testing.T) {
@@ -82,12 +83,12 @@ func TestReadersDoNotWaitForPauses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		removing := make(chan struct{}, 10)
-		s := open(t, t.TempDir(), setup{limits: week, remove: func(path string) error {
-			if filepath.Base(path) == "data" {
+		s := open(t, t.TempDir(), setup{limits: week, fault: func(op volume.Op, path string) error {
+			if op == volume.OpRemove && filepath.Base(path) == "data" {
 				removing <- struct{}{}
 				time.Sleep(time.Second)
 			}
-			return os.Remove(path)
+			return nil
 		}})
 		stop := run(t, s)
 		defer stop()
@@ -407,11 +408,14 @@ func TestInterruptedRemoval(t *testing.T) {
 		steps := 0
 		synctest.Test(t, func(t *testing.T) {
 			root := t.TempDir()
-			s := open(t, root, setup{limits: week, remove: func(path string) error {
+			s := open(t, root, setup{limits: week, fault: func(op volume.Op, path string) error {
+				if op != volume.OpRemove || filepath.Base(path) != "link" && filepath.Base(path) != "data" {
+					return nil
+				}
 				if steps++; steps > cut {
 					return syscall.EIO
 				}
-				return os.Remove(path)
+				return nil
 			}})
 			stop := run(t, s)
 			fill := func(s *rig) {

@@ -20,15 +20,15 @@ const (
 	maxFailures = 10
 )
 
-// volume deletes objects. *store.Maintenance implements it.
-type volume interface {
+// remover deletes objects. store.Maintenance implements it.
+type remover interface {
 	Remove(v evict.Victim) error
 }
 
 // evictor deletes objects in the order of the index. It is used by one goroutine.
 type evictor struct {
 	index    *evict.Index
-	volume   volume
+	volume   remover
 	requests <-chan roomRequest
 	metrics  *metrics
 	log      *slog.Logger
@@ -80,7 +80,7 @@ func (e *evictor) evict(ctx context.Context, now func() time.Time, need evict.Ne
 }
 
 // remove deletes an object that the index has selected.
-func remove(x *evict.Index, from volume, v evict.Victim) error {
+func remove(x *evict.Index, from remover, v evict.Victim) error {
 	err := from.Remove(v)
 	if err != nil {
 		x.RemovalFailed(v.Digest)

@@ -16,8 +16,9 @@ type metrics struct {
 	evictedBytes *prometheus.CounterVec
 }
 
-// newMetrics registers the metrics, unless registerer is nil. The gauges are measured when they are scraped.
-func newMetrics(registerer prometheus.Registerer, limits evict.Limits, usage func() (evict.Usage, error), oldestAge func() time.Duration) *metrics {
+// newMetrics registers the metrics, unless registerer is nil. The gauges are measured when they are scraped: usage is the
+// effective usage of the volume in bytes, and oldestAge the time since the last use of the least recently used object.
+func newMetrics(registerer prometheus.Registerer, usage func() (evict.Amount, error), oldestAge func() time.Duration) *metrics {
 	m := &metrics{
 		evictions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "registry_cache_evictions_total",
@@ -35,7 +36,7 @@ func newMetrics(registerer prometheus.Registerer, limits evict.Limits, usage fun
 	if registerer == nil {
 		return m
 	}
-	gauge := func(name, help string, value func(evict.Usage) int64) prometheus.Collector {
+	gauge := func(name, help string, value func(evict.Amount) int64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
 			u, err := usage()
 			if err != nil {
@@ -47,9 +48,9 @@ func newMetrics(registerer prometheus.Registerer, limits evict.Limits, usage fun
 	registerer.MustRegister(
 		m.evictions, m.evictedBytes,
 		gauge("registry_cache_volume_used_bytes", "Used bytes of the volume: of its file system, or of storage.size.",
-			func(u evict.Usage) int64 { return limits.Effective(u).Used }),
+			func(a evict.Amount) int64 { return a.Used }),
 		gauge("registry_cache_volume_limit_bytes", "Usable bytes of the volume: of its file system, or storage.size.",
-			func(u evict.Usage) int64 { return limits.Effective(u).Limit }),
+			func(a evict.Amount) int64 { return a.Limit }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "registry_cache_oldest_object_age_seconds",
 			Help: "Time since the last use of the least recently used object, 0 without objects.",

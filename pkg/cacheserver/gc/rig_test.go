@@ -21,6 +21,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 const (
@@ -56,10 +57,11 @@ var week = evict.Limits{TTL: 7 * day, HighWatermark: 90, LowWatermark: 80}
 type setup struct {
 	limits     evict.Limits
 	create     func(dir, prefix string) (store.File, error)
-	remove     func(path string) error
+	fault      func(op volume.Op, path string) error
 	fileSystem func() (Space, error)
 	wall       func() time.Time
 	built      time.Time
+	size       func() int64
 }
 
 // rig is a store with a collector.
@@ -71,11 +73,13 @@ type rig struct {
 
 func open(t testing.TB, root string, o setup) *rig {
 	t.Helper()
-	s, err := store.Open(root, store.Options{CreateFile: o.create, RemoveFile: o.remove, Policy: evict.NewLRU(o.limits.TTL)})
+	files := volume.New(root, volume.Options{Fault: o.fault})
+	t.Cleanup(files.Close)
+	s, err := store.Open(root, store.Options{Volume: files, CreateFile: o.create, Policy: evict.NewLRU(o.limits.TTL)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := New(s, Options{Limits: o.limits, FileSystem: o.fileSystem, Wall: o.wall, Built: o.built})
+	c := New(s, Options{Limits: o.limits, FileSystem: o.fileSystem, Wall: o.wall, Built: o.built, Size: o.size})
 	return &rig{s, c, layout.Root(root)}
 }
 

@@ -26,6 +26,7 @@ func StatFS(path string) (Space, error) {
 	return spaceOf(stat), nil
 }
 
+// spaceOf converts the result of statfs(2).
 func spaceOf(stat syscall.Statfs_t) Space {
 	// Blocks are in units of the fragment size, see statvfs(3). Some FUSE file systems report 0.
 	unit := stat.Frsize

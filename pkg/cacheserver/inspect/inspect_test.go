@@ -48,6 +48,7 @@ func newVolume(t *testing.T) *volume {
 	if v.store, err = store.Open(v.root, store.Options{}); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(v.store.Close)
 	return v
 }
 

@@ -154,6 +154,7 @@ func (f *fixture) open(t *testing.T, so store.Options, o Options) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(s.Close)
 	f.store, f.group = s, background.New()
 	f.Manifests = New(f.group, s, f.upstream, o)
 	t.Cleanup(f.group.Close)

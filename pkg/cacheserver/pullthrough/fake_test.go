@@ -243,6 +243,7 @@ func newFixture(t *testing.T, revalidateAfter time.Duration, o store.Options) *f
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(s.Close)
 	u := newFakeUpstream()
 	c := New(s, u, Options{RevalidateAfter: revalidateAfter, MaxStale: 24 * time.Hour})
 	t.Cleanup(c.Close)

@@ -10,11 +10,12 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 // Content is an open file with content. It is not evicted before Close.
 type Content struct {
-	*os.File
+	*volume.File
 	store  *Store
 	digest digest.Digest
 }
@@ -34,7 +35,7 @@ func (s *Store) openPinned(d digest.Digest, allowed func() error) (*Content, err
 	s.pin(d)
 	err := allowed()
 	if err == nil {
-		var f *os.File
+		var f *volume.File
 		if f, err = s.open(d); err == nil {
 			return &Content{File: f, store: s, digest: d}, nil
 		}
@@ -50,13 +51,17 @@ func (s *Store) release(d digest.Digest) { s.index.Unpin(d, s.Collector().Now())
 // EmptyDigest is the digest of empty content.
 const EmptyDigest = digest.Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
-func (s *Store) open(d digest.Digest) (*os.File, error) {
-	f, err := os.Open(s.layout.Data(d))
+func (s *Store) open(d digest.Digest) (*volume.File, error) {
+	f, err := s.fs.Open(s.layout.Data(d))
 	if err != nil {
 		return nil, layout.NotFound(err)
 	}
 	info, err := f.Stat()
-	if err == nil && info.Size() == 0 && d != EmptyDigest {
+	switch {
+	case err != nil:
+	case !info.Mode().IsRegular():
+		err = fmt.Errorf("%w: not a regular file", ErrNotFound)
+	case info.Size() == 0 && d != EmptyDigest:
 		// A power failure can leave an empty file if it was renamed without fsync.
 		err = fmt.Errorf("%w: the file is empty", ErrNotFound)
 	}
@@ -68,7 +73,7 @@ func (s *Store) open(d digest.Digest) (*os.File, error) {
 
 // stored updates the index after content was written, successfully or not. The caller has pinned the digest.
 func (s *Store) stored(d digest.Digest) {
-	info, err := os.Stat(s.layout.Data(d))
+	info, err := s.fs.Stat(s.layout.Data(d))
 	if err != nil {
 		return // the caller returns the error of the write
 	}

@@ -7,12 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 const (
@@ -22,7 +21,7 @@ const (
 	publishAttempts = 5
 )
 
-// File is a new file. One goroutine writes it, many read it. *os.File implements it.
+// File is a new file. One goroutine writes it, many read it. *volume.File implements it.
 type File interface {
 	io.WriteCloser
 	io.ReaderAt
@@ -33,10 +32,10 @@ type File interface {
 
 // disk writes and deletes files on the volume. A path gets its content by a rename, so it always has complete content.
 type disk struct {
+	fs         *volume.FS
 	layout     layout.Root
 	reader     layout.Reader
 	createFile func(dir, prefix string) (File, error)
-	removeFile func(path string) error
 	// full is called when a write fails because the volume is full.
 	full func()
 }
@@ -59,7 +58,7 @@ func (d *disk) create(prefix string) (_ File, err error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return f, err
 	}
-	if err := os.MkdirAll(dir, dirMode); err != nil {
+	if err := d.fs.MkdirAll(dir, dirMode); err != nil {
 		return nil, err
 	}
 	return d.createFile(dir, prefix)
@@ -81,10 +80,10 @@ func (d *disk) writeWith(path string, durability durability, write func(io.Write
 	}
 	if err := write(f); err != nil {
 		d.noticeFull(err)
-		return errors.Join(err, f.Close(), os.Remove(f.Name()))
+		return errors.Join(err, f.Close(), d.removeIfExists(f.Name()))
 	}
 	if err := d.rename(f, path, durability); err != nil {
-		return errors.Join(err, f.Close(), removeIfExists(f.Name()))
+		return errors.Join(err, f.Close(), d.removeIfExists(f.Name()))
 	}
 	return f.Close()
 }
@@ -94,7 +93,7 @@ func (d *disk) publish(f File, path string) error { return d.rename(f, path, dur
 
 func (d *disk) rename(f File, path string, durability durability) (err error) {
 	defer func() { d.noticeFull(err) }()
-	if err := os.Chmod(f.Name(), fileMode); err != nil {
+	if err := d.fs.Chmod(f.Name(), fileMode); err != nil {
 		return err
 	}
 	if durability {
@@ -104,8 +103,8 @@ func (d *disk) rename(f File, path string, durability durability) (err error) {
 	}
 	dir := filepath.Dir(path)
 	for range publishAttempts {
-		if err = mkdirAll(dir, durability); err == nil {
-			err = os.Rename(f.Name(), path)
+		if err = d.mkdirAll(dir, durability); err == nil {
+			err = d.fs.Rename(f.Name(), path)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			break
@@ -114,14 +113,35 @@ func (d *disk) rename(f File, path string, durability durability) (err error) {
 	if err != nil || !durability {
 		return err
 	}
-	return syncDir(dir)
+	return d.fs.SyncDir(dir)
 }
 
 // noticeFull requests an eviction if err is the error of a write on a full volume.
 func (d *disk) noticeFull(err error) {
-	if IsFull(err) {
+	if volume.IsFull(err) {
 		d.full()
 	}
+}
+
+// mkdirAll is FS.MkdirAll, with an fsync of the changed directories if durable.
+func (d *disk) mkdirAll(dir string, durability durability) error {
+	if !durability {
+		return d.fs.MkdirAll(dir, dirMode)
+	}
+	if _, err := d.fs.Stat(dir); err == nil || errors.Is(err, volume.ErrHung) {
+		return err
+	}
+	parent := filepath.Dir(dir)
+	if parent == dir {
+		return fmt.Errorf("creating %s: %w", dir, fs.ErrNotExist)
+	}
+	if err := d.mkdirAll(parent, durability); err != nil {
+		return err
+	}
+	if err := d.fs.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return d.fs.SyncDir(parent)
 }
 
 // removeUpTo deletes a file, which may be missing, and its parent directories that become empty, up to root.
@@ -129,12 +149,12 @@ func (d *disk) removeUpTo(path, root string) error {
 	if err := errors.Join(d.removeIfExists(path), d.removeTemporary(path)); err != nil {
 		return err
 	}
-	prune(filepath.Dir(path), root)
+	d.prune(filepath.Dir(path), root)
 	return nil
 }
 
 func (d *disk) removeIfExists(path string) error {
-	if err := d.removeFile(path); !errors.Is(err, fs.ErrNotExist) {
+	if err := d.fs.Remove(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -149,7 +169,7 @@ func (d *disk) removeTemporary(path string) error {
 	}
 	for _, entry := range entries {
 		if strings.HasPrefix(entry.Name(), name+".") && strings.HasSuffix(entry.Name(), ".tmp") {
-			if err := removeIfExists(dir + entry.Name()); err != nil {
+			if err := d.removeIfExists(dir + entry.Name()); err != nil {
 				return err
 			}
 		}
@@ -159,54 +179,10 @@ func (d *disk) removeTemporary(path string) error {
 
 // prune deletes empty directories from dir up to root, which stays. An error leaves an empty directory, which is
 // harmless.
-func prune(dir, root string) {
+func (d *disk) prune(dir, root string) {
 	for ; len(dir) > len(root); dir = filepath.Dir(dir) {
-		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := d.fs.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return
 		}
 	}
 }
-
-// mkdirAll is os.MkdirAll, with an fsync of the changed directories if durable.
-func mkdirAll(dir string, durability durability) error {
-	if !durability {
-		return os.MkdirAll(dir, dirMode)
-	}
-	if _, err := os.Stat(dir); err == nil {
-		return nil
-	}
-	parent := filepath.Dir(dir)
-	if parent == dir {
-		return fmt.Errorf("creating %s: %w", dir, fs.ErrNotExist)
-	}
-	if err := mkdirAll(parent, durability); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncDir(parent)
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
-func removeIfExists(path string) error {
-	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-// IsFull reports whether a write has failed because the volume, or a quota, has no space or no inodes left.
-func IsFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-}
-
-// removeTree deletes a directory and its content.
-func removeTree(dir string) error { return os.RemoveAll(dir) }

@@ -18,6 +18,7 @@ func FuzzLink(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	f.Cleanup(s.Close)
 	if err := tryCommit(s, repository); err != nil {
 		f.Fatal(err)
 	}

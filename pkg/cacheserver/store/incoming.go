@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -103,6 +103,7 @@ type Incoming struct {
 	digest    digest.Digest
 	committed bool
 	kept      bool
+	reserved  int64 // bytes that Close releases
 }
 
 // Receive returns the partial download with the digest and its progress, or a new one. Content with the digest is not
@@ -116,13 +117,13 @@ func (s *Store) Receive(d digest.Digest) (*Incoming, Progress, error) {
 		}
 		if !errors.Is(err, errInUse) {
 			// It cannot be resumed, so its space is more useful.
-			_ = removePartial(path)
+			_ = s.removePartial(path)
 		}
 	}
 	f, err := s.create(d.Encoded() + "-")
 	if err == nil {
 		if err = lock(f); err != nil {
-			err = errors.Join(err, f.Close(), os.Remove(f.Name()))
+			err = errors.Join(err, f.Close(), s.removeIfExists(f.Name()))
 		}
 	}
 	if err != nil {
@@ -134,7 +135,7 @@ func (s *Store) Receive(d digest.Digest) (*Incoming, Progress, error) {
 
 // reopen opens a partial download and reads its record. Bytes that the file lacks are not part of the progress.
 func (s *Store) reopen(path string, d digest.Digest) (_ File, _ Progress, err error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := s.fs.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, Progress{}, err
 	}
@@ -217,10 +218,10 @@ func (i *Incoming) WriteAt(b []byte, offset int64) (int, error) {
 
 // Open returns the file with a position of its own, so that the kernel can send it. The caller closes it. It fails after
 // Discard.
-func (i *Incoming) Open() (*os.File, error) {
-	f, err := os.Open(i.file.Name())
+func (i *Incoming) Open() (*volume.File, error) {
+	f, err := i.store.fs.Open(i.file.Name())
 	if errors.Is(err, fs.ErrNotExist) {
-		f, err = os.Open(i.store.layout.Data(i.digest)) // Commit moves it there
+		f, err = i.store.fs.Open(i.store.layout.Data(i.digest)) // Commit moves it there
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening blob %s: %w", i.digest, err)
@@ -232,12 +233,12 @@ func (i *Incoming) Open() (*os.File, error) {
 // clients receive any byte. If the space is missing, other partial downloads and the least recently used content are
 // deleted, which takes some seconds at most. A volume that does not support reservations is no error.
 func (i *Incoming) Reserve(ctx context.Context, size int64) error {
-	try := func() error { return allocate(i.file, size) }
+	try := func() error { return i.reserve(size) }
 	err := try()
-	for IsFull(err) && i.store.dropPartial() {
+	for volume.IsFull(err) && i.store.dropPartial() {
 		err = try()
 	}
-	if IsFull(err) {
+	if volume.IsFull(err) {
 		err = i.store.Collector().MakeRoom(ctx, size, try)
 	}
 	if err != nil {
@@ -247,13 +248,27 @@ func (i *Incoming) Reserve(ctx context.Context, size int64) error {
 	return nil
 }
 
+// reserve reserves the space once, within the size of the cache and on the file system.
+func (i *Incoming) reserve(size int64) error {
+	collector := i.store.Collector()
+	if err := collector.Reserve(size); err != nil {
+		return err
+	}
+	if err := allocate(i.file, size); err != nil {
+		collector.Release(size)
+		return err
+	}
+	i.reserved += size
+	return nil
+}
+
 // dropPartial deletes one partial download. It returns false if there is none.
 func (s *Store) dropPartial() bool {
 	path := s.partials.takeAny()
 	if path == "" {
 		return false
 	}
-	_ = removePartial(path) // the caller finds out whether there is space now
+	_ = s.removePartial(path) // the caller finds out whether there is space now
 	return true
 }
 
@@ -288,7 +303,7 @@ func (i *Incoming) Commit(verified digest.Digest, repositories []string) error {
 			return err
 		}
 	}
-	return removeIfExists(i.file.Name() + recordSuffix)
+	return i.store.removeIfExists(i.file.Name() + recordSuffix)
 }
 
 // Keep records the progress and keeps the file for the next call of Receive, also after a restart.
@@ -305,7 +320,7 @@ func (i *Incoming) Discard() error {
 	if i.committed {
 		return nil
 	}
-	return removePartial(i.file.Name())
+	return i.store.removePartial(i.file.Name())
 }
 
 // Close releases the file.
@@ -318,6 +333,7 @@ func (i *Incoming) Close() error {
 		// Not earlier, because the file is locked until it is closed.
 		i.store.partials.add(i.digest, i.file.Name())
 	}
+	i.store.Collector().Release(i.reserved)
 	i.store.release(i.digest)
 	if err != nil {
 		return fmt.Errorf("closing blob %s: %w", i.digest, err)
@@ -326,42 +342,40 @@ func (i *Incoming) Close() error {
 }
 
 // removePartial deletes a partial file and its record.
-func removePartial(path string) error {
-	return errors.Join(removeIfExists(path), removeIfExists(path+recordSuffix))
+func (d *disk) removePartial(path string) error {
+	return errors.Join(d.removeIfExists(path), d.removeIfExists(path+recordSuffix))
 }
 
-// adoptPartials finds the blobs whose download an earlier process did not finish. It deletes everything else in the
-// folder, except files of another running process.
-func (s *Store) adoptPartials() error {
-	dir := s.layout.Partials()
+// adoptPartials finds the blobs whose download an earlier process did not finish. It deletes all other files in the
+// directory, except files of another running process. Directories, and files that cannot be deleted, are problems.
+func (s *Store) adoptPartials(dir string) {
 	entries, err := s.reader.ReadDir(dir)
-	if err != nil {
-		return err
+	if errors.Is(err, syscall.ENOTDIR) {
+		err = errors.New("must be a directory; nothing can be stored until it is deleted")
 	}
-	records := map[string]bool{}
+	s.addProblem(dir, err)
+	names := map[string]bool{}
 	for _, entry := range entries {
-		if name, ok := strings.CutSuffix(entry.Name(), recordSuffix); ok {
-			records[name] = true
-		}
+		names[entry.Name()] = true
 	}
 	for _, entry := range entries {
-		path := filepath.Join(dir, entry.Name())
-		if strings.HasSuffix(path, recordSuffix) && exists(strings.TrimSuffix(path, recordSuffix)) {
-			continue // with its file
-		}
-		if records[entry.Name()] && s.adopt(path) {
-			continue
-		}
-		if err := removeUnused(path); err != nil {
-			return fmt.Errorf("deleting a partial file: %w", err)
+		name, path := entry.Name(), filepath.Join(dir, entry.Name())
+		file, isRecord := strings.CutSuffix(name, recordSuffix)
+		switch {
+		case entry.IsDir():
+			s.addProblem(path, errors.New("unexpected directory; it is not used and can be deleted"))
+		case isRecord && names[file]:
+			// Handled with its file.
+		case names[name+recordSuffix] && s.adopt(path):
+		default:
+			s.addProblem(path, s.removeUnused(path))
 		}
 	}
-	return nil
 }
 
 // adopt makes a partial download available to Receive, unless it is too old or unusable.
 func (s *Store) adopt(path string) bool {
-	info, err := os.Stat(path)
+	info, err := s.fs.Stat(path)
 	if err != nil || time.Since(info.ModTime()) > keepPartial {
 		return false
 	}
@@ -373,25 +387,17 @@ func (s *Store) adopt(path string) bool {
 	return true
 }
 
-// removeUnused deletes a partial file unless another process uses it.
-func removeUnused(path string) error {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+// removeUnused deletes a partial file unless another process uses it, or has deleted it.
+func (s *Store) removeUnused(path string) error {
+	f, err := s.fs.Open(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil
+	case err != nil:
+		return s.removePartial(path) // a file of another owner, or no regular file: it is not in use by a cache
 	}
-	if err != nil {
-		return err
-	}
-	err = lock(f)
-	if errors.Is(err, errInUse) {
+	if err := lock(f); errors.Is(err, errInUse) {
 		return f.Close()
 	}
-	return errors.Join(err, removePartial(path), f.Close())
+	return errors.Join(s.removePartial(path), f.Close())
 }
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
-}
-
-var _ io.ReaderAt = (*Incoming)(nil)

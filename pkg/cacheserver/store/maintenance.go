@@ -9,6 +9,7 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 
@@ -66,7 +67,7 @@ func (m Maintenance) PruneLink(d digest.Digest, l evict.Link) error {
 
 func (m Maintenance) prune(path, root string) error {
 	err := m.store.removeTemporary(path)
-	prune(filepath.Dir(path), root) // only empty directories
+	m.store.disk.prune(filepath.Dir(path), root) // only empty directories
 	return err
 }
 
@@ -77,8 +78,8 @@ func (m Maintenance) RemoveCorruptTag(l evict.Link) error {
 
 // RemoveUploads deletes the partial downloads of a stock registry, and the directory of the repository if it is empty.
 func (m Maintenance) RemoveUploads(repository string) error {
-	err := removeTree(m.store.layout.Uploads(repository))
-	prune(m.store.layout.Repository(repository), m.store.layout.Repositories())
+	err := m.store.fs.RemoveAll(m.store.layout.Uploads(repository))
+	m.store.disk.prune(m.store.layout.Repository(repository), m.store.layout.Repositories())
 	return err
 }
 
@@ -89,5 +90,13 @@ func (m Maintenance) WriteFile(path string, write func(io.Writer) error) error {
 
 // RemoveFile deletes a file, which may be missing, and its temporary files of a stock registry.
 func (m Maintenance) RemoveFile(path string) error {
-	return errors.Join(removeIfExists(path), m.store.removeTemporary(path))
+	return errors.Join(m.store.removeIfExists(path), m.store.removeTemporary(path))
 }
+
+// Statfs returns the usage of the file system.
+func (m Maintenance) Statfs() (syscall.Statfs_t, error) {
+	return m.store.fs.Statfs(string(m.store.layout))
+}
+
+// AddProblem records a problem of the volume that a scan has found. A nil error records nothing.
+func (m Maintenance) AddProblem(path string, err error) { m.store.addProblem(path, err) }

@@ -4,38 +4,24 @@ package store
 
 import (
 	"errors"
-	"os"
 	"syscall"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
-// keepSize is FALLOC_FL_KEEP_SIZE of fallocate(2).
-const keepSize = 1
-
 // allocate allocates space for a file without a change of its size. It returns an error only if the space is not
-// available (ENOSPC, EDQUOT) or the volume fails (EIO): other errors mean that the file system cannot reserve space.
+// available (ENOSPC, EDQUOT), or if the volume fails (EIO) or hangs. Any other error means that the file system cannot
+// reserve space: besides EOPNOTSUPP, file systems return EINVAL, EPERM, ENODEV and others.
 func allocate(f File, size int64) error {
-	conn, ok := f.(syscall.Conn)
+	allocator, ok := f.(interface {
+		Allocate(offset, size int64) error
+	})
 	if !ok || size <= 0 {
 		return nil
 	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
+	err := allocator.Allocate(0, size)
+	if volume.IsFull(err) || errors.Is(err, syscall.EIO) || errors.Is(err, volume.ErrHung) {
 		return err
-	}
-	var allocateErr error
-	err = raw.Control(func(fd uintptr) {
-		for {
-			allocateErr = syscall.Fallocate(int(fd), keepSize, 0, size)
-			if !errors.Is(allocateErr, syscall.EINTR) {
-				return
-			}
-		}
-	})
-	if err != nil {
-		return err
-	}
-	if IsFull(allocateErr) || errors.Is(allocateErr, syscall.EIO) {
-		return os.NewSyscallError("fallocate", allocateErr)
 	}
 	return nil
 }

@@ -3,26 +3,62 @@
 package store
 
 import (
+	"errors"
+	"fmt"
 	"io"
+	"os"
 	"strconv"
+	"syscall"
 	"testing"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
-// limitedFile is on a volume that cannot reserve space, because it does not tell which file it is.
-type limitedFile struct{ File }
-
-func TestReserveWithoutSupport(t *testing.T) {
+// Only a volume that is full, or fails, makes a reservation fail.
+func TestReserveErrors(t *testing.T) {
 	t.Parallel()
-	s, err := Open(t.TempDir(), Options{})
-	if err != nil {
-		t.Fatal(err)
+	for injected, want := range map[error]bool{
+		nil: true, syscall.EINVAL: true, syscall.EPERM: true, syscall.ENODEV: true, syscall.ENOSYS: true, syscall.EOPNOTSUPP: true, syscall.ESPIPE: true,
+		syscall.ENOSPC: false, syscall.EDQUOT: false, syscall.EIO: false,
+	} {
+		t.Run(fmt.Sprint(injected), func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			files := volume.New(root, volume.Options{Fault: func(op volume.Op, _ string) error {
+				if op == volume.OpAllocate {
+					return injected
+				}
+				return nil
+			}})
+			t.Cleanup(files.Close)
+			p, _, err := open(t, root, Options{Volume: files}).Receive(layerDigest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			err = p.Reserve(t.Context(), 4096)
+			if want && err != nil || !want && !errors.Is(err, injected) {
+				t.Errorf("got %v", err)
+			}
+		})
 	}
+}
+
+// Reserving does not change the size of the file, and a file without support is no error.
+func TestAllocate(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), Options{})
 	f, err := s.create("x")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	for _, file := range []File{f, limitedFile{f}} {
+	other, err := os.Create(t.TempDir() + "/other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for _, file := range []File{f, other} {
 		if err := allocate(file, 4096); err != nil {
 			t.Error(err)
 		}
@@ -33,6 +69,6 @@ func TestReserveWithoutSupport(t *testing.T) {
 	got := make([]byte, 100)
 	n, err := f.ReadAt(got, 0)
 	if err != io.EOF || string(got[:n]) != "content" {
-		t.Errorf("the file has %s and %v: reserving changes the size", strconv.Quote(string(got[:n])), err)
+		t.Errorf("the file has %s and %v", strconv.Quote(string(got[:n])), err)
 	}
 }

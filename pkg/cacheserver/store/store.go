@@ -14,7 +14,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +22,7 @@ import (
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -35,11 +36,12 @@ var (
 
 // Options are the optional parts of a Store.
 type Options struct {
-	// CreateFile creates a file in dir whose name starts with prefix, for all writes. Default: os.CreateTemp. Tests use it
+	// Volume has the file system calls. Default: a new one that Close closes, with deadlines of one minute, for tests and
+	// tools.
+	Volume *volume.FS
+	// CreateFile creates a file in dir whose name starts with prefix, for all writes. Default: Volume.Create. Tests use it
 	// to inject errors.
 	CreateFile func(dir, prefix string) (File, error)
-	// RemoveFile removes a file that is evicted. Default: os.Remove. Tests use it to inject errors.
-	RemoveFile func(path string) error
 	// Policy defines the order of eviction. Default: LRU without a TTL, which evicts nothing.
 	Policy evict.Policy
 }
@@ -51,6 +53,9 @@ type Collector interface {
 	Grown()
 	// Full: a write has failed because the volume is full.
 	Full()
+	// Reserve reserves bytes of the configured size of the cache. Errors wrap EDQUOT if that is exceeded. Release reverts it.
+	Reserve(bytes int64) error
+	Release(bytes int64)
 	// MakeRoom evicts content for an object of size bytes if reserve fails because the volume is full, and calls reserve
 	// again. It returns the last error of reserve. It returns within a few seconds.
 	MakeRoom(ctx context.Context, size int64, reserve func() error) error
@@ -66,7 +71,9 @@ func (noCollector) Full()  {}
 func (noCollector) MakeRoom(_ context.Context, _ int64, reserve func() error) error {
 	return reserve()
 }
-func (noCollector) Now() time.Time { return time.Now() }
+func (noCollector) Reserve(int64) error { return nil }
+func (noCollector) Release(int64)       {}
+func (noCollector) Now() time.Time      { return time.Now() }
 
 // Store is the content of one volume. It is safe for concurrent use. Repository names and tags must be valid by the
 // grammar of package oci, because they become paths.
@@ -75,40 +82,60 @@ type Store struct {
 	tags      *tags
 	index     *evict.Index
 	collector atomic.Pointer[Collector]
-	// partials are the downloads that an earlier process, or this one, has interrupted.
-	partials *partials
+	problems  problems
+	close     func() // nil if the volume belongs to the caller
+	partials  *partials
 }
 
-// Open returns the store in the directory root, which is created if it is missing. It keeps the
-// partial downloads of an earlier process for Receive.
+// Open returns the store in the directory root. It creates the directory if it is missing, and keeps the partial
+// downloads of an earlier process for Receive. It succeeds on any volume: Problems reports what is wrong, and requests fail
+// with the errors of the volume. It returns an error only if root is not an absolute path. The caller calls Close.
 func Open(root string, o Options) (*Store, error) {
+	if !filepath.IsAbs(root) {
+		return nil, fmt.Errorf("opening store: %q must be an absolute path", root)
+	}
+	s := &Store{}
 	if o.Policy == nil {
 		o.Policy = evict.NewLRU(0)
 	}
-	s := &Store{index: evict.NewIndex(o.Policy), partials: newPartials()}
+	if o.Volume == nil {
+		o.Volume = volume.New(root, volume.Options{Timeout: time.Minute, SyncTimeout: time.Minute})
+		s.close = o.Volume.Close
+	}
+	if o.CreateFile == nil {
+		o.CreateFile = func(dir, prefix string) (File, error) { return created(o.Volume.Create(dir, prefix)) }
+	}
+	s.index, s.partials = evict.NewIndex(o.Policy), newPartials()
 	s.disk = &disk{
+		fs:         o.Volume,
 		layout:     layout.Root(root),
-		reader:     layout.Reader{Root: layout.Root(root), FS: layout.OS{}},
+		reader:     layout.Reader{Root: layout.Root(root), FS: o.Volume},
 		createFile: o.CreateFile,
-		removeFile: o.RemoveFile,
 		full:       func() { s.Collector().Full() },
-	}
-	if s.createFile == nil {
-		s.createFile = func(dir, prefix string) (File, error) { return os.CreateTemp(dir, prefix) }
-	}
-	if s.removeFile == nil {
-		s.removeFile = os.Remove
 	}
 	s.tags = newTags(s.disk)
 	s.setCollector(noCollector{})
-	if err := os.MkdirAll(root, dirMode); err != nil {
-		return nil, fmt.Errorf("opening store: %w", err)
-	}
-	if err := s.adoptPartials(); err != nil {
-		return nil, fmt.Errorf("opening store: %w", err)
-	}
+	s.prepare()
 	return s, nil
 }
+
+// created converts the results of FS.Create: a nil *volume.File must not become a File that is not nil.
+func created(f *volume.File, err error) (File, error) {
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Close releases the resources of the store. Files that are still open stay usable only if Options.Volume was set.
+func (s *Store) Close() {
+	if s.close != nil {
+		s.close()
+	}
+}
+
+// Problems returns the problems of the volume that Open, or a scan of the volume, has found.
+func (s *Store) Problems() []Problem { return s.problems.list() }
 
 // Collector returns the collector of the store.
 func (s *Store) Collector() Collector { return *s.collector.Load() }
@@ -117,9 +144,9 @@ func (s *Store) setCollector(c Collector) { s.collector.Store(&c) }
 
 // Check returns an error if the volume cannot be read.
 func (s *Store) Check() error {
-	_, err := os.Stat(s.layout.Partials())
+	_, err := s.fs.Stat(s.layout.Partials())
 	if errors.Is(err, fs.ErrNotExist) {
-		_, err = os.Stat(string(s.layout))
+		_, err = s.fs.Stat(string(s.layout))
 	}
 	return err
 }

@@ -422,6 +422,7 @@ func open(t *testing.T, root string, o Options) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(s.Close)
 	return s
 }
 

@@ -77,9 +77,9 @@ func (t *tags) removeFiles(repository, tag string) error {
 		return fmt.Errorf("removing tag %s:%s: %w", repository, tag, err)
 	}
 	dir := t.layout.Tag(repository, tag)
-	if err := removeTree(dir); err != nil {
+	if err := t.fs.RemoveAll(dir); err != nil {
 		return fmt.Errorf("removing tag %s:%s: %w", repository, tag, err)
 	}
-	prune(filepath.Dir(dir), t.layout.Repositories())
+	t.prune(filepath.Dir(dir), t.layout.Repositories())
 	return nil
 }

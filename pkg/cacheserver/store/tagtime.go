@@ -3,7 +3,9 @@
 package store
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 )
@@ -11,8 +13,8 @@ import (
 // TagTime returns the time of the last call of SetTag that changed the tag, or of TouchTag. It is the modification time of
 // the tag's link, so it survives a restart. Errors wrap ErrNotFound if the tag is not stored.
 func (s *Store) TagTime(repository, tag string) (time.Time, error) {
-	info, err := os.Stat(s.layout.TagLink(repository, tag))
-	if os.IsNotExist(err) {
+	info, err := s.fs.Stat(s.layout.TagLink(repository, tag))
+	if errors.Is(err, fs.ErrNotExist) {
 		err = ErrNotFound
 	}
 	if err != nil {

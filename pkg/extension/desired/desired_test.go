@@ -140,6 +140,7 @@ func TestServerReadsItsConfig(t *testing.T) {
 		GarbageCollection: &v1alpha3.GarbageCollection{
 			TTL: &metav1.Duration{Duration: 90 * time.Minute}, HighWatermark: new(int32(60)),
 		},
+		Volume: &v1alpha3.Volume{Size: new(resource.MustParse("20G"))},
 	})
 	secrets := Secrets{Credentials: &Credentials{Username: "robot", Password: "hunter2"}}
 	for _, obj := range workload(t, cache, secrets, Options{Image: "i", CABundle: "pem"}) {
@@ -158,6 +159,7 @@ func TestServerReadsItsConfig(t *testing.T) {
 		}
 		want.GarbageCollection.TTL = config.Duration(90 * time.Minute)
 		want.Storage.HighWatermark, want.Storage.LowWatermark = 60, 50
+		want.Storage.Size = 20e9
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}

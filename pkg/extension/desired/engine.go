@@ -57,6 +57,7 @@ func registryCache(cache v1alpha3.RegistryCache, secrets Secrets, options Option
 	server.GarbageCollection.TTL = config.Duration(cache.GarbageCollection.TTL.Duration)
 	server.Storage.HighWatermark = int(*cache.GarbageCollection.HighWatermark)
 	server.Storage.LowWatermark = int(*cache.GarbageCollection.LowWatermark)
+	server.Storage.Size = config.Bytes(cache.Volume.Size.Value())
 	if TLS(cache) {
 		server.Listen.TLS = serverTLS()
 	}
@@ -74,13 +75,19 @@ func registryCache(cache v1alpha3.RegistryCache, secrets Secrets, options Option
 		return engine{}, err
 	}
 	files[registryCacheKey] = configuration
+	// The server reads a changed size without a restart.
+	server.Storage.Size = 0
+	readOnce, err := server.Marshal()
+	if err != nil {
+		return engine{}, err
+	}
 	return engine{
 		files:         files,
 		configDir:     registryCacheDir,
 		args:          []string{"serve", "--config", registryCacheDir + "/" + registryCacheKey},
 		readinessPath: contract.ReadyPath,
 		livenessPath:  contract.HealthPath,
-		checksum:      checksum(map[string][]byte{registryCacheKey: configuration, caBundleKey: []byte(options.CABundle)}),
+		checksum:      checksum(map[string][]byte{registryCacheKey: readOnce, caBundleKey: []byte(options.CABundle)}),
 	}, nil
 }
 

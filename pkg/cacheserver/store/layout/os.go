@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 // OS is an FS without deadlines, for programs that only read a volume. It does not change the access times of files if the
@@ -38,7 +40,7 @@ func (OS) ReadFile(path string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if int64(len(content)) > limit {
-		return nil, fmt.Errorf("%w: %s has more than %d bytes", ErrTooLarge, path, limit)
+		return nil, fmt.Errorf("%w: %s has more than %d bytes", volume.ErrTooLarge, path, limit)
 	}
 	return content, nil
 }

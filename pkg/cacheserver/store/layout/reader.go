@@ -10,23 +10,20 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
 // maxLinkSize bounds the file of a link, in bytes. A valid one has 71 bytes.
 const maxLinkSize = 256
 
-// Errors.
-var (
-	// ErrNotFound is wrapped by errors about content, links and tags that do not exist or are corrupt.
-	ErrNotFound = errors.New("not in the store")
-	// ErrTooLarge is wrapped by the errors of FS.ReadFile about files that are larger than the limit.
-	ErrTooLarge = errors.New("the file is too large")
-)
+// ErrNotFound is wrapped by errors about content, links and tags that do not exist or are corrupt.
+var ErrNotFound = errors.New("not in the store")
 
-// FS contains the file system calls of a Reader. It must be safe for concurrent use.
+// FS contains the file system calls of a Reader. *volume.FS implements it. It must be safe for concurrent use.
 type FS interface {
-	// ReadFile returns the content of a file of at most limit bytes. Errors about larger files wrap ErrTooLarge.
+	// ReadFile returns the content of a file of at most limit bytes. Errors about larger files wrap
+	// volume.ErrTooLarge.
 	ReadFile(path string, limit int64) ([]byte, error)
 	Stat(path string) (fs.FileInfo, error)
 	ReadDir(path string) ([]fs.DirEntry, error)
@@ -99,7 +96,7 @@ func (r Reader) readBounded(path string, limit int64) ([]byte, error) {
 // NotFound wraps ErrNotFound around errors about files that do not exist or are too large. It returns other errors, and
 // nil, unchanged.
 func NotFound(err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrTooLarge) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, volume.ErrTooLarge) {
 		return fmt.Errorf("%w: %w", ErrNotFound, err)
 	}
 	return err

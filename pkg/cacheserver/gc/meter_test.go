@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package gc
+
+import (
+	"errors"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
+)
+
+func TestMeter(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	usage := func(used, own int64) evict.Usage {
+		return evict.Usage{FileSystem: evict.Amount{Used: used, Limit: 1000}, Own: own}
+	}
+	for name, test := range map[string]struct {
+		deleted int64
+		after   evict.Usage
+		want    bool
+	}{
+		"nothing deleted":                     {0, usage(900, 800), true},
+		"freed":                               {200, usage(700, 600), true},
+		"new content was stored concurrently": {200, usage(900, 800), true},
+		"half is not visible yet":             {200, usage(800, 600), true},
+		"others have used it":                 {200, usage(900, 600), false},
+		"below 1 % of the file system":        {9, usage(900, 791), true},
+		"not measured":                        {200, evict.Usage{Own: 600}, true},
+	} {
+		m := meter{ineffective: maxIneffective - 1}
+		if test.deleted > 0 {
+			m.recordDeletion(usage(900, 800), test.deleted)
+		}
+		if got := m.compare(test.after, now); got != test.want {
+			t.Errorf("%s: got %t, want %t", name, got, test.want)
+		}
+		if m.isEffective(now) != test.want || !m.isEffective(now.Add(ineffectiveTime)) {
+			t.Errorf("%s: effective now %t, later %t", name, m.isEffective(now), m.isEffective(now.Add(ineffectiveTime)))
+		}
+	}
+}
+
+func TestSpaceOf(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		stat syscall.Statfs_t
+		want Space
+	}{
+		"fragment size": {syscall.Statfs_t{Bsize: 1 << 20, Frsize: 4096, Blocks: 100, Bfree: 40, Bavail: 30, Files: 50, Ffree: 20},
+			Space{Bytes: evict.Amount{Used: 60 * 4096, Limit: 90 * 4096}, Inodes: evict.Amount{Used: 30, Limit: 50}}},
+		"no fragment size, no inodes": {syscall.Statfs_t{Bsize: 4096, Blocks: 100, Bfree: 40, Bavail: 40},
+			Space{Bytes: evict.Amount{Used: 60 * 4096, Limit: 100 * 4096}}},
+	} {
+		if got := spaceOf(test.stat); got != test.want {
+			t.Errorf("%s: got %+v, want %+v", name, got, test.want)
+		}
+	}
+}
+
+// stored returns the number of stored objects.
+func stored(t *testing.T, s *rig, all []digest.Digest) (n int) {
+	t.Helper()
+	for _, d := range all {
+		if has(t, s, d) {
+			n++
+		}
+	}
+	return n
+}
+
+// Other files fill the file system: the cache must not delete all of its content again and again.
+func TestOthersFillTheFileSystem(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		fileSystem func(own int64) Space
+		want       int // objects of 100 bytes that remain
+	}{
+		"95 % are used by others":  {func(own int64) Space { return Space{Bytes: evict.Amount{Used: 19<<30 + own, Limit: 20 << 30}} }, 8},
+		"deletions have no effect": {func(int64) Space { return Space{Bytes: evict.Amount{Used: 950, Limit: 1000}} }, 4},
+		"others use what is freed": {func(own int64) Space { return Space{Bytes: evict.Amount{Used: max(950, 150+own), Limit: 1000}} }, 4},
+		"deletions have an effect": {func(own int64) Space { return Space{Bytes: evict.Amount{Used: 150 + own, Limit: 1000}} }, 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				root := t.TempDir()
+				v := newFakeVolume(root, 1)
+				filled := false
+				s := open(t, root, setup{limits: week, fileSystem: func() (Space, error) {
+					own, err := v.measure()
+					if !filled {
+						return Space{Bytes: evict.Amount{Used: 0, Limit: 1000}}, err
+					}
+					return test.fileSystem(own.Bytes.Used), err
+				}})
+				defer run(t, s)()
+				var all []digest.Digest
+				for n := range 8 {
+					all = append(all, sized(t, s, n, 100))
+				}
+				filled = true
+				time.Sleep(5 * time.Minute)
+				synctest.Wait()
+				if got := stored(t, s, all); got != test.want {
+					t.Errorf("%d objects remain, want %d", got, test.want)
+				}
+			})
+		})
+	}
+}
+
+// The configured size limits the content on a file system that is larger, and a larger size applies without a restart.
+func TestSize(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		root := t.TempDir()
+		var size atomic.Int64
+		size.Store(1000)
+		s := open(t, root, setup{limits: week, size: size.Load,
+			fileSystem: func() (Space, error) { return Space{Bytes: evict.Amount{Used: 1 << 30, Limit: 1 << 60}}, nil }})
+		defer run(t, s)()
+		var all []digest.Digest
+		for n := range 9 {
+			all = append(all, sized(t, s, n, 100))
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		if got := stored(t, s, all); got != 8 || has(t, s, all[0]) {
+			t.Errorf("at 90 %%: %d objects remain", got)
+		}
+		// A download reserves its space within the size.
+		p, _, err := s.Receive(layerDigest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Reserve(t.Context(), 500); err != nil {
+			t.Errorf("reserving 500 of 1000 bytes: %v", err)
+		}
+		synctest.Wait()
+		if got := stored(t, s, all); got > 5 {
+			t.Errorf("%d objects and 500 reserved bytes exceed the size", got)
+		}
+		if err := errors.Join(p.Discard(), p.Close()); err != nil {
+			t.Error(err)
+		}
+		large, _, err := s.Receive(layerDigest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := large.Reserve(t.Context(), 1001); !errors.Is(err, syscall.EDQUOT) {
+			t.Errorf("reserving more than the size: %v", err)
+		}
+		size.Store(4000)
+		time.Sleep(checkInterval)
+		if err := large.Reserve(t.Context(), 1001); err != nil {
+			t.Errorf("after the increase: %v", err)
+		}
+		if err := errors.Join(large.Discard(), large.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A volume without inodes is full although it has free bytes.
+func TestInodes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		root := t.TempDir()
+		v := newFakeVolume(root, 1)
+		s := open(t, root, setup{limits: week, fileSystem: func() (Space, error) {
+			own, err := v.measure()
+			objects := own.Bytes.Used / 100
+			return Space{Bytes: evict.Amount{Used: own.Bytes.Used, Limit: 1 << 30}, Inodes: evict.Amount{Used: 4 * objects, Limit: 40}}, err
+		}})
+		defer run(t, s)()
+		var all []digest.Digest
+		for n := range 9 {
+			all = append(all, sized(t, s, n, 100))
+			time.Sleep(time.Second)
+		}
+		time.Sleep(checkInterval)
+		synctest.Wait()
+		if got := stored(t, s, all); got != 8 || has(t, s, all[0]) {
+			t.Errorf("%d objects remain, want the 8 most recently used", got)
+		}
+	})
+}
+
+// A limit that the file system does not report, such as a quota, evicts 5 % of the objects.
+func TestHiddenLimit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		full := false
+		s := open(t, t.TempDir(), setup{limits: week,
+			fileSystem: func() (Space, error) { return Space{Bytes: evict.Amount{Used: 10, Limit: 1 << 30}}, nil },
+			create: func(dir, prefix string) (store.File, error) {
+				if full {
+					return nil, syscall.EDQUOT
+				}
+				return os.CreateTemp(dir, prefix)
+			}})
+		defer run(t, s)()
+		var all []digest.Digest
+		for n := range 21 {
+			all = append(all, sized(t, s, n, 100))
+			time.Sleep(time.Second)
+		}
+		full = true
+		if err := tryCommit(s, repository); !errors.Is(err, syscall.EDQUOT) {
+			t.Fatal(err)
+		}
+		time.Sleep(settleTime)
+		synctest.Wait()
+		full = false
+		if got := stored(t, s, all); got != 19 || has(t, s, all[0]) || has(t, s, all[1]) {
+			t.Errorf("%d objects remain, want the 19 most recently used", got)
+		}
+	})
+}
