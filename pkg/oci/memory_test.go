@@ -15,7 +15,7 @@ import (
 // peakHeap returns the largest increase of the heap, in bytes, while f runs. The collector runs often, so that the heap
 // contains little garbage.
 func peakHeap(f func()) uint64 {
-	defer debug.SetGCPercent(debug.SetGCPercent(10))
+	defer debug.SetGCPercent(debug.SetGCPercent(25))
 	runtime.GC()
 	before := heapSize()
 	stop, peak := make(chan struct{}), make(chan uint64)

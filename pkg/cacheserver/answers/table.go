@@ -116,7 +116,8 @@ func (t *Table[K, V]) revalidate(ctx context.Context, key K, request func(contex
 // serveStale returns the stored answer after a failure of the upstream.
 func (t *Table[K, V]) serveStale(key K, failure error, wait time.Duration) (Answer[V], error) {
 	if !t.hasValue(key) {
-		if value, confirmed, ok := t.options.Restore(key); ok {
+		value, confirmed, ok := t.options.Restore(key)
+		if ok && t.options.Lifetimes.UsableStale(confirmed, time.Now()) {
 			t.update(key, func(e *entry[V]) { e.value, e.confirmed = value, confirmed })
 		}
 	}

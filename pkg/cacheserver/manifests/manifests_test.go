@@ -482,6 +482,10 @@ func TestMaxStaleZeroDisablesStaleTags(t *testing.T) {
 	strict.want(t, "cold", byTag, oldManifest, result.Miss, headTag, "GET"+byDigest+oldDigest.String())
 	f.failWith(errBroken)
 	strict.wantReason(t, "upstream fails", byTag, result.Unavailable)
+	restarted := f.restart(t, Options{RevalidateAfter: forEver})
+	for range 2 {
+		restarted.wantReason(t, "restarted", byTag, result.Unavailable)
+	}
 	strict.want(t, "by digest", oci.Reference{Digest: oldDigest}, oldManifest, result.Hit)
 }
 
