@@ -81,6 +81,7 @@ envtest: $(TESTBED) ## Build the control plane programs that the life cycle test
 # The programs of other modules are built first: a compiler that runs concurrently delays tests that measure durations. The
 # life cycle tests run last because their kube-apiservers have the same effect. test/bench and the command testbed cannot be
 # linked with the race detector: a dependency imports package plugin, which conflicts with the C code of another dependency.
+# test/differential measures durations of pulls, which the race detector multiplies.
 test: shellcheck ## Run unit and integration tests with the race detector; they need no cluster.
 	@for module in conformance distribution containerd-pull promql; do \
 	  echo "building test programs: hack/$$module"; \
@@ -88,8 +89,8 @@ test: shellcheck ## Run unit and integration tests with the race detector; they 
 	  (cd hack/$$module && go build -trimpath -o /dev/null $$packages) || exit 1; \
 	done
 	$(call GOTESTSUM,specs) -- -run '^Test(Document|SpecProof|MutationsNameSpecs|StoryLabels|OutputHasNoColour)$$' ./test/e2e
-	$(call GOTESTSUM,unit) --raw-command -- .ci/race -timeout 15m $$(go list ./... | grep -v -e /test/e2e -e /pkg/extension/lifecycle -e '/test/bench$$' -e /cmd/testbed)
-	$(call GOTESTSUM,without-race) -- ./test/bench ./test/testbed/cmd/testbed
+	$(call GOTESTSUM,unit) --raw-command -- .ci/race -timeout 15m $$(go list ./... | grep -v -e /test/e2e -e /pkg/extension/lifecycle -e '/test/bench$$' -e /cmd/testbed -e '/test/differential$$')
+	$(call GOTESTSUM,without-race) -- ./test/bench ./test/testbed/cmd/testbed ./test/differential
 	$(call GOTESTSUM,lifecycle) --raw-command -- .ci/race -timeout 30m ./pkg/extension/lifecycle
 
 .PHONY: shellcheck

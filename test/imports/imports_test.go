@@ -96,6 +96,8 @@ var rules = []rule{
 	{folder: "test/bench", own: []string{"test/testbed", "pkg/apis", "pkg/oci"}},
 	// Tests that all programs treat the same input alike.
 	{folder: "test/contract", tests: []string{"pkg/admission", "pkg/apis", "pkg/cacheserver", "pkg/contract", "pkg/extension/desired", "pkg/nodeconfig"}},
+	// Runs the cache server in its own process, between registries with quirks and the clients of containerd.
+	{folder: "test/differential", tests: []string{"pkg/cacheserver", "test/testbed/containerdpull"}},
 	// Mutations edit a copy of the source text and import none of it.
 	{folder: "test/mutations"},
 	// Rendering and comparing benchmark runs does not depend on the packages that execute them.

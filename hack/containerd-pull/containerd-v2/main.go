@@ -3,6 +3,7 @@
 // Command containerd-v2 pulls an image with the client code of containerd 2.x, for one or more simulated nodes.
 //
 //	containerd-v2 --hosts /etc/containerd/certs.d [--clients 30] [--discard] docker.io/library/alpine:3.13.2
+//	containerd-v2 --serve
 //
 // A pull has the same steps as in the transfer service that containerd's CRI plugin calls, without unpacking the
 // layers. The result is a clients.Report on standard output. containerd's image_pull_progress_timeout is not
@@ -49,13 +50,18 @@ func pull(ctx context.Context, o clients.Options, image *clients.Image) error {
 	}
 
 	resolver := docker.NewResolver(docker.ResolverOptions{
-		Hosts: config.ConfigureHosts(ctx, config.HostOptions{HostDir: config.HostDirFromRoot(o.Hosts)}),
+		Hosts: config.ConfigureHosts(ctx, config.HostOptions{
+			HostDir: config.HostDirFromRoot(o.Hosts), Credentials: o.Credentials,
+		}),
 	})
 	name, root, err := resolver.Resolve(ctx, o.Reference)
 	if err != nil {
 		return fmt.Errorf("resolving %s: %w", o.Reference, err)
 	}
 	image.Resolved(root)
+	if o.Until == clients.StepResolve {
+		return nil
+	}
 	fetcher, err := resolver.Fetcher(ctx, name)
 	if err != nil {
 		return fmt.Errorf("preparing to fetch %s: %w", name, err)
@@ -71,7 +77,13 @@ func pull(ctx context.Context, o clients.Options, image *clients.Image) error {
 		return nil, nil
 	})
 	children := images.LimitManifests(images.FilterPlatforms(images.ChildrenHandler(store), matcher), matcher, 1)
-	handler := images.Handlers(remotes.FetchHandler(store, fetcher), record, children)
+	skipBlobs := images.HandlerFunc(func(_ context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		if o.Until == clients.StepManifests && !images.IsManifestType(d.MediaType) && !images.IsIndexType(d.MediaType) {
+			return nil, images.ErrStopHandler
+		}
+		return nil, nil
+	})
+	handler := images.Handlers(skipBlobs, remotes.FetchHandler(store, fetcher), record, children)
 	if err := images.Dispatch(ctx, handler, semaphore.NewWeighted(clients.MaxConcurrentDownloads), root); err != nil {
 		return fmt.Errorf("fetching %s@%s: %w", o.Reference, root.Digest, err)
 	}

@@ -41,6 +41,27 @@ type Options struct {
 	Platform string
 	// Store is an existing directory for the client's content store. Empty: only manifests, in memory.
 	Store string
+	// Username and Password are sent to each host that requests credentials, like a pull secret. Empty: anonymous.
+	Username, Password string
+	// Until is the last step of the pull. Default: all steps.
+	Until Step
+}
+
+// Step is a step of a pull.
+type Step string
+
+// The steps after which a pull can end early. The name of the last step, which fetches the blobs, is the empty string.
+const (
+	// StepResolve resolves the reference and fetches no content.
+	StepResolve Step = "resolve"
+	// StepManifests fetches the index and the manifest.
+	StepManifests Step = "manifests"
+)
+
+// Credentials returns Username and Password for each host. It is the field of this name in containerd's HostOptions,
+// which containerd's CRI plugin also sets for anonymous pulls.
+func (o Options) Credentials(_ string) (username, password string, err error) {
+	return o.Username, o.Password, nil
 }
 
 // Pull pulls as one node and records the fetched content in image. It returns after all its goroutines have ended.
@@ -59,6 +80,13 @@ func Main(module string, pull Pull) int {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
+	}
+	if c.serve {
+		if err := serve(ctx, os.Stdin, os.Stdout, version(module), pull); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -89,6 +117,7 @@ type command struct {
 	stagger time.Duration
 	discard bool
 	timeout time.Duration
+	serve   bool
 }
 
 func parse(args []string, output io.Writer) (command, error) {
@@ -101,14 +130,19 @@ func parse(args []string, output io.Writer) (command, error) {
 	flags.DurationVar(&c.stagger, "stagger", 0, "`duration` over which the starts of the clients are evenly distributed")
 	flags.BoolVar(&c.discard, "discard", false, "verify all content, but store only manifests, in memory")
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Minute, "`duration` after which pulls that are still in progress fail")
+	flags.BoolVar(&c.serve, "serve", false, "read requests for pulls as JSON from standard input until its end; excludes all other flags")
 	flags.Usage = func() {
-		fmt.Fprintf(output, "Usage: %s --hosts DIR [flags] HOST/REPOSITORY:TAG|HOST/REPOSITORY@DIGEST\n", flags.Name())
+		fmt.Fprintf(output, "Usage: %[1]s --hosts DIR [flags] HOST/REPOSITORY:TAG|HOST/REPOSITORY@DIGEST\n       %[1]s --serve\n", flags.Name())
 		flags.PrintDefaults()
 	}
 	if err := flags.Parse(args); err != nil {
 		return c, err
 	}
 	switch {
+	case c.serve && (flags.NFlag() != 1 || flags.NArg() != 0):
+		return c, errors.New("--serve excludes all other flags and arguments")
+	case c.serve:
+		return c, nil
 	case flags.NArg() != 1:
 		return c, fmt.Errorf("got %d references, must be exactly one", flags.NArg())
 	case c.pull.Hosts == "":
