@@ -101,6 +101,16 @@ func markUpstream(ctx context.Context) int64 {
 	return mark
 }
 
+// expectSentOnce expects that the upstream has sent each byte of an image once since the mark. The size is that of its
+// blobs, in bytes. A tolerance of 1 % covers bytes that were on their way when a transfer ended, and the config.
+func expectSentOnce(ctx context.Context, mark, size int64) {
+	GinkgoHelper()
+	sent := sentBlobs(ctx, mark)
+	AddReportEntry("bytes from the upstream", fmt.Sprintf("%d for an image of %d", sent, size))
+	Expect(sent).To(BeNumerically(">=", size), "bytes that the upstream has sent")
+	Expect(sent).To(BeNumerically("<=", size+size/100), "bytes that the upstream has sent")
+}
+
 // blobTransfers returns how often the upstream has sent each blob since the mark.
 func blobTransfers(ctx context.Context, mark int64) map[string]int {
 	GinkgoHelper()

@@ -56,11 +56,7 @@ var _ = Describe("Concurrent pulls of one image", Ordered, Label("herd"), func()
 		herd := startHerd(ctx, image, nodes...)
 		herd.expectAll(ctx, image)
 		Expect(requestsOfNodes(ctx, mark)).To(BeEmpty())
-		for digest, count := range blobTransfers(ctx, mark) {
-			Expect(count).To(Equal(1), "transfers of %s", digest)
-		}
-		Expect(sentBlobs(ctx, mark)).To(Equal(herd.report.Clients[0].Bytes), "bytes that the upstream has sent")
-		AddReportEntry("bytes of the image and from the upstream", fmt.Sprint(herd.report.Clients[0].Bytes))
+		expectSentOnce(ctx, mark, herd.report.Clients[0].Bytes)
 		// The time of BeforeAll counts, which may have to build the program.
 	}, SpecTimeout(10*time.Minute))
 
