@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -75,6 +76,7 @@ type Collector struct {
 	// grown and full contain at most one element: content was added, a write has found the volume full.
 	grown, full chan struct{}
 	requests    chan roomRequest
+	suspects    chan digest.Digest
 	size        atomic.Int64 // Limits.Size
 	reserved    atomic.Int64 // bytes that downloads have reserved
 	indexed     atomic.Bool  // the index is complete, and Run receives requests
@@ -89,6 +91,7 @@ func New(s *store.Store, o Options) *Collector {
 		grown:      make(chan struct{}, 1),
 		full:       make(chan struct{}, 1),
 		requests:   make(chan roomRequest),
+		suspects:   make(chan digest.Digest, maxSuspects),
 	}
 	c.currentSize = o.Size
 	if c.currentSize == nil {
@@ -114,6 +117,13 @@ func New(s *store.Store, o Options) *Collector {
 		c.log.Warn("The record of last uses is incomplete; the times of the files are used instead", "invalidLines", invalid, "error", err)
 	}
 	c.records = records
+	sizes := map[digest.Digest]int64{}
+	for d, r := range records {
+		if r.size >= 0 {
+			sizes[d] = r.size
+		}
+	}
+	c.volume.SetRecordedSizes(sizes)
 	c.clock.start(newest(records))
 	c.metrics = newMetrics(o.Registerer, c.effectiveUsage, c.oldestAge)
 	c.evictor = evictor{index: c.index, volume: c.volume, requests: c.requests, metrics: c.metrics, log: c.log}
@@ -125,6 +135,20 @@ func (c *Collector) Grown() { signal(c.grown) }
 
 // Full implements store.Collector.
 func (c *Collector) Full() { signal(c.full) }
+
+// Dropped implements store.Collector.
+func (c *Collector) Dropped(v evict.Victim, reason string) {
+	c.metrics.countRemoval(v)
+	c.log.Warn("Deleted corrupt content", "digest", v.Digest, "reason", reason, "bytes", v.Size)
+}
+
+// Suspect implements store.Collector.
+func (c *Collector) Suspect(d digest.Digest) {
+	select {
+	case c.suspects <- d:
+	default: // see maxSuspects
+	}
+}
 
 // Now implements store.Collector.
 func (c *Collector) Now() time.Time {
@@ -235,6 +259,10 @@ func (c *Collector) Run(ctx context.Context) {
 	}
 	c.indexed.Store(true)
 	defer c.indexed.Store(false)
+	v := verifier{volume: c.volume, index: c.index, suspects: c.suspects, drop: c.volume.Drop, log: c.log}
+	var verification sync.WaitGroup
+	verification.Go(func() { v.run(ctx, c.index.Records()) })
+	defer verification.Wait()
 	check, save := time.NewTicker(checkInterval), time.NewTicker(saveInterval)
 	defer check.Stop()
 	defer save.Stop()

@@ -48,9 +48,14 @@ func (x *indexer) build(ctx context.Context, r layout.Reader) error { return r.W
 // Content implements layout.Visitor.
 func (x *indexer) Content(d digest.Digest, info fs.FileInfo) {
 	lastUse := x.lastUse(d, info)
-	if x.content(d, info, lastUse) {
-		x.index.AddContent(d, info.Size(), lastUse)
+	if !x.content(d, info, lastUse) {
+		return
 	}
+	size := info.Size()
+	if r, recorded := x.records[d]; recorded && r.size >= 0 {
+		size = r.size // the store drops a file with another size when it opens it
+	}
+	x.index.AddContent(d, size, lastUse)
 }
 
 // MissingContent implements layout.Visitor.

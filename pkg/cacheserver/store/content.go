@@ -64,6 +64,8 @@ func (s *Store) open(d digest.Digest) (*volume.File, error) {
 	case info.Size() == 0 && d != EmptyDigest:
 		// A power failure can leave an empty file if it was renamed without fsync.
 		err = fmt.Errorf("%w: the file is empty", ErrNotFound)
+	default:
+		err = s.checkSize(d, info)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

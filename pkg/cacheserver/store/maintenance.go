@@ -15,6 +15,7 @@ import (
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 // Maintenance is the access of a garbage collector to a store. It is safe for concurrent use.
@@ -100,3 +101,15 @@ func (m Maintenance) Statfs() (syscall.Statfs_t, error) {
 
 // AddProblem records a problem of the volume that a scan has found. A nil error records nothing.
 func (m Maintenance) AddProblem(path string, err error) { m.store.addProblem(path, err) }
+
+// SetRecordedSizes sets the sizes that an earlier process has recorded, by digest. They are used for content that is not
+// indexed yet. It must be called before the store is used.
+func (m Maintenance) SetRecordedSizes(sizes map[digest.Digest]int64) { m.store.recorded = sizes }
+
+// Open opens the file of content without a pin and without a use. The caller closes it.
+func (m Maintenance) Open(d digest.Digest) (*volume.File, error) {
+	return m.store.fs.Open(m.store.layout.Data(d))
+}
+
+// Drop is Store.Drop.
+func (m Maintenance) Drop(d digest.Digest, reason string) error { return m.store.Drop(d, reason) }

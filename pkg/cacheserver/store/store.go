@@ -59,6 +59,10 @@ type Collector interface {
 	// MakeRoom evicts content for an object of size bytes if reserve fails because the volume is full, and calls reserve
 	// again. It returns the last error of reserve. It returns within a few seconds.
 	MakeRoom(ctx context.Context, size int64, reserve func() error) error
+	// Dropped: corrupt content was deleted for a reason.
+	Dropped(v evict.Victim, reason string)
+	// Suspect requests the verification of content.
+	Suspect(d digest.Digest)
 	// Now returns the time of a use that happens now. It differs from the system clock if that is wrong.
 	Now() time.Time
 }
@@ -73,7 +77,11 @@ func (noCollector) MakeRoom(_ context.Context, _ int64, reserve func() error) er
 }
 func (noCollector) Reserve(int64) error { return nil }
 func (noCollector) Release(int64)       {}
-func (noCollector) Now() time.Time      { return time.Now() }
+
+func (noCollector) Dropped(evict.Victim, string) {}
+func (noCollector) Suspect(digest.Digest)        {}
+
+func (noCollector) Now() time.Time { return time.Now() }
 
 // Store is the content of one volume. It is safe for concurrent use. Repository names and tags must be valid by the
 // grammar of package oci, because they become paths.
@@ -85,6 +93,8 @@ type Store struct {
 	problems  problems
 	close     func() // nil if the volume belongs to the caller
 	partials  *partials
+	// recorded are sizes that an earlier process has recorded. They do not change after Maintenance.SetRecordedSizes.
+	recorded map[digest.Digest]int64
 }
 
 // Open returns the store in the directory root. It creates the directory if it is missing, and keeps the partial

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"fmt"
+	"io/fs"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+)
+
+// Drop deletes corrupt content, also while it is being read: its links first, then its file. The next request fetches it
+// again. Reason is for the log.
+func (s *Store) Drop(d digest.Digest, reason string) error {
+	v, ok := s.index.Take(d, evict.Corrupt)
+	if !ok {
+		// Not indexed yet: links without content are deleted when the volume is indexed. Or another removal is in progress.
+		if _, indexed := s.index.Size(d); indexed {
+			return nil
+		}
+		v = evict.Victim{Digest: d, Reason: evict.Corrupt}
+	}
+	err := Maintenance{s}.Remove(v)
+	switch {
+	case ok && err != nil:
+		s.index.RemovalFailed(d)
+		s.index.Retry(d)
+	case ok:
+		s.index.RemovalDone(d)
+	}
+	if err != nil {
+		return fmt.Errorf("dropping %s: %w", d, err)
+	}
+	s.Collector().Dropped(v, reason)
+	return nil
+}
+
+// Suspect requests the verification of stored content against its digest, after a read error for example. Corrupt content
+// is dropped. It does not block.
+func (s *Store) Suspect(d digest.Digest) { s.Collector().Suspect(d) }
+
+// checkSize returns an error that wraps ErrNotFound, and drops the content, if the file does not have the size that is
+// indexed or recorded.
+func (s *Store) checkSize(d digest.Digest, info fs.FileInfo) error {
+	want, known := s.index.Size(d)
+	if !known {
+		want, known = s.recorded[d]
+	}
+	if !known || want == info.Size() {
+		return nil
+	}
+	reason := fmt.Sprintf("the file has %d bytes instead of %d", info.Size(), want)
+	if err := s.Drop(d, reason); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrNotFound, reason, err)
+	}
+	return fmt.Errorf("%w: %s", ErrNotFound, reason)
+}
