@@ -21,6 +21,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/background"
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream/auth"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -63,9 +65,10 @@ type Options struct {
 // Client asks one registry. It is safe for concurrent use.
 type Client struct {
 	remote        *url.URL
-	http          *http.Client
 	transport     *reloadingTransport
-	auth          *authorizer
+	responses     *responseTransport // on top of transport
+	auth          *auth.Authorizer
+	work          *background.Group
 	headerTimeout time.Duration
 	idleTimeout   time.Duration
 	answerTimeout time.Duration
@@ -96,16 +99,23 @@ func New(remoteURL string, o Options) (*Client, error) {
 		return nil, err
 	}
 	responses := &responseTransport{next: transport, userAgent: o.UserAgent, httpsOnly: remote.Scheme == "https"}
-	auth, err := newAuthorizer(remote, o.CredentialsDir, responses, o.HeaderTimeout)
+	credentials, err := readCredentials(o.CredentialsDir)
+	if err != nil {
+		return nil, err
+	}
+	work := background.New()
+	authorizer, err := auth.New(work, auth.Options{Registry: remote, Credentials: credentials, Transport: responses, Timeout: o.HeaderTimeout})
 	if err != nil {
 		return nil, err
 	}
 	metrics := newMetrics(o.Registerer)
 	queueTimeout := cmp.Or(o.QueueTimeout, defaultQueueTimeout)
-	c := &Client{
+	return &Client{
 		remote:        remote,
 		transport:     transport,
-		auth:          auth,
+		responses:     responses,
+		auth:          authorizer,
+		work:          work,
 		headerTimeout: o.HeaderTimeout,
 		idleTimeout:   o.IdleTimeout,
 		answerTimeout: cmp.Or(o.AnswerTimeout, defaultAnswerTimeout),
@@ -113,13 +123,14 @@ func New(remoteURL string, o Options) (*Client, error) {
 		watcher:       newWatcher(o.CredentialsDir != ""),
 		transfers:     newQueue(cmp.Or(o.MaxTransfers, defaultMaxTransfers), queueTimeout, metrics),
 		requests:      newQueue(cmp.Or(o.MaxRequests, defaultMaxRequests), queueTimeout, metrics),
-	}
-	c.http = &http.Client{Transport: responses, CheckRedirect: c.checkRedirect}
-	return c, nil
+	}, nil
 }
 
-// Close closes idle connections. Bodies that are still open stay usable.
-func (c *Client) Close() { c.transport.CloseIdleConnections() }
+// Close ends requests for tokens and closes idle connections. Bodies that are still open stay usable.
+func (c *Client) Close() {
+	c.work.Close()
+	c.transport.CloseIdleConnections()
+}
 
 // Descriptor is what the upstream tells about a manifest without sending it.
 type Descriptor struct {

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream/auth"
 )
 
 const (
@@ -72,7 +74,7 @@ func (e *Error) Timeout() bool {
 }
 
 func isTimeout(err error) bool {
-	return errors.Is(err, errHeaderTimeout) || errors.Is(err, errIdleTimeout) || errors.Is(err, errAnswerTimeout)
+	return errors.Is(err, errHeaderTimeout) || errors.Is(err, errIdleTimeout) || errors.Is(err, errAnswerTimeout) || errors.Is(err, auth.ErrTimeout)
 }
 
 // Busy says that the request was not sent, because too many others are under way.
@@ -103,6 +105,20 @@ func retryAfter(resp *http.Response, now time.Time) time.Duration {
 	return min(wait, maxRetryAfter)
 }
 
+// tokenServerError converts the error of a token request. Only a denial and a temporary failure of the token server are
+// reported with its status: its 404, for example, is no information about the content.
+func tokenServerError(failed *auth.TokenError) *Error {
+	op := "getting a token"
+	if failed.Scopes != "" {
+		op += " for " + failed.Scopes
+	}
+	e := &Error{Op: op, StatusCode: failed.StatusCode, Err: failed.Err}
+	if e.StatusCode != 0 && !e.Denied() && !e.Temporary() {
+		return &Error{Op: op, Err: fmt.Errorf("the token server answered %d %s", failed.StatusCode, http.StatusText(failed.StatusCode))}
+	}
+	return e
+}
+
 // classify makes an *Error of err, unless the caller's own context ended.
 func classify(ctx context.Context, op string, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
@@ -113,6 +129,9 @@ func classify(ctx context.Context, op string, err error) error {
 	}
 	if known, ok := errors.AsType[*Error](err); ok {
 		return known
+	}
+	if failed, ok := errors.AsType[*auth.TokenError](err); ok {
+		return tokenServerError(failed)
 	}
 	// The URL in the error may be one of a redirection, with a signature in its query.
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {

@@ -42,7 +42,7 @@ func fuzzedClient(t testing.TB, network *answering) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.http.Transport, c.auth.transport = network, network
+	c.responses.next = network
 	return c
 }
 

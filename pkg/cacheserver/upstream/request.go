@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -108,60 +107,67 @@ func (c *Client) send(ctx context.Context, r request, release func()) (*http.Res
 	return resp, nil
 }
 
-// authenticated sends the request with what authorization is known, and once more after a challenge.
+// authenticated sends the request until its authorization is accepted, or rejected finally. It returns the last response.
 func (c *Client) authenticated(ctx context.Context, r request) (*http.Response, error) {
-	for attempt := 0; ; attempt++ {
-		authorization, err := c.auth.authorization(ctx, r.repository)
+	authorization := c.auth.NewRequest(r.repository)
+	client := c.client(authorization.Authorize)
+	for {
+		req, err := c.newRequest(ctx, r)
 		if err != nil {
 			return nil, err
 		}
-		u := c.remote.JoinPath("v2", r.repository, r.kind, r.reference)
-		u.RawQuery = r.query
-		req, err := http.NewRequestWithContext(ctx, r.method, u.String(), nil)
+		if err := authorization.Authorize(req); err != nil {
+			return nil, err
+		}
+		resp, err := client.Do(req)
 		if err != nil {
 			return nil, err
 		}
-		if authorization != "" {
-			req.Header.Set("Authorization", authorization)
-		}
-		switch r.kind {
-		case "manifests":
-			req.Header.Set("Accept", strings.Join(oci.ManifestMediaTypes(), ", ")+", */*;q=0.5")
-		case "referrers":
-			req.Header.Set("Accept", oci.MediaTypeIndex)
-		}
-		if span := r.rangeHeader(); span != "" {
-			req.Header.Set("Range", span)
-			if r.part.IfRange != "" {
-				req.Header.Set("If-Range", r.part.IfRange)
-			}
-		}
-		resp, err := c.http.Do(req)
-		if err != nil {
-			return nil, err
-		}
-		// A challenge of a host that the upstream redirected to is none of its own.
-		if resp.StatusCode != http.StatusUnauthorized || attempt > 0 || !c.sameHost(resp.Request.URL) {
+		if !authorization.Repeat(resp) {
 			return resp, nil
 		}
-		if !c.auth.challenged(ctx, resp, r.repository, authorization) {
-			return resp, nil
+		if err := resp.Body.Close(); err != nil {
+			return nil, err
 		}
 	}
 }
 
-func (c *Client) sameHost(u *url.URL) bool {
-	return u.Scheme == c.remote.Scheme && u.Host == c.remote.Host
+// newRequest returns the request without authorization.
+func (c *Client) newRequest(ctx context.Context, r request) (*http.Request, error) {
+	u := c.remote.JoinPath("v2", r.repository, r.kind, r.reference)
+	u.RawQuery = r.query
+	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	switch r.kind {
+	case "manifests":
+		req.Header.Set("Accept", strings.Join(oci.ManifestMediaTypes(), ", ")+", */*;q=0.5")
+	case "referrers":
+		req.Header.Set("Accept", oci.MediaTypeIndex)
+	}
+	if span := r.rangeHeader(); span != "" {
+		req.Header.Set("Range", span)
+		if r.part.IfRange != "" {
+			req.Header.Set("If-Range", r.part.IfRange)
+		}
+	}
+	return req, nil
 }
 
-// checkRedirect keeps credentials, and addresses that carry signatures, from other hosts.
-func (c *Client) checkRedirect(req *http.Request, via []*http.Request) error {
-	if len(via) >= maxRedirects {
-		return fmt.Errorf("redirected more than %d times", maxRedirects)
-	}
-	req.Header.Del("Referer")
-	if !c.sameHost(req.URL) {
+// client returns a client that follows redirects as containerd does: authorize sets the authorization for the target of
+// each redirect. Without authorize, no authorization is sent to the target.
+func (c *Client) client(authorize func(*http.Request) error) *http.Client {
+	return &http.Client{Transport: c.responses, CheckRedirect: func(req *http.Request, via []*http.Request) error {
+		if len(via) >= maxRedirects {
+			return fmt.Errorf("redirected more than %d times", maxRedirects)
+		}
+		// The URL of the previous request can contain a signature.
+		req.Header.Del("Referer")
 		req.Header.Del("Authorization")
-	}
-	return nil
+		if authorize == nil {
+			return nil
+		}
+		return authorize(req)
+	}}
 }

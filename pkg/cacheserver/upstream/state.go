@@ -8,12 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
-
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream/auth"
 	"github.com/registry-cache/extension/pkg/contract"
 )
 
@@ -89,12 +89,7 @@ func (w *watcher) unauthorized(text string) {
 }
 
 func hasScheme(header http.Header, scheme string) bool {
-	for _, challenge := range header.Values("WWW-Authenticate") {
-		if name, _, _ := strings.Cut(challenge, " "); strings.EqualFold(name, scheme) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(auth.ParseChallenges(header), func(c auth.Challenge) bool { return c.Scheme == scheme })
 }
 
 // failed notes an error of a request. Those that say nothing about the upstream do not count: the request was not sent,
@@ -158,42 +153,41 @@ func (c *Client) State(ctx context.Context) contract.UpstreamState {
 		return c.watcher.current()
 	}
 	err = classify(ctx, "GET /v2/", err)
-	// Without an image, it is the user who is not known.
-	if refused, ok := errors.AsType[*Error](err); ok && refused.Denied() {
-		c.watcher.unauthorized(tokenServerText(refused))
-	} else {
+	refused, ok := errors.AsType[*Error](err)
+	switch {
+	case !ok || !refused.Denied():
 		c.watcher.failed(err)
+	case c.watcher.credentials:
+		// The request names no image, so the denial concerns the credentials.
+		c.watcher.unauthorized(tokenServerText(refused))
+	default:
+		// Some token servers, for example GitLab's, issue no anonymous token without a scope, although they issue tokens for
+		// public images.
+		c.watcher.set(contract.ReasonAnswers, "the upstream answers")
 	}
 	return c.watcher.current()
 }
 
-// base gets /v2/ with the credentials, if the upstream asks for them. The body of the answer is closed.
+// base requests /v2/, with the credentials if the upstream sends a challenge. It returns the response of the upstream with
+// a closed body, or the error of the token server.
 func (c *Client) base(ctx context.Context) (*http.Response, error) {
 	resp, err := c.getBase(ctx, "")
 	if err != nil || resp.StatusCode != http.StatusUnauthorized {
 		return resp, err
 	}
-	challenge, err := transport.Ping(ctx, c.auth.registry, answered{resp})
-	if err != nil {
-		// None that is understood; the answer is all there is.
-		return resp, nil //nolint:nilerr // an unknown challenge is not an error of the upstream
+	challenge, ok := c.auth.Choose(resp.Request.URL, resp.Header)
+	if !ok {
+		return resp, nil
 	}
-	switch strings.ToLower(challenge.Scheme) {
-	case "basic":
-		authorization, err := c.auth.basic()
-		if err != nil || authorization == "" {
-			return resp, err
-		}
-		return c.getBase(ctx, authorization)
-	case "bearer":
-		// Without a scope: whether the user is known, not what it may do.
-		if _, err := c.auth.exchange(ctx, challenge, ""); err != nil {
-			return nil, err
-		}
+	// Without a scope, the token server checks the credentials only.
+	authorization, err := c.auth.Respond(ctx, resp.Request.URL, challenge, "")
+	if err != nil || !strings.HasPrefix(authorization, "Basic ") {
+		return resp, err
 	}
-	return resp, nil
+	return c.getBase(ctx, authorization)
 }
 
+// getBase sends one request for /v2/.
 func (c *Client) getBase(ctx context.Context, authorization string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.remote.JoinPath("v2").String()+"/", nil)
 	if err != nil {
@@ -203,7 +197,7 @@ func (c *Client) getBase(ctx context.Context, authorization string) (*http.Respo
 		req.Header.Set("Authorization", authorization)
 	}
 	start := time.Now()
-	resp, err := c.http.Do(req)
+	resp, err := c.client(nil).Do(req)
 	if err != nil {
 		c.metrics.observe(start, 0)
 		return nil, err
