@@ -336,7 +336,8 @@ func sendHalf(w http.ResponseWriter, content []byte) {
 func testUpstreamGoesSilent(t *testing.T, n containerd) {
 	u := newOrigin(t, upstream.Options{})
 	image := u.push(t, tag, 1)
-	c := start(t, u.config(t), cacheserver.Options{HeaderTimeout: 300 * time.Millisecond, IdleTimeout: 300 * time.Millisecond})
+	u.headerTimeout = 300 * time.Millisecond
+	c := start(t, u.config(t), cacheserver.Options{IdleTimeout: 300 * time.Millisecond})
 	u.inject(onLayers(t, image, func(w http.ResponseWriter, r *http.Request, content []byte) bool {
 		if r.Header.Get("Range") == "" {
 			sendHalf(w, content)

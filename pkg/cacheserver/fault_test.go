@@ -113,7 +113,8 @@ func hang(r *http.Request) {
 func TestUpstreamThatDoesNotAnswer(t *testing.T) {
 	t.Parallel()
 	u := newOrigin(t, upstream.Options{})
-	c := start(t, u.config(t), cacheserver.Options{HeaderTimeout: 100 * time.Millisecond})
+	u.headerTimeout = 100 * time.Millisecond
+	c := start(t, u.config(t), cacheserver.Options{})
 	u.inject(func(_ http.ResponseWriter, r *http.Request) bool {
 		hang(r)
 		return true

@@ -59,6 +59,8 @@ type origin struct {
 	front  *httptest.Server
 	caFile string
 	fault  atomic.Pointer[fault]
+	// headerTimeout is that of config. 0 means the default, so that a busy machine is no slow upstream.
+	headerTimeout time.Duration
 }
 
 // fault answers instead of the registry, unless it returns false.
@@ -123,7 +125,7 @@ func (u *origin) requests() []string {
 func (u *origin) config(t testing.TB) config.Config {
 	t.Helper()
 	cfg := config.Default()
-	cfg.Upstream = config.Upstream{Host: "docker.io", RemoteURL: u.front.URL, CAFile: u.caFile}
+	cfg.Upstream = config.Upstream{Host: "docker.io", RemoteURL: u.front.URL, CAFile: u.caFile, HeaderTimeout: config.Duration(u.headerTimeout)}
 	cfg.Listen.Address, cfg.Debug.Address = "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Storage.Root = t.TempDir()
 	cfg.Tags.RevalidateAfter = 0

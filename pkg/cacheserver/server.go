@@ -54,10 +54,10 @@ type Options struct {
 	DrainTimeout time.Duration
 	// MaxConnections is how many connections clients may have. Those beyond are closed at once. Default 4096.
 	MaxConnections int
-	// HeaderTimeout, IdleTimeout, MaxTransfers and QueueTimeout limit the upstream, see upstream.Options.
-	HeaderTimeout, IdleTimeout time.Duration
-	MaxTransfers               int
-	QueueTimeout               time.Duration
+	// IdleTimeout, MaxTransfers and QueueTimeout limit the requests to the upstream, see upstream.Options.
+	IdleTimeout  time.Duration
+	MaxTransfers int
+	QueueTimeout time.Duration
 	// Size returns the current storage.size in bytes. Default: that of the configuration.
 	Size func() int64
 	// CreateFile is that of store.Options.
@@ -126,7 +126,7 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 		CAFile:         cfg.Upstream.CAFile,
 		CredentialsDir: cfg.Upstream.CredentialsDir,
 		UserAgent:      "registry-cache/" + o.Version,
-		HeaderTimeout:  o.HeaderTimeout,
+		HeaderTimeout:  time.Duration(cfg.Upstream.HeaderTimeout),
 		IdleTimeout:    o.IdleTimeout,
 		MaxTransfers:   o.MaxTransfers,
 		QueueTimeout:   o.QueueTimeout,

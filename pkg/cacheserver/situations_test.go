@@ -183,6 +183,7 @@ func TestStartWithoutUpstream(t *testing.T) {
 				test.handler(w, r)
 				return true
 			})
+			u.headerTimeout = 500 * time.Millisecond
 			cfg := u.config(t)
 			if test.handler == nil {
 				gone := httptest.NewServer(nil)
@@ -190,7 +191,7 @@ func TestStartWithoutUpstream(t *testing.T) {
 				gone.Close()
 			}
 			began := time.Now()
-			c := start(t, cfg, cacheserver.Options{HeaderTimeout: 500 * time.Millisecond})
+			c := start(t, cfg, cacheserver.Options{})
 			if got := c.debug(t, "/readyz"); got.status != 200 || time.Since(began) > 10*time.Second {
 				t.Errorf("ready: %d after %s", got.status, time.Since(began))
 			}
@@ -267,4 +268,62 @@ func TestCachedTagsOnAFullVolume(t *testing.T) {
 	}
 	c.settle(t)
 	checkStore(t, c.root)
+}
+
+// An upstream that needs more than five seconds for each tag is slow, not unavailable: upstreams B05.
+func TestSlowUpstream(t *testing.T) {
+	t.Parallel()
+	u := newFaulty(t, upstream.Options{})
+	var delay atomic.Bool
+	u.inject(func(_ http.ResponseWriter, r *http.Request) bool {
+		if delay.Load() && r.Method == http.MethodHead {
+			<-time.After(5500 * time.Millisecond) // the time that the upstream needs
+		}
+		return false
+	})
+	c := start(t, u.config(t), cacheserver.Options{})
+	delay.Store(true)
+	u.check(t, c, "HEAD", u.tag(), fine)
+	if state := c.state(t); state.Reachable != "yes" {
+		t.Errorf("state %+v", state)
+	}
+	delay.Store(false)
+	if err := c.pull(t.Context(), tag); err != nil {
+		t.Fatal(err)
+	}
+	moved := u.push(t, tag, 2)
+	delay.Store(true)
+	got := c.do(t, "HEAD", u.tag())
+	if got.status != 200 || got.header.Get("Docker-Content-Digest") != digestOf(t, moved) || got.header.Get("Warning") != "" {
+		t.Errorf("a tag that moved: %d %v", got.status, got.header)
+	}
+}
+
+// HEAD of a blob is answered with 404 until the blob was sent to GET, as registries that are caches do: upstreams B02.
+func TestUpstreamThatKnowsABlobAfterGet(t *testing.T) {
+	t.Parallel()
+	u := newFaulty(t, upstream.Options{})
+	const other = "other/repository"
+	if err := u.Push(t.Context(), "docker.io/"+other+":"+tag, u.push(t, tag, 1)); err != nil {
+		t.Fatal(err)
+	}
+	u.inject(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodHead || !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		w.WriteHeader(http.StatusNotFound)
+		return true
+	})
+	c := start(t, u.config(t), cacheserver.Options{})
+	u.check(t, c, "HEAD", u.blob(), fine)
+	u.check(t, c, "GET", u.blob(), fine)
+	c.settle(t)
+	u.ResetRequests()
+	got := c.doIn(t, other, "GET", u.blob())
+	if got.status != 200 || got.err != nil || !bytes.Equal(got.body, u.contents[u.layer]) {
+		t.Errorf("the blob of another repository: %d, %d bytes, %v", got.status, len(got.body), got.err)
+	}
+	if got := c.doIn(t, "library/unknown", "GET", u.blob()); got.status != http.StatusNotFound {
+		t.Errorf("a repository without the blob: %d", got.status)
+	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/registry-cache/extension/pkg/cacheserver"
+	"github.com/registry-cache/extension/pkg/cacheserver/config"
 	"github.com/registry-cache/extension/pkg/contract"
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
@@ -112,7 +113,7 @@ func TestUpstreamState(t *testing.T) {
 			}
 			options := cacheserver.Options{}
 			if tc.name == "silent" {
-				options.HeaderTimeout = 500 * time.Millisecond
+				cfg.Upstream.HeaderTimeout = config.Duration(500 * time.Millisecond)
 			}
 			asked := tc.asked
 			if asked == "" {

@@ -315,10 +315,12 @@ func TestUpstreamFaults(t *testing.T) {
 	for _, row := range upstreamFaults {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			o := cacheserver.Options{HeaderTimeout: row.headerTimeout, IdleTimeout: row.idleTimeout}
+			o := cacheserver.Options{IdleTimeout: row.idleTimeout}
 			t.Run("warm", func(t *testing.T) {
 				t.Parallel()
-				newFaulty(t, upstream.Options{}).warm(t, row, o)
+				u := newFaulty(t, upstream.Options{})
+				u.headerTimeout = row.headerTimeout
+				u.warm(t, row, o)
 			})
 			for _, ask := range []struct {
 				name, method string
@@ -340,6 +342,7 @@ func TestUpstreamFaults(t *testing.T) {
 				t.Run("cold "+ask.name, func(t *testing.T) {
 					t.Parallel()
 					u := newFaulty(t, upstream.Options{})
+					u.headerTimeout = row.headerTimeout
 					c := start(t, u.config(t), o)
 					u.begin(row)
 					u.check(t, c, ask.method, ask.path(u), ask.want, ask.header...)

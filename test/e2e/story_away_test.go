@@ -180,9 +180,9 @@ var _ = Describe("Pulls succeed", Ordered, Label("away", "long"), func() {
 			expectPulled("upstream broken", direct+limit+noise, records)
 			Expect(requestsOfNodes(ctx, mark)).To(BeEmpty(), "the cache must serve what it has")
 		},
-		// The cache waits up to 5 s for a response header of the upstream. Only the tag needs one; manifests and blobs are
+		// The cache waits up to 25 s for a response header of the upstream. Only the tag needs one; manifests and blobs are
 		// stored.
-		Entry("hangs", 5*time.Second, upstream.Fault{Action: upstream.Hang}, SpecTimeout(4*time.Minute)),
+		Entry("hangs", 25*time.Second, upstream.Fault{Action: upstream.Hang}, SpecTimeout(4*time.Minute)),
 		Entry("answers 429", time.Duration(0), upstream.Fault{Action: upstream.Answer, Status: http.StatusTooManyRequests, RetryAfter: 60}, SpecTimeout(3*time.Minute)),
 		Entry("answers 503", time.Duration(0), upstream.Fault{Action: upstream.Answer, Status: http.StatusServiceUnavailable}, SpecTimeout(3*time.Minute)),
 		Entry("closes connections", time.Duration(0), upstream.Fault{Action: upstream.Cut}, SpecTimeout(3*time.Minute)),

@@ -45,6 +45,12 @@ type Upstream struct {
 	CAFile string `json:"caFile,omitempty"`
 	// CredentialsDir is a folder with the files "username" and "password". Empty means anonymous.
 	CredentialsDir string `json:"credentialsDir,omitempty"`
+	// HeaderTimeout is the time in which the upstream must send the header of a response, including connecting and
+	// authenticating, from more than 0s to 28s: containerd waits 30 s for the cache. A longer time helps upstreams that are
+	// slow, for example because they are caches themselves. A shorter time helps if the upstream often accepts connections
+	// without responding. It does not delay the detection of an unreachable upstream: connecting has a limit of 5 s.
+	// Default 25s.
+	HeaderTimeout Duration `json:"headerTimeout,omitzero"`
 }
 
 // Listen is where the registry API is served.

@@ -27,11 +27,23 @@ import (
 )
 
 const (
-	defaultHeaderTimeout = 5 * time.Second
-	defaultIdleTimeout   = 10 * time.Second
-	// defaultAnswerTimeout keeps all of a manifest within the 30 s that containerd waits for a header.
+	// defaultHeaderTimeout allows upstreams that are caches themselves to contact their own upstream: zot was measured with
+	// up to 8 s for a tag, Harbor with up to 10 s. It leaves time for the queue, and for the response to the client.
+	defaultHeaderTimeout = 25 * time.Second
+	// MaxHeaderTimeout is the maximum of Options.HeaderTimeout. containerd waits 30 s for the header of a response (from
+	// version 2.3 on), and then pulls from the upstream itself.
+	MaxHeaderTimeout = 28 * time.Second
+	// connectTimeout limits connecting, and the TLS handshake. Both need a few round trips, also if the upstream is slow to
+	// respond. It is shorter than the header timeout, so that clients do not wait for an unreachable upstream.
+	connectTimeout     = 5 * time.Second
+	defaultIdleTimeout = 10 * time.Second
+	// defaultAnswerTimeout limits the body of a manifest or list, of at most 4 MiB.
 	defaultAnswerTimeout = 15 * time.Second
-	// maxRedirects is what containerd follows.
+	// completeTimeout limits a request including the queue: up to the header for a blob, and up to the last byte for a
+	// manifest or list, whose header is sent to the client only after the content was verified. It equals
+	// MaxHeaderTimeout for the same reason.
+	completeTimeout = MaxHeaderTimeout
+	// maxRedirects is the number of redirects that containerd follows.
 	maxRedirects = 10
 )
 
@@ -44,13 +56,14 @@ type Options struct {
 	CredentialsDir string
 	// UserAgent is sent with every request; empty means Go's default.
 	UserAgent string
-	// HeaderTimeout is the time from the start of a request, connecting and authenticating included, to the last
-	// header of the answer. Default 5 s.
+	// HeaderTimeout is the time from the start of a request, including connecting and authenticating, to the end of the
+	// header of the response. Default 25 s, at most MaxHeaderTimeout. Connecting and the TLS handshake have their own limit
+	// of 5 s each.
 	HeaderTimeout time.Duration
 	// IdleTimeout is the time that one read of a body may wait for bytes. Default 10 s.
 	IdleTimeout time.Duration
-	// AnswerTimeout is the time from the header to the end of an answer that is no blob, which is passed on only when
-	// it is whole. Default 15 s.
+	// AnswerTimeout is the time from the header to the end of a response other than a blob, whose content is forwarded only
+	// when it is complete. Default 15 s. A complete request, including the queue, takes at most 28 s.
 	AnswerTimeout time.Duration
 	// MaxTransfers and MaxRequests bound the blobs, and the other requests, that are under way at a time. Default 128
 	// each. Those beyond wait in the order in which they came, for at most QueueTimeout. Default 5 s.
@@ -87,6 +100,9 @@ func New(remoteURL string, o Options) (*Client, error) {
 	}
 	if o.HeaderTimeout == 0 {
 		o.HeaderTimeout = defaultHeaderTimeout
+	}
+	if o.HeaderTimeout < 0 || o.HeaderTimeout > MaxHeaderTimeout {
+		return nil, fmt.Errorf("the header timeout must be at most %s", MaxHeaderTimeout)
 	}
 	if o.IdleTimeout == 0 {
 		o.IdleTimeout = defaultIdleTimeout
@@ -227,12 +243,16 @@ func isManifest(content []byte) bool {
 	return json.Unmarshal(content, &fields) == nil && fields.SchemaVersion > 0
 }
 
-// HeadBlob returns the size of a blob in bytes, -1 where the upstream does not tell. An upstream that refuses HEAD, as
-// Amazon's public registry does with 401, is asked for the first byte. Errors are *Error, or the context's.
+// HeadBlob returns the size of a blob in bytes, -1 if the upstream does not report it. Only a success of HEAD is final:
+// Amazon's public registry responds 401 to HEAD of blobs that it sends to GET, and a registry that is a cache may respond
+// 404 to HEAD until it has served GET (goharbor/harbor#22609). After 401, 403, 404 and 405, the first byte is requested
+// with GET. Errors are *Error, or the context's.
 func (c *Client) HeadBlob(ctx context.Context, repository string, d digest.Digest) (int64, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, completeTimeout, errHeaderTimeout)
+	defer cancel()
 	req := request{method: http.MethodHead, repository: repository, kind: "blobs", reference: d.String()}
 	resp, err := c.do(ctx, req)
-	if refused, ok := errors.AsType[*Error](err); ok && (refused.Denied() || refused.StatusCode == http.StatusMethodNotAllowed) {
+	if refused, ok := errors.AsType[*Error](err); ok && (refused.Denied() || refused.NotFound() || refused.StatusCode == http.StatusMethodNotAllowed) {
 		req.method, req.firstByte = http.MethodGet, true
 		resp, err = c.do(ctx, req)
 	}

@@ -178,7 +178,7 @@ func TestBlobWithoutRanges(t *testing.T) {
 func TestBlobWithoutHead(t *testing.T) {
 	t.Parallel()
 	const size = 32 << 20 // more than the buffers of a connection hold
-	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed} {
+	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed} {
 		for _, ranges := range []bool{true, false} {
 			sent := make(chan int64, 1)
 			r := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -212,8 +212,9 @@ func TestBlobWithoutHead(t *testing.T) {
 		t.Errorf("a blob that is refused: %v", err)
 	}
 	r = serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) })
-	if _, err = r.client(t, upstream.Options{}).HeadBlob(t.Context(), repository, layerDigest); err == nil || len(r.seen()) != 1 {
-		t.Errorf("a blob that is not there: %v, asked %v", err, r.seen())
+	_, err = r.client(t, upstream.Options{}).HeadBlob(t.Context(), repository, layerDigest)
+	if failed, ok := errors.AsType[*upstream.Error](err); !ok || !failed.NotFound() || len(r.seen()) != 2 {
+		t.Errorf("a missing blob: %v, requests %v", err, r.seen())
 	}
 }
 
@@ -570,6 +571,7 @@ func TestNewErrors(t *testing.T) {
 		want string
 	}{
 		{"no host", "https://", upstream.Options{}, "parsing the remote URL: it must have scheme and host"},
+		{"header timeout beyond containerd's", "https://a", upstream.Options{HeaderTimeout: 29 * time.Second}, "the header timeout must be at most 28s"},
 		{"missing CA file", "https://a", upstream.Options{CAFile: "/nonexistent"}, "reading CA file: stat /nonexistent: no such file or directory"},
 		{"CA file without certificate", "https://a", upstream.Options{CAFile: empty}, "reading CA file " + empty + ": one of its PEM blocks cannot be read, want -----BEGIN CERTIFICATE-----, base64, -----END CERTIFICATE-----"},
 		{"missing credentials", "https://a", upstream.Options{CredentialsDir: "/nonexistent"}, "reading credentials: open /nonexistent/username: no such file or directory"},

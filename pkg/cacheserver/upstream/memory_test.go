@@ -22,7 +22,7 @@ func TestLargeTagListsNeedLittleMemory(t *testing.T) {
 	const parallel, limit = 24, 150 << 20
 	body := []byte(`{"tags":[` + strings.Repeat(`"v1.2.3",`, oci.MaxManifestSize/9-4) + `"v1.2.4"]}`)
 	r := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) })
-	client := r.client(t, upstream.Options{AnswerTimeout: time.Minute, HeaderTimeout: time.Minute})
+	client := r.client(t, upstream.Options{AnswerTimeout: time.Minute, HeaderTimeout: upstream.MaxHeaderTimeout})
 	defer debug.SetGCPercent(debug.SetGCPercent(10))
 	runtime.GC()
 	before := heapSize()

@@ -27,7 +27,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "registry_cache_upstream_latency_seconds",
 			Help:    "Time from the start of a request to the upstream to the headers of the answer.",
-			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 25},
 		}),
 		received: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "registry_cache_upstream_bytes_total",

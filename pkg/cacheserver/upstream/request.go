@@ -50,11 +50,12 @@ func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 	if r.method == http.MethodGet && r.kind == "blobs" && !r.firstByte {
 		turn = c.transfers
 	}
+	end := time.Now().Add(completeTimeout)
 	if err := turn.acquire(ctx); err != nil {
 		return nil, classify(ctx, r.String(), err)
 	}
 	release := sync.OnceFunc(turn.release)
-	resp, err := c.send(ctx, r, release)
+	resp, err := c.send(ctx, r, end, release)
 	if err != nil {
 		release()
 		return nil, err
@@ -66,11 +67,12 @@ func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
 	return resp, nil
 }
 
-// send returns an answer of any status. Closing its body calls release.
-func (c *Client) send(ctx context.Context, r request, release func()) (*http.Response, error) {
+// send returns a response of any status. Closing its body calls release. end is the time at which the header of a blob, or
+// the content of another response, must be complete.
+func (c *Client) send(ctx context.Context, r request, end time.Time, release func()) (*http.Response, error) {
 	start := time.Now()
 	limited, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(c.headerTimeout, func() { cancel(errHeaderTimeout) })
+	timer := time.AfterFunc(min(c.headerTimeout, time.Until(end)), func() { cancel(errHeaderTimeout) })
 	resp, err := c.authenticated(limited, r)
 	if !timer.Stop() && err == nil {
 		err = errors.Join(errHeaderTimeout, resp.Body.Close())
@@ -88,9 +90,9 @@ func (c *Client) send(ctx context.Context, r request, release func()) (*http.Res
 	}
 	c.metrics.observe(start, resp.StatusCode)
 	c.watcher.answered(resp)
-	end := func() bool { return true }
+	stopTimer := func() bool { return true }
 	if r.kind != "blobs" {
-		end = time.AfterFunc(c.answerTimeout, func() { cancel(errAnswerTimeout) }).Stop
+		stopTimer = time.AfterFunc(min(c.answerTimeout, time.Until(end)), func() { cancel(errAnswerTimeout) }).Stop
 	}
 	resp.Body = &body{
 		ReadCloser: resp.Body,
@@ -100,7 +102,7 @@ func (c *Client) send(ctx context.Context, r request, release func()) (*http.Res
 		op:         r.String(),
 		received:   c.metrics.received,
 		release: func() {
-			end()
+			stopTimer()
 			release()
 		},
 	}

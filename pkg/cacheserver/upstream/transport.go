@@ -23,9 +23,8 @@ const maxFileSize = 1 << 20
 
 // reloadingTransport is an http.Transport that is replaced when the CA file changes.
 type reloadingTransport struct {
-	caFile  string
-	timeout time.Duration
-	log     *slog.Logger
+	caFile string
+	log    *slog.Logger
 
 	mu      sync.Mutex // guards what follows
 	current *http.Transport
@@ -40,7 +39,7 @@ type fileVersion struct {
 }
 
 func newReloadingTransport(o Options) (*reloadingTransport, error) {
-	t := &reloadingTransport{caFile: o.CAFile, timeout: o.HeaderTimeout, log: o.Logger}
+	t := &reloadingTransport{caFile: o.CAFile, log: o.Logger}
 	version, err := t.version()
 	if err != nil {
 		return nil, err
@@ -100,14 +99,14 @@ func (t *reloadingTransport) version() (fileVersion, error) {
 	return fileVersion{info.ModTime(), info.Size()}, nil
 }
 
+// build returns a transport without a limit for headers: the contexts of its requests have one.
 func (t *reloadingTransport) build(pool *x509.CertPool) *http.Transport {
-	dialer := &net.Dialer{Timeout: t.timeout, KeepAlive: 15 * time.Second}
+	dialer := &net.Dialer{Timeout: connectTimeout, KeepAlive: 15 * time.Second}
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            dialer.DialContext,
-		TLSHandshakeTimeout:    t.timeout,
+		TLSHandshakeTimeout:    connectTimeout,
 		TLSClientConfig:        &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
-		ResponseHeaderTimeout:  t.timeout,
 		MaxResponseHeaderBytes: 64 << 10,
 		MaxIdleConnsPerHost:    32,
 		IdleConnTimeout:        90 * time.Second,
