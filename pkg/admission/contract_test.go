@@ -30,6 +30,10 @@ func TestContract(t *testing.T) {
 		check(`{"upstream":"docker.io","proxy":{"httpProxy":`+tc.MarshalInput()+`}}`, tc.Valid())
 		check(`{"upstream":"docker.io","proxy":{"httpsProxy":`+tc.MarshalInput()+`}}`, tc.Valid())
 	}
+	for _, tc := range contracttest.RemotePaths() {
+		check(`{"upstream":"registry.example.com","remoteURL":`+tc.MarshalInput()+`}`, tc.Valid())
+		check(`{"upstream":"docker.io","proxy":{"httpProxy":`+tc.MarshalInput()+`}}`, false)
+	}
 	for _, tc := range contracttest.NoProxies() {
 		check(`{"upstream":"docker.io","proxy":{"noProxy":`+tc.MarshalInput()+`}}`, tc.Valid())
 	}

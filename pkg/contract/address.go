@@ -5,6 +5,7 @@ package contract
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +19,10 @@ const (
 	// MaxNoProxy is the maximum length of a list of proxy exceptions, in bytes. Linux limits one environment variable to
 	// 128 KiB (MAX_ARG_STRLEN); a container with a longer one does not start.
 	MaxNoProxy = 64 << 10
+
+	// MaxRemotePath is the maximum length of the path of a remote URL, in bytes. Clients limit host and repository name to
+	// 255 characters together (OCI distribution specification), so half of it remains for the name in image references.
+	MaxRemotePath = 128
 
 	// maxDomain is the maximum length of a domain name (RFC 1123, and Kubernetes' DNS subdomains).
 	maxDomain = 253
@@ -87,31 +92,38 @@ func ParseHost(s string) (string, error) {
 	return s, nil
 }
 
-// URL is the address of a server without a path. The zero value is invalid.
+// URL is the address of a server. The zero value is invalid.
 type URL struct {
 	// Scheme is "http" or "https".
 	Scheme string
 	// Host is host[:port]: a DNS name, an IPv4 address, or an IPv6 address in brackets, in lower case; the port is from
 	// 1 to 65535 without leading zeros.
 	Host string
+	// Path is empty, or the beginning of the names of repositories, "/project" or "/a/b": it begins with a slash and does
+	// not end with one. Only remote URLs have it.
+	Path string
 }
 
-// String returns the canonical form, scheme://host[:port] without a slash at the end.
-func (u URL) String() string { return u.Scheme + "://" + u.Host }
+// String returns the canonical form, scheme://host[:port][/path] without a slash at the end.
+func (u URL) String() string { return u.Scheme + "://" + u.Host + u.Path }
 
-// ParseRemoteURL parses the URL of a registry: http or https, host and optional port. Scheme and host are
+// ParseRemoteURL parses the URL of a registry: http or https, host, optional port and optional path. Scheme and host are
 // case-insensitive (RFC 3986, section 6.2.2.1). A slash, an empty fragment (#), or "/#" at the end is dropped, because
-// earlier releases have admitted such URLs. User information, query, path, and IPv6 zones are errors. An error is an
+// earlier releases have admitted such URLs. User information, query, and IPv6 zones are errors. An error is an
 // *AddressError.
-func ParseRemoteURL(s string) (URL, error) { return parseURL(s, "https://registry.example.com") }
+//
+// The path precedes the name of each repository: with https://harbor.example.com/hub, the manifest v1 of library/alpine is
+// at https://harbor.example.com/v2/hub/library/alpine/manifests/v1. It consists of components of repository names (OCI
+// distribution specification, "Pulling manifests") and has at most MaxRemotePath bytes.
+func ParseRemoteURL(s string) (URL, error) { return parseURL(s, "https://registry.example.com", true) }
 
-// ParseProxyURL parses the URL of a proxy, with the grammar of ParseRemoteURL.
-func ParseProxyURL(s string) (URL, error) { return parseURL(s, "http://proxy.example.com:3128") }
+// ParseProxyURL parses the URL of a proxy, with the grammar of ParseRemoteURL without a path.
+func ParseProxyURL(s string) (URL, error) { return parseURL(s, "http://proxy.example.com:3128", false) }
 
-// ParseEndpoint parses the URL under which nodes reach a cache, with the grammar of ParseRemoteURL.
-func ParseEndpoint(s string) (URL, error) { return parseURL(s, "https://10.96.0.10:5000") }
+// ParseEndpoint parses the URL under which nodes reach a cache, with the grammar of ParseRemoteURL without a path.
+func ParseEndpoint(s string) (URL, error) { return parseURL(s, "https://10.96.0.10:5000", false) }
 
-func parseURL(s, example string) (URL, error) {
+func parseURL(s, example string, allowPath bool) (URL, error) {
 	fail := func(detail string) (URL, error) {
 		return URL{}, &AddressError{Rule: "must be http or https with a host and an optional port", Example: example, Detail: detail, Secret: mayContainSecret(s)}
 	}
@@ -131,10 +143,38 @@ func parseURL(s, example string) (URL, error) {
 	if !ok {
 		return fail("")
 	}
-	if hasPath && path != "" {
+	parsed := URL{Scheme: scheme, Host: host}
+	switch {
+	case !hasPath || path == "":
+		return parsed, nil
+	case !allowPath:
 		return fail("without a path")
 	}
-	return URL{Scheme: scheme, Host: host}, nil
+	parsed.Path = "/" + strings.TrimSuffix(path, "/")
+	if !isRemotePath(parsed.Path) {
+		return URL{}, &AddressError{
+			Rule:    fmt.Sprintf("must have no path, or the beginning of a repository name in lower case of at most %d bytes, without v2", MaxRemotePath),
+			Example: example + "/project", Secret: mayContainSecret(s),
+		}
+	}
+	return parsed, nil
+}
+
+// component is a component of a repository name in the OCI distribution specification.
+var component = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
+
+// isRemotePath reports whether path is a slash and components of a repository name. The first one must not be "v2": it
+// would most likely be the base of the registry API instead of a part of the name.
+func isRemotePath(path string) bool {
+	if len(path) > MaxRemotePath || path == "/v2" || strings.HasPrefix(path, "/v2/") {
+		return false
+	}
+	for part := range strings.SplitSeq(path[1:], "/") {
+		if !component.MatchString(part) {
+			return false
+		}
+	}
+	return true
 }
 
 // mayContainSecret reports whether an invalid address may contain a credential: user information, also with an encoded

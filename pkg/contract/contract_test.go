@@ -31,7 +31,7 @@ func parsers() map[string]struct {
 		cases []contracttest.Address
 	}{
 		"host":      {ParseHost, contracttest.Hosts()},
-		"remoteURL": {url(ParseRemoteURL), contracttest.URLs()},
+		"remoteURL": {url(ParseRemoteURL), append(contracttest.URLs(), contracttest.RemotePaths()...)},
 		"proxy":     {url(ParseProxyURL), contracttest.URLs()},
 		"endpoint":  {url(ParseEndpoint), contracttest.URLs()},
 		"noProxy":   {ParseNoProxy, contracttest.NoProxies()},
@@ -119,7 +119,7 @@ func FuzzAddresses(f *testing.F) {
 			if again, err := parser.parse(canonical); err != nil || again != canonical {
 				t.Errorf("%s %q is %q, which is %q, %v", name, input, canonical, again, err)
 			}
-			if strings.Trim(canonical, "abcdefghijklmnopqrstuvwxyz0123456789-.:/[],*") != "" || strings.Contains(canonical, "..") {
+			if strings.Trim(canonical, "abcdefghijklmnopqrstuvwxyz0123456789-._:/[],*") != "" || strings.Contains(canonical, "..") {
 				t.Errorf("%s %q is %q", name, input, canonical)
 			}
 		}

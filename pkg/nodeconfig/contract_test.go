@@ -4,6 +4,7 @@ package nodeconfig
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -45,6 +46,14 @@ func TestContract(t *testing.T) {
 			want = Marker
 		}
 		check(t, v1alpha3.RegistryCacheStatus{Upstream: tc.Input, Endpoint: "http://10.96.0.10:5000", RemoteURL: "https://registry.example.com"}, want)
+	}
+	for _, tc := range contracttest.RemotePaths() {
+		remote := ""
+		if parsed, err := url.Parse(tc.Canonical); err == nil && tc.Valid() {
+			remote = fmt.Sprintf("\nserver = \"%s://%s/v2%s\"\noverride_path = true\n\n[host.", parsed.Scheme, parsed.Host, parsed.Path)
+		}
+		check(t, v1alpha3.RegistryCacheStatus{Upstream: "docker.io", Endpoint: "http://10.96.0.10:5000", RemoteURL: tc.Input}, remote)
+		check(t, v1alpha3.RegistryCacheStatus{Upstream: "docker.io", Endpoint: tc.Input, RemoteURL: "https://docker.io"}, "")
 	}
 	for _, tc := range contracttest.URLs() {
 		remote, endpoint := "", ""

@@ -180,16 +180,27 @@ func secure(cache v1alpha3.RegistryCacheStatus) bool {
 // The unit finds the server, the hosts and the roots in these lines by their beginning; see header and round in its script.
 func hostsTOML(cache v1alpha3.RegistryCacheStatus) string {
 	text := fmt.Sprintf(`%s
-server = %q
-
+%s
 [host.%q]
   capabilities = ["pull", "resolve"]
   dial_timeout = %q
-`, Marker, cache.RemoteURL, cache.Endpoint, dialTimeout)
+`, Marker, server(cache.RemoteURL), cache.Endpoint, dialTimeout)
 	if secure(cache) {
 		text += fmt.Sprintf("  ca = %q\n", TrustedPath)
 	}
 	return text
+}
+
+// server returns the lines of a hosts.toml with the registry that nodes use without the cache. A path in the remote URL
+// precedes the names of repositories. containerd would append "/v2" to it; with override_path, it appends the name of the
+// repository only (documentation of hosts.toml).
+func server(remoteURL string) string {
+	remote, err := contract.ParseRemoteURL(remoteURL)
+	if err != nil || remote.Path == "" {
+		return fmt.Sprintf("server = %q\n", remoteURL)
+	}
+	base := remote.Scheme + "://" + remote.Host + strings.TrimSuffix(contract.BasePath, "/")
+	return fmt.Sprintf("server = %q\noverride_path = true\n", base+remote.Path)
 }
 
 // canonical checks the fields of cache that become names and contents of files, and returns it with canonical URLs. The

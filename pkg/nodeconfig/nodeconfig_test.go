@@ -94,7 +94,7 @@ func TestNewSkips(t *testing.T) {
 		{func(c *v1alpha3.RegistryCacheStatus) { c.Endpoint = "" }, "endpoint: " + url + "https://10.96.0.10:5000"},
 		{func(c *v1alpha3.RegistryCacheStatus) { c.Endpoint = "http://a\n" }, "endpoint: " + url + "https://10.96.0.10:5000"},
 		{func(c *v1alpha3.RegistryCacheStatus) { c.Endpoint = "https://10.96.0.10:5000" }, "CA bundle: one of its PEM blocks cannot be read, want -----BEGIN CERTIFICATE-----, base64, -----END CERTIFICATE-----"},
-		{func(c *v1alpha3.RegistryCacheStatus) { c.RemoteURL = "https://ghcr.io/v2" }, "remoteURL: " + url + "https://registry.example.com, without a path"},
+		{func(c *v1alpha3.RegistryCacheStatus) { c.RemoteURL = "https://ghcr.io/v2" }, "remoteURL: must have no path, or the beginning of a repository name in lower case of at most 128 bytes, without v2, for example https://registry.example.com/project"},
 		{func(c *v1alpha3.RegistryCacheStatus) { c.RemoteURL = "https://me:secret@ghcr.io" }, "remoteURL: " + url + "https://registry.example.com, without user name or password"},
 	} {
 		bad := v1alpha3.RegistryCacheStatus{Upstream: "docker.io", Endpoint: "http://10.96.0.10:5000", RemoteURL: "https://registry-1.docker.io"}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 	"testing"
@@ -143,7 +144,14 @@ func deploy(t *testing.T, raw fields) {
 		t.Fatalf("admitted, but the controller rejects it: %v", errs)
 	}
 	cache := decoded.Caches[0]
+	remote, err := url.Parse(*cache.RemoteURL)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, engine := range []configv1alpha1.Engine{configv1alpha1.Distribution, configv1alpha1.RegistryCache} {
+		if engine == configv1alpha1.Distribution && remote.Path != "" {
+			continue // it does not support a path, and the reconciliation reports that
+		}
 		objects, err := desired.Workload(cache, desired.Secrets{Certificate: &desired.Certificate{}}, desired.Options{Image: "image", Engine: engine})
 		if err != nil {
 			t.Fatalf("admitted, but cannot be deployed: %v", err)
@@ -172,7 +180,11 @@ func deploy(t *testing.T, raw fields) {
 			hosts = file.Content.Inline.Data
 		}
 	}
-	if !strings.Contains(hosts, "\nserver = \""+*cache.RemoteURL+"\"\n") || !strings.Contains(hosts, "\n[host.\""+status.Endpoint+"\"]\n") {
+	server := "\nserver = \"" + *cache.RemoteURL + "\"\n\n["
+	if remote.Path != "" {
+		server = fmt.Sprintf("\nserver = \"%s://%s/v2%s\"\noverride_path = true\n\n[", remote.Scheme, remote.Host, remote.Path)
+	}
+	if !strings.Contains(hosts, server) || !strings.Contains(hosts, "\n[host.\""+status.Endpoint+"\"]\n") {
 		t.Errorf("nodes get %q, want %q and %q in it", hosts, *cache.RemoteURL, status.Endpoint)
 	}
 }

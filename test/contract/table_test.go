@@ -40,6 +40,9 @@ func TestTable(t *testing.T) {
 		check(t, admit, fields{Upstream: new("docker.io"), RemoteURL: &tc.Input})
 		check(t, admit, fields{Upstream: new("docker.io"), Proxy: &proxy{HTTPProxy: &tc.Input, HTTPSProxy: &tc.Input}})
 	}
+	for _, tc := range contracttest.RemotePaths() {
+		check(t, admit, fields{Upstream: new("docker.io"), RemoteURL: &tc.Input})
+	}
 	for _, tc := range contracttest.NoProxies() {
 		check(t, admit, fields{Upstream: new("docker.io"), Proxy: &proxy{NoProxy: &tc.Input}})
 	}

@@ -37,8 +37,9 @@ type Upstream struct {
 	// Host is the registry host of image references, "docker.io" or "registry.example.com:5000", see
 	// contract.ParseHost. Requests with another value in their parameter ns are rejected. Required.
 	Host string `json:"host"`
-	// RemoteURL is the URL of the registry: scheme, host and port, such as "https://registry-1.docker.io", see
-	// contract.ParseRemoteURL. Parse and Marshal replace it by its canonical form. Required.
+	// RemoteURL is the URL of the registry: scheme, host, port and path, such as "https://registry-1.docker.io" or
+	// "https://harbor.example.com/dockerhub", see contract.ParseRemoteURL. The path precedes the names of repositories. Parse
+	// and Marshal replace the URL by its canonical form. Required.
 	RemoteURL string `json:"remoteURL"`
 	// CAFile is a PEM file of certificate authorities that are trusted beside the system's, for RemoteURL and for
 	// where it redirects to. Empty means none.

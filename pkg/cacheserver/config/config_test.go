@@ -84,7 +84,7 @@ func TestValidate(t *testing.T) {
 		{"no URL", func(c *Config) { c.Upstream.RemoteURL = "" }, "upstream.remoteURL: must be set to the URL of the registry, such as https://registry-1.docker.io"},
 		{"URL without scheme", func(c *Config) { c.Upstream.RemoteURL = "registry-1.docker.io" }, `upstream.remoteURL: "registry-1.docker.io" must be http or https with a host and an optional port, for example https://registry.example.com`},
 		{"URL with password", func(c *Config) { c.Upstream.RemoteURL = "https://user:secret@a" }, "upstream.remoteURL: must be http or https with a host and an optional port, for example https://registry.example.com, without user name or password"},
-		{"URL with path", func(c *Config) { c.Upstream.RemoteURL = "https://a/v2/" }, `upstream.remoteURL: "https://a/v2/" must be http or https with a host and an optional port, for example https://registry.example.com, without a path`},
+		{"URL with path", func(c *Config) { c.Upstream.RemoteURL = "https://a/v2/" }, `upstream.remoteURL: "https://a/v2/" must have no path, or the beginning of a repository name in lower case of at most 128 bytes, without v2, for example https://registry.example.com/project`},
 		{"URL with query", func(c *Config) { c.Upstream.RemoteURL = "https://a?b" }, "upstream.remoteURL: must be http or https with a host and an optional port, for example https://registry.example.com, without query or fragment"},
 		{"address without port", func(c *Config) { c.Listen.Address = "localhost" }, `listen.address: "localhost" must be host:port, such as ":5000"`},
 		{"port too large", func(c *Config) { c.Debug.Address = ":65536" }, `debug.address: ":65536" must end with a port from 0 to 65535`},

@@ -16,7 +16,7 @@ func TestContract(t *testing.T) {
 			t.Errorf("host %q: got %q, %v, want %q", tc.Input, cfg.Upstream.Host, err, tc.Canonical)
 		}
 	}
-	for _, tc := range contracttest.URLs() {
+	for _, tc := range append(contracttest.URLs(), contracttest.RemotePaths()...) {
 		cfg, err := Parse([]byte(`{"upstream":{"host":"docker.io","remoteURL":` + tc.MarshalInput() + `}}`))
 		if (err == nil) != tc.Valid() || cfg.Upstream.RemoteURL != tc.Canonical {
 			t.Errorf("remoteURL %q: got %q, %v, want %q", tc.Input, cfg.Upstream.RemoteURL, err, tc.Canonical)

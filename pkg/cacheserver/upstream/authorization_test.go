@@ -351,3 +351,35 @@ func TestDenialIsFinal(t *testing.T) {
 		t.Errorf("-want +got\n%s", diff)
 	}
 }
+
+// The path of the remote URL precedes the repository in requests and scopes.
+func TestRemotePath(t *testing.T) {
+	t.Parallel()
+	r := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/token":
+			issue(w, "of-"+strings.Join(r.URL.Query()["scope"], " "))
+			return
+		case r.URL.Path == "/v2/":
+		case r.Header.Get("Authorization") != "Bearer of-repository:hub/mirror/library/alpine:pull":
+			challenge(w, `Bearer realm="https://`+r.Host+`/token"`)
+		default:
+			content(w, r)
+		}
+	})
+	for _, path := range []string{"/hub/mirror", "/hub/mirror/"} {
+		c := newClient(t, r.URL+path, upstream.Options{CAFile: r.caFile})
+		if _, err := c.Manifest(t.Context(), repository, byTag); err != nil {
+			t.Error(err)
+		}
+		if got := readBlob(t, c, 0); got != layer {
+			t.Errorf("blob %q", got)
+		}
+		if state := c.State(t.Context()); state.Reason != "Answers" {
+			t.Errorf("state %+v", state)
+		}
+	}
+	if got := r.seen()[0]; got != "GET /v2/hub/mirror/library/alpine/manifests/v1" {
+		t.Errorf("first request: %s", got)
+	}
+}

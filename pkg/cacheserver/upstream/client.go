@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -77,7 +78,8 @@ type Options struct {
 
 // Client asks one registry. It is safe for concurrent use.
 type Client struct {
-	remote        *url.URL
+	remote        *url.URL // without a path
+	prefix        string   // path before the names of repositories, without slashes at its ends; can be empty
 	transport     *reloadingTransport
 	responses     *responseTransport // on top of transport
 	auth          *auth.Authorizer
@@ -91,13 +93,15 @@ type Client struct {
 	requests      *queue
 }
 
-// New returns a client of the registry at remoteURL (scheme, host and port). It makes no request. Close releases its
-// connections.
+// New returns a client of the registry at remoteURL: scheme, host, port and path, see contract.ParseRemoteURL. It sends no
+// request. Close releases its connections.
 func New(remoteURL string, o Options) (*Client, error) {
 	remote, err := url.Parse(remoteURL)
 	if err != nil || remote.Host == "" {
 		return nil, errors.New("parsing the remote URL: it must have scheme and host")
 	}
+	prefix := strings.TrimPrefix(path.Join("/", remote.Path), "/")
+	remote = &url.URL{Scheme: remote.Scheme, Host: remote.Host}
 	if o.HeaderTimeout == 0 {
 		o.HeaderTimeout = defaultHeaderTimeout
 	}
@@ -128,6 +132,7 @@ func New(remoteURL string, o Options) (*Client, error) {
 	queueTimeout := cmp.Or(o.QueueTimeout, defaultQueueTimeout)
 	return &Client{
 		remote:        remote,
+		prefix:        prefix,
 		transport:     transport,
 		responses:     responses,
 		auth:          authorizer,

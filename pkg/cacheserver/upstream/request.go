@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
 	"strings"
 	"sync"
 	"time"
@@ -111,7 +112,7 @@ func (c *Client) send(ctx context.Context, r request, end time.Time, release fun
 
 // authenticated sends the request until its authorization is accepted, or rejected finally. It returns the last response.
 func (c *Client) authenticated(ctx context.Context, r request) (*http.Response, error) {
-	authorization := c.auth.NewRequest(r.repository)
+	authorization := c.auth.NewRequest(path.Join(c.prefix, r.repository))
 	client := c.client(authorization.Authorize)
 	for {
 		req, err := c.newRequest(ctx, r)
@@ -136,7 +137,7 @@ func (c *Client) authenticated(ctx context.Context, r request) (*http.Response, 
 
 // newRequest returns the request without authorization.
 func (c *Client) newRequest(ctx context.Context, r request) (*http.Request, error) {
-	u := c.remote.JoinPath("v2", r.repository, r.kind, r.reference)
+	u := c.remote.JoinPath("v2", c.prefix, r.repository, r.kind, r.reference)
 	u.RawQuery = r.query
 	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), nil)
 	if err != nil {

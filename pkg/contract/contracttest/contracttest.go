@@ -84,6 +84,23 @@ func Hosts() []Address {
 	return append(valid, invalid...)
 }
 
+// RemotePaths are remote URLs with a path. Proxies and endpoints must reject them.
+func RemotePaths() []Address {
+	valid := accept(
+		"https://harbor.example.com/dockerhub", "http://10.1.2.3:5000/a", "https://[fd00::1]:5000/a/b/c", "https://a/a.b_c__d-e---f/1/v1",
+		"https://a/v2x", "https://a/a/v2", "https://a/"+strings.Repeat("a/", 63)+"b",
+	)
+	valid = append(valid,
+		Address{"HTTPS://Harbor.example.com/dockerhub/", "https://harbor.example.com/dockerhub"},
+		Address{"https://a/b/#", "https://a/b"},
+	)
+	return append(valid, reject(
+		"https://a/v2", "https://a/v2/", "https://a/v2/b", "https://a/B", "https://a/b//c", "https://a/b//", "https://a//b", "https://a/b/../c", "https://a/b/.", "https://a/-b", "https://a/b-",
+		"https://a/b._c", "https://a/b___c", "https://a/b..c", "https://a/b:c", "https://a/b@sha256", "https://a/b%20c", "https://a/b c", "https://a/b?c", "https://a/b#c", "https://a/b;c", `https://a/b"`, `https://a/b\c`,
+		"https://a/ü", "https://a/b\n", "https://a/b\x00", "https://user:secret@a/b", "https://a/"+strings.Repeat("a/", 63)+"bb",
+	)...)
+}
+
 // URLs are URLs of servers without a path: remote URLs, proxies and endpoints of caches.
 func URLs() []Address {
 	valid := accept(

@@ -3,6 +3,7 @@
 package desired
 
 import (
+	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -12,6 +13,7 @@ import (
 	"github.com/registry-cache/extension/pkg/apis/registry"
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
 	"github.com/registry-cache/extension/pkg/cacheserver/config"
+	"github.com/registry-cache/extension/pkg/contract"
 	"github.com/registry-cache/extension/pkg/contract/contracttest"
 )
 
@@ -20,6 +22,12 @@ type rendered struct {
 	status      v1alpha3.RegistryCache
 	server      config.Config
 	environment map[string]string
+}
+
+// hasPath reports whether the remote URL has a path, which distribution does not support.
+func hasPath(cache v1alpha3.RegistryCache) bool {
+	remote, err := contract.ParseRemoteURL(*cache.RemoteURL)
+	return err == nil && remote.Path != ""
 }
 
 // render decodes the JSON of a cache like the controller and computes the objects of both engines.
@@ -32,6 +40,12 @@ func render(t *testing.T, cache string) (*rendered, error) {
 	result := &rendered{status: decoded.Caches[0], environment: map[string]string{}}
 	for _, engine := range []configv1alpha1.Engine{configv1alpha1.Distribution, configv1alpha1.RegistryCache} {
 		objects, err := Workload(decoded.Caches[0], Secrets{Certificate: &Certificate{}}, Options{Image: "image", Engine: engine})
+		if engine == configv1alpha1.Distribution && hasPath(decoded.Caches[0]) {
+			if err == nil || !strings.Contains(err.Error(), "engine distribution does not support a path") {
+				t.Errorf("%s with distribution: %v", cache, err)
+			}
+			continue
+		}
 		if err != nil {
 			t.Errorf("%s is admitted, and cannot be deployed with %s: %v", cache, engine, err)
 			return nil, err
@@ -65,7 +79,7 @@ func TestContract(t *testing.T) {
 			t.Errorf("upstream %q: got %q for the nodes and %q for the server", tc.Input, got.status.Upstream, got.server.Upstream.Host)
 		}
 	}
-	for _, tc := range contracttest.URLs() {
+	for _, tc := range append(contracttest.URLs(), contracttest.RemotePaths()...) {
 		got, err := render(t, `{"upstream":"registry.example.com","remoteURL":`+tc.MarshalInput()+`}`)
 		if (err == nil) != tc.Valid() {
 			t.Errorf("remoteURL %q: error %v, want valid = %t", tc.Input, err, tc.Valid())

@@ -109,6 +109,10 @@ func distribution(cache v1alpha3.RegistryCache, secrets Secrets, options Options
 	if _, err := registryCache(cache, secrets, options); err != nil {
 		return engine{}, err
 	}
+	if remote, err := contract.ParseRemoteURL(*cache.RemoteURL); err == nil && remote.Path != "" {
+		// It would request <path>/v2/<repository> instead of /v2/<path>/<repository>.
+		return engine{}, fmt.Errorf("remoteURL %q: engine distribution does not support a path", remote)
+	}
 	server := distributionConfig{
 		Version: "0.1",
 		Log:     distributionLog{Fields: map[string]string{"service": "registry"}},

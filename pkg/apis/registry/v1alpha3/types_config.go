@@ -24,7 +24,9 @@ type RegistryCache struct {
 	// Upstream is the remote registry to cache, in the format host[:port] without a scheme, for example "docker.io".
 	// It is the host of the image references that the cache serves. Required.
 	Upstream string `json:"upstream"`
-	// RemoteURL is where the upstream's registry API is served: http or https, host and optional port, no path.
+	// RemoteURL is where the upstream's registry API is served: http or https, host, optional port and optional path.
+	// The path is the beginning of the names of repositories, for example of a Harbor project: with
+	// "https://harbor.example.com/dockerhub", library/alpine is the repository dockerhub/library/alpine.
 	// Defaults to "https://<upstream>", and to "https://registry-1.docker.io" for docker.io. Only its scheme can be
 	// changed later: the volume holds what came from that host.
 	// +optional

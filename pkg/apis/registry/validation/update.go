@@ -4,6 +4,7 @@ package validation
 
 import (
 	"fmt"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -46,9 +47,13 @@ func ValidateRegistryConfigUpdate(old, config *v1alpha3.RegistryConfig, fldPath 
 func validateCacheUpdate(old, cache *v1alpha3.RegistryCache, path *field.Path) field.ErrorList {
 	const remedy = "; to start with an empty volume, remove the cache and add it again when it is gone"
 	var errs field.ErrorList
-	if was, is := remoteHost(old), remoteHost(cache); was != is && was != "" && is != "" {
+	if was, is := remote(old), remote(cache); was != is && was != "" && is != "" {
+		part := "host"
+		if strings.Contains(was+is, "/") {
+			part = "host and path"
+		}
 		errs = append(errs, field.Invalid(path.Child("remoteURL"), *cache.RemoteURL, fmt.Sprintf(
-			"must keep the host %q, the volume holds what came from there%s", was, remedy)))
+			"must keep the %s %q, the volume holds what came from there%s", part, was, remedy)))
 	}
 	if was, is := old.Volume.Size, cache.Volume.Size; is.Sign() > 0 && is.Cmp(*was) < 0 {
 		errs = append(errs, field.Invalid(path.Child("volume", "size"), is.String(), fmt.Sprintf(
@@ -78,11 +83,11 @@ func equal(a, b *string) bool {
 	return a == b || a != nil && b != nil && *a == *b
 }
 
-// remoteHost is the host and port of the remote URL, "" if the URL is invalid. It does not depend on the scheme.
-func remoteHost(cache *v1alpha3.RegistryCache) string {
-	remote, err := contract.ParseRemoteURL(*cache.RemoteURL)
+// remote returns host, port and path of the remote URL, or "" if the URL is invalid. It does not depend on the scheme.
+func remote(cache *v1alpha3.RegistryCache) string {
+	parsed, err := contract.ParseRemoteURL(*cache.RemoteURL)
 	if err != nil {
 		return ""
 	}
-	return remote.Host
+	return parsed.Host + parsed.Path
 }
