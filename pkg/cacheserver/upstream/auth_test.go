@@ -18,13 +18,13 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
 
-// tokenServer answers for /token and demands what it issued for everything else.
+// tokenServer issues tokens at /token and requires them for all other requests.
 type tokenServer struct {
 	issued   atomic.Int64
 	lifetime int
 	// user and password are demanded for a token where they are set.
 	user, password string
-	// expired lets the registry refuse what was issued before.
+	// expired is the number of the last token that the registry rejects.
 	expired atomic.Int64
 }
 
@@ -98,7 +98,7 @@ func TestOneTokenForManyRequests(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	// Those that come when the exchange is over take its result; those that come meanwhile share it.
+	// Concurrent requests share the exchange; later requests use its result.
 	if got := s.issued.Load(); got != 2 {
 		t.Errorf("%d tokens for two repositories", got)
 	}
@@ -223,7 +223,7 @@ func TestUnusableTokenServer(t *testing.T) {
 	}
 }
 
-// What the token server says is not what the registry says about content, and is not remembered.
+// A response of the token server is no information about content, and is not remembered.
 func TestFailingTokenServer(t *testing.T) {
 	t.Parallel()
 	for status, temporary := range map[int]bool{

@@ -4,22 +4,24 @@ package upstream
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// body is an answer's body. The idle time counts only while a Read waits, so that a slow reader is no slow upstream.
+// body is the body of a response. The idle timeout runs only during a Read, so a slow reader is not mistaken for a slow
+// upstream. It is not safe for concurrent use.
 type body struct {
 	io.ReadCloser
-	// ctx is that of the request, which the body belongs to until it is closed.
+	// ctx is the context of the request, which lasts until the body is closed.
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
 	idle     time.Duration
 	op       string
 	received prometheus.Counter
-	release  func() // gives back the turn of the request
+	release  func() // releases the slot of the request in its queue
 }
 
 func (b *body) Read(p []byte) (int, error) {
@@ -27,7 +29,7 @@ func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	timer.Stop()
 	b.received.Add(float64(n))
-	// An upstream that notices the end of the request may end its answer before the connection is closed.
+	// After a timeout, the read can return io.EOF, if the upstream noticed the end of the request and ended the response.
 	if err != nil && (err != io.EOF || b.ctx.Err() != nil) {
 		err = classify(b.ctx, b.op, err)
 	}
@@ -39,4 +41,16 @@ func (b *body) Close() error {
 	b.cancel(nil)
 	b.release()
 	return err
+}
+
+// readAll reads a body of at most limit bytes.
+func readAll(body io.Reader, req request, limit int64) ([]byte, error) {
+	content, err := io.ReadAll(io.LimitReader(body, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(content)) > limit {
+		return nil, &Error{Op: req.String(), Err: fmt.Errorf("the answer has more than %d bytes", limit)}
+	}
+	return content, nil
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package upstream is the client of the registry that is cached: manifests, blobs and lists, authentication, and
-// limits for everything that can take time or space.
+// Package upstream is the client of the upstream: it requests manifests, blobs and lists, follows redirects, authenticates,
+// and limits time and size of each response. docs/development/upstreams.md compares its behaviour with containerd's.
 package upstream
 
 import (
@@ -50,10 +50,10 @@ const (
 
 // Options are the optional parts of a Client.
 type Options struct {
-	// CAFile is a PEM file of authorities that are trusted beside the system's. It is read again when it changes.
+	// CAFile is a PEM file with CAs that are trusted in addition to those of the system. It is read again after a change.
 	CAFile string
-	// CredentialsDir is a folder with the files "username" and "password". They are read again for each token. Empty
-	// means anonymous.
+	// CredentialsDir is a folder with the files "username" and "password". They are read for each use. Empty means
+	// anonymous.
 	CredentialsDir string
 	// UserAgent is sent with every request; empty means Go's default.
 	UserAgent string
@@ -61,22 +61,22 @@ type Options struct {
 	// header of the response. Default 25 s, at most MaxHeaderTimeout. Connecting and the TLS handshake have their own limit
 	// of 5 s each.
 	HeaderTimeout time.Duration
-	// IdleTimeout is the time that one read of a body may wait for bytes. Default 10 s.
+	// IdleTimeout is the time in which a read of a body must return bytes. Default 10 s.
 	IdleTimeout time.Duration
 	// AnswerTimeout is the time from the header to the end of a response other than a blob, whose content is forwarded only
 	// when it is complete. Default 15 s. A complete request, including the queue, takes at most 28 s.
 	AnswerTimeout time.Duration
-	// MaxTransfers and MaxRequests bound the blobs, and the other requests, that are under way at a time. Default 128
-	// each. Those beyond wait in the order in which they came, for at most QueueTimeout. Default 5 s.
+	// MaxTransfers and MaxRequests limit the concurrent requests for blobs, and the other concurrent requests. Default 128
+	// each. Further requests wait in the order of their arrival, for at most QueueTimeout. Default 5 s.
 	MaxTransfers, MaxRequests int
 	QueueTimeout              time.Duration
-	// Logger gets what no caller sees, such as a CA file that cannot be read again. Default: discarded.
+	// Logger receives events without a caller, for example an unreadable CA file after a change. Default: discarded.
 	Logger *slog.Logger
-	// Registerer gets the metrics. Default: none.
+	// Registerer receives the metrics. Default: none.
 	Registerer prometheus.Registerer
 }
 
-// Client asks one registry. It is safe for concurrent use.
+// Client sends requests to one registry. It is safe for concurrent use.
 type Client struct {
 	remote        *url.URL // without a path
 	prefix        string   // path before the names of repositories, without slashes at its ends; can be empty
@@ -153,16 +153,16 @@ func (c *Client) Close() {
 	c.transport.CloseIdleConnections()
 }
 
-// Descriptor is what the upstream tells about a manifest without sending it.
+// Descriptor is the description of a manifest in the header of a response.
 type Descriptor struct {
 	MediaType string
-	// Digest is empty where the upstream sent none, or one that is not sha256.
+	// Digest is empty if the upstream sent none, or one with another algorithm than sha256.
 	Digest digest.Digest
-	// Size is in bytes, -1 where the upstream did not tell.
+	// Size is in bytes, -1 if the header does not contain it.
 	Size int64
 }
 
-// Manifest is a manifest whose content has the digest.
+// Manifest is a manifest with verified content.
 type Manifest struct {
 	MediaType string
 	Digest    digest.Digest
@@ -195,7 +195,7 @@ type Range struct {
 	IfRange string
 }
 
-// HeadManifest resolves ref. Errors are *Error, or the context's.
+// HeadManifest requests the digest, the media type and the size of a manifest. Errors are *Error, or the context's.
 func (c *Client) HeadManifest(ctx context.Context, repository string, ref oci.Reference) (Descriptor, error) {
 	resp, err := c.do(ctx, request{method: http.MethodHead, repository: repository, kind: "manifests", reference: ref.String()})
 	if err != nil {
@@ -209,8 +209,8 @@ func (c *Client) HeadManifest(ctx context.Context, repository string, ref oci.Re
 	return Descriptor{MediaType: resp.Header.Get("Content-Type"), Digest: d, Size: resp.ContentLength}, nil
 }
 
-// Manifest returns the manifest that ref names, of at most oci.MaxManifestSize bytes. The content is checked against
-// the digest of ref, or the one that the upstream sent for a tag; without one it must at least look like a manifest.
+// Manifest returns a manifest of at most oci.MaxManifestSize bytes. Its content must have the digest of ref, or, for a tag,
+// the digest in the header. Without such a header, the content must have a schema version.
 // Errors are *Error, or the context's.
 func (c *Client) Manifest(ctx context.Context, repository string, ref oci.Reference) (*Manifest, error) {
 	req := request{method: http.MethodGet, repository: repository, kind: "manifests", reference: ref.String()}
@@ -223,24 +223,23 @@ func (c *Client) Manifest(ctx context.Context, repository string, ref oci.Refere
 	if err != nil {
 		return nil, err
 	}
-	want := ref.Digest
-	if want == "" {
+	expected := ref.Digest
+	if expected == "" {
 		if announced, err := oci.ParseDigest(resp.Header.Get("Docker-Content-Digest")); err == nil {
-			want = announced
+			expected = announced
 		}
 	}
 	got := digest.SHA256.FromBytes(content)
-	if want == "" && !isManifest(content) {
+	if expected == "" && !isManifest(content) {
 		return nil, &Error{Op: req.String(), Err: errors.New("the answer is no manifest")}
 	}
-	if want != "" && got != want {
-		return nil, &Error{Op: req.String(), Err: fmt.Errorf("the content has the digest %s instead of %s", got, want)}
+	if expected != "" && got != expected {
+		return nil, &Error{Op: req.String(), Err: fmt.Errorf("the content has the digest %s instead of %s", got, expected)}
 	}
 	return &Manifest{MediaType: resp.Header.Get("Content-Type"), Digest: got, Content: content}, nil
 }
 
-// isManifest tells manifests of any version from what answers in the place of the registry, such as the login page of
-// a proxy.
+// isManifest distinguishes manifests of any version from other documents, for example from the login page of a proxy.
 func isManifest(content []byte) bool {
 	var fields struct {
 		SchemaVersion int `json:"schemaVersion"`
@@ -264,7 +263,7 @@ func (c *Client) HeadBlob(ctx context.Context, repository string, d digest.Diges
 	if err != nil {
 		return 0, err
 	}
-	// What an upstream without ranges sends is not read: that ends the connection.
+	// The content of an upstream without ranges is not read; Close ends the connection.
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusPartialContent {
 		return resp.ContentLength, nil
@@ -295,11 +294,12 @@ func (c *Client) Blob(ctx context.Context, repository string, d digest.Digest, p
 	return blob, nil
 }
 
+// acceptsRanges reports whether the upstream supports ranges.
 func acceptsRanges(resp *http.Response) bool {
 	return resp.StatusCode == http.StatusPartialContent || strings.EqualFold(strings.TrimSpace(resp.Header.Get("Accept-Ranges")), "bytes")
 }
 
-// strongETag returns the ETag of an answer if it may stand in If-Range (RFC 9110, section 13.1.5), or "".
+// strongETag returns the ETag of a response if If-Range can contain it (RFC 9110, section 13.1.5), or "".
 func strongETag(resp *http.Response) string {
 	if etag := resp.Header.Get("ETag"); strings.HasPrefix(etag, `"`) {
 		return etag

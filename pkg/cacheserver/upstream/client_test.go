@@ -47,7 +47,7 @@ var (
 	byDigest       = oci.Reference{Digest: manifestDigest}
 )
 
-// registry is a server that answers as handle says and notes the requests.
+// registry is a server with a handler that records the requests.
 type registry struct {
 	*httptest.Server
 	caFile string
@@ -218,7 +218,7 @@ func TestBlobWithoutHead(t *testing.T) {
 	}
 }
 
-// The rest of a blob is asked for if it is still the same; if it is not, all of what there is now is sent.
+// A request for the rest of a blob gets all of it if its ETag has changed.
 func TestBlobIfRange(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -446,7 +446,7 @@ func TestSilentUpstream(t *testing.T) {
 	})
 	t.Run("TLS", func(t *testing.T) {
 		t.Parallel()
-		listener, err := net.Listen("tcp", "127.0.0.1:0") // its backlog accepts, nobody answers
+		listener, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts connections, no process responds
 		if err != nil {
 			t.Fatal(err)
 		}

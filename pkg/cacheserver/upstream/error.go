@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	// maxRetryAfter bounds what an upstream can ask for.
+	// maxRetryAfter limits the delay that an upstream can request.
 	maxRetryAfter = 5 * time.Minute
-	// absurdRetryAfter is no waiting time any more, but something else, such as a Unix time.
+	// absurdRetryAfter is a value that is no delay, but for example a Unix time.
 	absurdRetryAfter = 24 * time.Hour
 )
 
@@ -32,15 +32,15 @@ var (
 // ErrBusy is the cause of an Error whose request was not sent, see Options.QueueTimeout.
 var ErrBusy = errors.New("not sent, because too many requests to the upstream are under way")
 
-// Error is a request that brought no content. Its text has no query strings and no credentials.
+// Error is a request to the upstream without usable content. Its text contains no query strings and no credentials.
 type Error struct {
 	// Op names the request: "GET library/alpine/manifests/latest".
 	Op string
-	// StatusCode is the upstream's answer, 0 if there was none that can be used.
+	// StatusCode is the status of the response, 0 if there was no usable response.
 	StatusCode int
-	// Err is the reason where StatusCode is 0.
+	// Err is the reason if StatusCode is 0.
 	Err error
-	// RetryAfter is how long the upstream wants to be left alone, at most 5 min. 0 where it did not say.
+	// RetryAfter is the delay that the upstream requests, at most 5 min, or 0.
 	RetryAfter time.Duration
 }
 
@@ -53,18 +53,18 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// NotFound says that the upstream does not have what was asked for.
+// NotFound reports that the upstream does not have the content.
 func (e *Error) NotFound() bool { return e.StatusCode == http.StatusNotFound }
 
-// Denied says that the upstream does not show it to these credentials.
+// Denied reports that the upstream does not serve the content to the user of the credentials.
 func (e *Error) Denied() bool {
 	return e.StatusCode == http.StatusUnauthorized || e.StatusCode == http.StatusForbidden
 }
 
-// RateLimited says that the upstream asks for fewer requests.
+// RateLimited reports that the upstream limits the rate of requests.
 func (e *Error) RateLimited() bool { return e.StatusCode == http.StatusTooManyRequests }
 
-// Timeout says that the upstream was silent for too long.
+// Timeout reports that the upstream did not respond in time.
 func (e *Error) Timeout() bool {
 	if isTimeout(e.Err) || e.StatusCode == http.StatusRequestTimeout {
 		return true
@@ -77,17 +77,17 @@ func isTimeout(err error) bool {
 	return errors.Is(err, errHeaderTimeout) || errors.Is(err, errIdleTimeout) || errors.Is(err, errAnswerTimeout) || errors.Is(err, auth.ErrTimeout)
 }
 
-// Busy says that the request was not sent, because too many others are under way.
+// Busy reports that the request was not sent, because too many requests are in progress.
 func (e *Error) Busy() bool { return errors.Is(e.Err, ErrBusy) }
 
-// Temporary says that the state of the upstream is the reason, rather than what was asked for: it was not reached,
-// was busy or silent, asked for fewer requests or failed.
+// Temporary reports that the cause is the state of the upstream instead of the requested content: it is unreachable, did
+// not respond in time, limits the rate of requests, or failed.
 func (e *Error) Temporary() bool {
 	return e.StatusCode == 0 || e.Timeout() || e.RateLimited() || e.StatusCode >= http.StatusInternalServerError
 }
 
-// retryAfter returns what the header Retry-After (RFC 9110, section 10.2.3) of an answer asks for: a number of seconds,
-// or a date. It returns 0 for an answer that does not ask for patience, and for values that make no sense.
+// retryAfter returns the delay in the header Retry-After (RFC 9110, section 10.2.3): a number of seconds, or a date. It
+// returns 0 for a status other than 429 and 503, and for invalid values.
 func retryAfter(resp *http.Response, now time.Time) time.Duration {
 	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
 		return 0
@@ -119,7 +119,7 @@ func tokenServerError(failed *auth.TokenError) *Error {
 	return e
 }
 
-// classify makes an *Error of err, unless the caller's own context ended.
+// classify converts err to an *Error, unless the context of the caller has ended.
 func classify(ctx context.Context, op string, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		if !isTimeout(cause) {
@@ -133,7 +133,7 @@ func classify(ctx context.Context, op string, err error) error {
 	if failed, ok := errors.AsType[*auth.TokenError](err); ok {
 		return tokenServerError(failed)
 	}
-	// The URL in the error may be one of a redirection, with a signature in its query.
+	// The URL in the error can be the target of a redirect, with a signature in its query.
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
 	}

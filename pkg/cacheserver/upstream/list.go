@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -17,23 +16,23 @@ import (
 )
 
 const (
-	// maxListSize bounds one page of tags or referrers, in bytes. An index of referrers is a manifest, and a page of
-	// tags has room for 30 000 of the longest.
+	// maxListSize is the maximum size of one page of tags or referrers, in bytes. An index of referrers is a manifest, and
+	// 4 MiB contain 30 000 tags of the maximum length.
 	maxListSize = oci.MaxManifestSize
-	// maxNextSize bounds the query that leads to the next page, in bytes, which the client sends back in its URL.
+	// maxNextSize is the maximum size of the query for the next page, in bytes. The client sends it back in a URL.
 	maxNextSize = 2 << 10
 )
 
-// ErrNoIndex is wrapped by the errors about an answer to a request for referrers that is no OCI index, which is what
-// registries without that API may send.
+// ErrNoIndex is wrapped by the error of a request for referrers whose response is no OCI index. Registries without the
+// referrers API can send such responses.
 var ErrNoIndex = errors.New("the answer is no OCI index")
 
 // TagPage is a part of the tags of a repository.
 type TagPage struct {
-	// Tags are in the upstream's order, and as many as it likes to send.
+	// Tags are in the order of the upstream, which also chooses their number.
 	Tags oci.TagList
-	// Next is the query of the next page. It is nil where the upstream names none, which need not mean that this page
-	// is the last one.
+	// Next is the query for the next page, nil if the response contains no link. Some registries send no link although there
+	// are more tags.
 	Next url.Values
 }
 
@@ -41,14 +40,14 @@ type TagPage struct {
 type Referrers struct {
 	// Index is an OCI index.
 	Index []byte
-	// FiltersApplied is the answer's header OCI-Filters-Applied.
+	// FiltersApplied is the header OCI-Filters-Applied of the response.
 	FiltersApplied string
-	// Next is the query of the next page, nil where there is none.
+	// Next is the query for the next page, nil if there is none.
 	Next url.Values
 }
 
 // Tags returns a page of the tags of a repository, of at most 4 MiB. The query has the parameters n and last of the
-// distribution specification, or what the page before gave as Next. Errors are *Error, or the context's.
+// distribution specification, or is Next of the previous page. Errors are *Error, or the context's.
 func (c *Client) Tags(ctx context.Context, repository string, query url.Values) (*TagPage, error) {
 	req := request{method: http.MethodGet, repository: repository, kind: "tags", reference: "list", query: query.Encode()}
 	content, header, err := c.list(ctx, req)
@@ -67,8 +66,8 @@ func (c *Client) Tags(ctx context.Context, repository string, query url.Values) 
 }
 
 // Referrers returns a page of the manifests that refer to the one with the digest, of at most 4 MiB. The query has the
-// parameter artifactType of the distribution specification, or what the page before gave as Next. Errors are *Error,
-// which may wrap ErrNoIndex, or the context's.
+// parameter artifactType of the distribution specification, or is Next of the previous page. Errors are *Error, which can
+// wrap ErrNoIndex, or the context's.
 func (c *Client) Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*Referrers, error) {
 	req := request{method: http.MethodGet, repository: repository, kind: "referrers", reference: d.String(), query: query.Encode()}
 	content, header, err := c.list(ctx, req)
@@ -85,6 +84,7 @@ func (c *Client) Referrers(ctx context.Context, repository string, d digest.Dige
 	return &Referrers{Index: content, FiltersApplied: header.Get("OCI-Filters-Applied"), Next: next}, nil
 }
 
+// list returns the content and the header of a response.
 func (c *Client) list(ctx context.Context, req request) ([]byte, http.Header, error) {
 	resp, err := c.do(ctx, req)
 	if err != nil {
@@ -95,20 +95,8 @@ func (c *Client) list(ctx context.Context, req request) ([]byte, http.Header, er
 	return content, resp.Header, err
 }
 
-// readAll reads a body of at most limit bytes.
-func readAll(body io.Reader, req request, limit int64) ([]byte, error) {
-	content, err := io.ReadAll(io.LimitReader(body, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(content)) > limit {
-		return nil, &Error{Op: req.String(), Err: fmt.Errorf("the answer has more than %d bytes", limit)}
-	}
-	return content, nil
-}
-
-// nextPage returns the query of the link (RFC 8288) with the relation "next", nil without one. Host and path are not
-// looked at: what follows is asked for where this page was.
+// nextPage returns the query of the link (RFC 8288) with the relation "next", or nil. Host and path of the link are ignored:
+// the next page is requested with the path of this page.
 func nextPage(header http.Header) (url.Values, error) {
 	for _, value := range header.Values("Link") {
 		for value != "" {

@@ -17,16 +17,16 @@ type metrics struct {
 	busy     prometheus.Counter
 }
 
-// newMetrics registers the metrics unless registerer is nil.
+// newMetrics returns the metrics, registered unless registerer is nil.
 func newMetrics(registerer prometheus.Registerer) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "registry_cache_upstream_requests_total",
-			Help: "Requests to the upstream by the status of the answer; status is \"none\" where there was no answer.",
+			Help: "Requests to the upstream by the status of the response; status is \"none\" if there was no response.",
 		}, []string{"status"}),
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "registry_cache_upstream_latency_seconds",
-			Help:    "Time from the start of a request to the upstream to the headers of the answer.",
+			Help:    "Time from the start of a request to the upstream to the header of the response.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 25},
 		}),
 		received: prometheus.NewCounter(prometheus.CounterOpts{
@@ -35,11 +35,11 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		}),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "registry_cache_upstream_waiting_requests",
-			Help: "Requests to the upstream that wait because too many are under way.",
+			Help: "Requests to the upstream that wait because too many are in progress.",
 		}),
 		busy: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "registry_cache_upstream_unsent_requests_total",
-			Help: "Requests to the upstream that were given up because too many were under way for too long.",
+			Help: "Requests to the upstream that were not sent because too many were in progress for too long.",
 		}),
 	}
 	if registerer != nil {
@@ -48,7 +48,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	return m
 }
 
-// observe counts a request. A status of 0 stands for no answer.
+// observe counts a request. Status 0 means that there was no response.
 func (m *metrics) observe(start time.Time, status int) {
 	m.latency.Observe(time.Since(start).Seconds())
 	label := "none"

@@ -10,36 +10,37 @@ import (
 )
 
 const (
-	// defaultMaxTransfers bounds the buffers of transfers to some MiB. What waits for longer than the queue timeout is
-	// left to its clients, which then ask the upstream themselves.
+	// defaultMaxTransfers limits the buffers of transfers to some MiB. After the queue timeout, a request fails, and its
+	// client falls back to the upstream.
 	defaultMaxTransfers = 128
-	// defaultMaxRequests is for requests that take little more than a round trip.
+	// defaultMaxRequests applies to requests that need little more than one round trip.
 	defaultMaxRequests  = 128
 	defaultQueueTimeout = 5 * time.Second
 )
 
-// queue bounds what is under way at the upstream. Those who wait get their turn in the order in which they came.
+// queue limits the concurrent requests to the upstream. Waiting requests are admitted in the order of their arrival. It is
+// safe for concurrent use.
 type queue struct {
-	turns   *semaphore.Weighted
+	slots   *semaphore.Weighted
 	timeout time.Duration
 	metrics *metrics
 }
 
 func newQueue(limit int, timeout time.Duration, m *metrics) *queue {
-	return &queue{turns: semaphore.NewWeighted(int64(limit)), timeout: timeout, metrics: m}
+	return &queue{slots: semaphore.NewWeighted(int64(limit)), timeout: timeout, metrics: m}
 }
 
-// acquire waits for a turn, which the caller gives back with release. It returns ErrBusy when there is none within the
-// timeout, or the context's error.
+// acquire waits for a free slot, which the caller returns with release. It returns ErrBusy if no slot becomes free within
+// the timeout, or the cause of the context's end.
 func (q *queue) acquire(ctx context.Context) error {
-	if q.turns.TryAcquire(1) {
+	if q.slots.TryAcquire(1) {
 		return nil
 	}
 	q.metrics.waiting.Inc()
 	defer q.metrics.waiting.Dec()
 	limited, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
-	if q.turns.Acquire(limited, 1) == nil {
+	if q.slots.Acquire(limited, 1) == nil {
 		return nil
 	}
 	if ctx.Err() != nil {
@@ -49,4 +50,4 @@ func (q *queue) acquire(ctx context.Context) error {
 	return ErrBusy
 }
 
-func (q *queue) release() { q.turns.Release(1) }
+func (q *queue) release() { q.slots.Release(1) }

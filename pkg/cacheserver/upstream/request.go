@@ -20,18 +20,18 @@ type request struct {
 	method, repository, kind, reference string
 	// part is the requested part of a blob.
 	part Range
-	// firstByte asks for no more than that.
+	// firstByte requests the first byte only.
 	firstByte bool
-	// query is encoded. It stays out of errors.
+	// query is encoded. Errors do not contain it.
 	query string
 }
 
-// String names the request in errors.
+// String identifies the request in errors.
 func (r request) String() string {
 	return r.method + " " + r.repository + "/" + r.kind + "/" + r.reference
 }
 
-// rangeHeader returns the header Range, empty for the whole.
+// rangeHeader returns the value of the header Range, empty for all content.
 func (r request) rangeHeader() string {
 	switch {
 	case r.firstByte:
@@ -44,18 +44,18 @@ func (r request) rangeHeader() string {
 	return ""
 }
 
-// do returns the answer if its status is 200, or 206 where a range was asked for. Its body is limited by the idle
-// timeout.
+// do returns the response if its status is 200, or 206 for a request with a range. Otherwise it returns an *Error, or the
+// context's error. The body is limited by the idle timeout. The caller closes it.
 func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
-	turn := c.requests
+	slots := c.requests
 	if r.method == http.MethodGet && r.kind == "blobs" && !r.firstByte {
-		turn = c.transfers
+		slots = c.transfers
 	}
 	end := time.Now().Add(completeTimeout)
-	if err := turn.acquire(ctx); err != nil {
+	if err := slots.acquire(ctx); err != nil {
 		return nil, classify(ctx, r.String(), err)
 	}
-	release := sync.OnceFunc(turn.release)
+	release := sync.OnceFunc(slots.release)
 	resp, err := c.send(ctx, r, end, release)
 	if err != nil {
 		release()

@@ -3,10 +3,12 @@
 package upstream
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/registry-cache/extension/pkg/contract"
@@ -57,7 +59,7 @@ func TestStateAsksWhenNobodyElseDoes(t *testing.T) {
 	}
 }
 
-// While one asks, the others are told what is known, and an upstream that is silent gets one request.
+// Concurrent calls send one request; the other calls return the previous state.
 func TestStateIsAskedForByOne(t *testing.T) {
 	t.Parallel()
 	began, proceed := make(chan struct{}), make(chan struct{})
@@ -80,5 +82,47 @@ func TestStateIsAskedForByOne(t *testing.T) {
 	close(proceed)
 	if state := <-first; state.Reachable != contract.ReachableYes {
 		t.Errorf("got %+v", state)
+	}
+}
+
+// A slow upstream does not delay State for longer than its limit, and its response is stored when it arrives.
+func TestStateOfASlowUpstream(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, err := New("https://registry.example.com", Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.responses.next = slowNetwork(20 * time.Second)
+		began := time.Now()
+		if state := c.State(t.Context()); state.Reason != contract.ReasonNotAsked || time.Since(began) != stateTimeout {
+			t.Errorf("after %s: %+v", time.Since(began), state)
+		}
+		time.Sleep(15 * time.Second) // of the fake clock
+		synctest.Wait()
+		if state := c.State(t.Context()); state.Reason != contract.ReasonAnswers {
+			t.Errorf("got %+v", state)
+		}
+		c.watcher.state.LastRequest = time.Time{}
+		c.responses.next = slowNetwork(time.Hour)
+		c.State(t.Context())
+		time.Sleep(c.headerTimeout)
+		synctest.Wait()
+		if state := c.State(t.Context()); state.Reason != contract.ReasonUnreachable {
+			t.Errorf("got %+v", state)
+		}
+	})
+}
+
+// slowNetwork responds 200 after a time.
+type slowNetwork time.Duration
+
+func (s slowNetwork) RoundTrip(r *http.Request) (*http.Response, error) {
+	select {
+	case <-time.After(time.Duration(s)):
+		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+	case <-r.Context().Done():
+		return nil, context.Cause(r.Context())
 	}
 }

@@ -18,21 +18,22 @@ import (
 	"github.com/registry-cache/extension/pkg/contract"
 )
 
-// maxFileSize bounds the files of certificates and credentials, in bytes. Debian's bundle of all public roots has 220 KiB.
+// maxFileSize is the maximum size of files with certificates or credentials, in bytes. Debian's bundle of all public CAs
+// has 220 KiB.
 const maxFileSize = 1 << 20
 
-// reloadingTransport is an http.Transport that is replaced when the CA file changes.
+// reloadingTransport is an http.Transport that is replaced when the CA file changes. It is safe for concurrent use.
 type reloadingTransport struct {
 	caFile string
 	log    *slog.Logger
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	current *http.Transport
 	loaded  fileVersion
 	failing bool
 }
 
-// fileVersion tells whether a file was replaced.
+// fileVersion identifies the content of a file by its metadata.
 type fileVersion struct {
 	modified time.Time
 	size     int64
@@ -52,14 +53,16 @@ func newReloadingTransport(o Options) (*reloadingTransport, error) {
 	return t, nil
 }
 
-// RoundTrip implements http.RoundTripper for the upstream, its token server and what they redirect to.
+// RoundTrip implements http.RoundTripper for the upstream, its token server and the targets of their redirects.
 func (t *reloadingTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.latest().RoundTrip(req)
 }
 
-// CloseIdleConnections closes the connections that no request uses.
+// CloseIdleConnections closes the connections without a request.
 func (t *reloadingTransport) CloseIdleConnections() { t.latest().CloseIdleConnections() }
 
+// latest returns a transport for the current content of the CA file. If the file is not readable, it returns the previous
+// one and logs the error once.
 func (t *reloadingTransport) latest() *http.Transport {
 	version, versionErr := t.version()
 	t.mu.Lock()
@@ -73,7 +76,7 @@ func (t *reloadingTransport) latest() *http.Transport {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err != nil {
-		// The authorities that were read before may still be right.
+		// The CAs that were read before can still be valid.
 		if !t.failing {
 			t.log.Warn("Cannot read the CA file again", "error", err)
 		}
@@ -88,6 +91,7 @@ func (t *reloadingTransport) latest() *http.Transport {
 	return t.current
 }
 
+// version returns the current version of the CA file.
 func (t *reloadingTransport) version() (fileVersion, error) {
 	if t.caFile == "" {
 		return fileVersion{}, nil
@@ -110,14 +114,14 @@ func (t *reloadingTransport) build(pool *x509.CertPool) *http.Transport {
 		MaxResponseHeaderBytes: 64 << 10,
 		MaxIdleConnsPerHost:    32,
 		IdleConnTimeout:        90 * time.Second,
-		// Blobs are passed on as they are stored upstream.
+		// Without it, net/http would request gzip and decode it. responseTransport handles codings.
 		DisableCompression: true,
-		// One connection a blob: with HTTP/2 all streams would share one and its fate.
+		// HTTP/1.1 uses one connection for each blob. With HTTP/2, all blobs would share one connection, and fail with it.
 		ForceAttemptHTTP2: false,
 	}
 }
 
-// rootPool returns the system's authorities and those of caFile.
+// rootPool returns the CAs of the system and of caFile.
 func rootPool(caFile string) (*x509.CertPool, error) {
 	pool, err := x509.SystemCertPool()
 	if err != nil {
