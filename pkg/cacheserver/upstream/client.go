@@ -41,8 +41,8 @@ const (
 	// defaultAnswerTimeout limits the body of a manifest or list, of at most 4 MiB.
 	defaultAnswerTimeout = 15 * time.Second
 	// completeTimeout limits a request including the queue: up to the header for a blob, and up to the last byte for a
-	// manifest or list, whose header is sent to the client only after the content was verified. It equals
-	// MaxHeaderTimeout for the same reason.
+	// manifest or list, because the client gets its header only after the content was verified. It
+	// equals MaxHeaderTimeout for the same reason.
 	completeTimeout = MaxHeaderTimeout
 	// maxRedirects is the number of redirects that containerd follows.
 	maxRedirects = 10
@@ -63,7 +63,7 @@ type Options struct {
 	HeaderTimeout time.Duration
 	// IdleTimeout is the time in which a read of a body must return bytes. Default 10 s.
 	IdleTimeout time.Duration
-	// AnswerTimeout is the time from the header to the end of a response other than a blob, whose content is forwarded only
+	// AnswerTimeout is the time from the header to the end of a response other than a blob. Such content is forwarded only
 	// when it is complete. Default 15 s. A complete request, including the queue, takes at most 28 s.
 	AnswerTimeout time.Duration
 	// MaxTransfers and MaxRequests limit the concurrent requests for blobs, and the other concurrent requests. Default 128

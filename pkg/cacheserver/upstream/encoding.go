@@ -34,7 +34,7 @@ const (
 // that containerd decodes (gzip, zstd and deflate), with x-gzip as another name of gzip (RFC 9110, section 8.4.1.3). The
 // length, the ETag and the ranges of the header belong to the encoded content, so they are removed: ContentLength is -1. An error
 // means that the content cannot be used: the coding is unknown, the response is a range of the encoded content, or the
-// content does not begin with what its coding requires.
+// beginning of the content is not valid for its coding.
 func decodeContent(resp *http.Response) error {
 	codings, err := contentCodings(resp.Header)
 	if err != nil || len(codings) == 0 {

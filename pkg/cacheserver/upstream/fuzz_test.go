@@ -14,7 +14,7 @@ import (
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
-// answering is a network in which every request gets the same answer, but for those to a token server.
+// answering is a network with the same response to each request, except those to a token server.
 type answering struct {
 	status   int
 	header   http.Header

@@ -23,7 +23,7 @@ const (
 	maxNextSize = 2 << 10
 )
 
-// ErrNoIndex is wrapped by the error of a request for referrers whose response is no OCI index. Registries without the
+// ErrNoIndex is wrapped by the error of a request for referrers if the response is no OCI index. Registries without the
 // referrers API can send such responses.
 var ErrNoIndex = errors.New("the answer is no OCI index")
 

@@ -82,7 +82,7 @@ func TestWaitingIsBounded(t *testing.T) {
 	if _, err = c.Blob(gone, repository, manifestDigest, upstream.Range{}); !errors.Is(err, cause) {
 		t.Errorf("%v, want the cause", err)
 	}
-	for range 2 { // the second Close gives nothing back
+	for range 2 { // the second Close releases no slot
 		if err := first.Close(); err != nil && !errors.Is(err, http.ErrBodyReadAfterClose) {
 			t.Error(err)
 		}
@@ -92,7 +92,7 @@ func TestWaitingIsBounded(t *testing.T) {
 	}
 }
 
-// Whatever the answer is, its turn is given back.
+// Each result of a request releases its slot.
 func TestTurnsAreGivenBack(t *testing.T) {
 	t.Parallel()
 	answers := []http.HandlerFunc{

@@ -169,7 +169,7 @@ func (a *Authorizer) remember(server origin, repository string, c Challenge) {
 	a.challenges.Add(place{origin: server}, general)
 }
 
-// forget drops what recall returns.
+// forget drops the challenges that recall returns.
 func (a *Authorizer) forget(server origin, repository string) {
 	a.challenges.Remove(place{server, repository})
 	a.challenges.Remove(place{origin: server})

@@ -26,8 +26,8 @@ type Challenge struct {
 }
 
 // ParseChallenges returns the challenges of all WWW-Authenticate headers in their order. A header can contain several
-// challenges, separated by commas (RFC 9110, section 11.6.1). Like containerd, it tolerates what is not valid: it returns
-// the part before the first error of each header. Parameters without a comma between them are separate parameters.
+// challenges, separated by commas (RFC 9110, section 11.6.1). Like containerd, it tolerates invalid headers: it returns the
+// part before the first error of each header. Parameters without a comma between them are separate parameters.
 func ParseChallenges(header http.Header) []Challenge {
 	var all []Challenge
 	for _, value := range header.Values("WWW-Authenticate") {

@@ -98,8 +98,8 @@ func (r *Request) Authorize(req *http.Request) error {
 	return nil
 }
 
-// Repeat evaluates a response and reports whether the request must be sent again. It drops what the response rejects, and
-// remembers what it accepts.
+// Repeat evaluates a response and reports whether the request must be sent again. It drops a rejected authorization and
+// remembers an accepted one.
 func (r *Request) Repeat(resp *http.Response) bool {
 	server := originOf(resp.Request.URL)
 	e := r.servers[server]
