@@ -60,6 +60,7 @@ var regressionRows = []row{
 	{"D04 one 429", "status@blob:429"},
 	{"D05 interrupted manifest", "cut@manifest:1"},
 	{"D06 blob interrupted before the first byte", "cut@blob:0"},
+	{"D07 one 404 for a tag", "status@head:404"},
 }
 
 // knownRegressions are patterns of scenarios in which the cache is worse than a direct pull today. TestSeeds does not
@@ -91,6 +92,7 @@ var knownRegressions = []row{
 	{"D04", "status@blob:429"},
 	{"D05", "cut@manifest:*"},
 	{"D06", "cut@blob:0"},
+	{"D07", "status@head:404"},
 }
 
 // exceptions are scenarios in which the cache must fail although a direct pull works. TestSeeds does not generate
