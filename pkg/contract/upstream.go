@@ -83,7 +83,7 @@ type UpstreamState struct {
 // NewUpstreamState returns the state for a reason, which must be one of the constants. A message that is too long is
 // cut.
 func NewUpstreamState(reason Reason, message string) UpstreamState {
-	return UpstreamState{Reachable: reachable[reason], Reason: reason, Message: limitMessage(message, MaxUpstreamMessage)}
+	return UpstreamState{Reachable: reachable[reason], Reason: reason, Message: limitMessage(message)}
 }
 
 // DecodeUpstreamState decodes the response body of an untrusted server. It ignores unknown fields, which a newer server
@@ -104,13 +104,13 @@ func DecodeUpstreamState(body []byte) (UpstreamState, error) {
 	if state.Reachable != want {
 		return UpstreamState{}, fmt.Errorf("upstream state: reachable must be %q for reason %s", want, state.Reason)
 	}
-	state.Message = limitMessage(state.Message, MaxUpstreamMessage)
+	state.Message = limitMessage(state.Message)
 	return state, nil
 }
 
-// limitMessage returns valid UTF-8 of at most limit bytes. A cut message ends in "…".
-func limitMessage(message string, limit int) string {
-	const mark = "…"
+// limitMessage returns valid UTF-8 of at most MaxUpstreamMessage bytes. A cut message ends in "…".
+func limitMessage(message string) string {
+	const mark, limit = "…", MaxUpstreamMessage
 	message = strings.ToValidUTF8(message, "")
 	if len(message) <= limit {
 		return message

@@ -16,7 +16,7 @@ const (
 	// MaxVolumeState is the maximum size of an encoded VolumeState, in bytes. See MaxUpstreamState.
 	MaxVolumeState = 64 << 10
 	// MaxVolumeMessage is the maximum length of VolumeState.Message, in bytes.
-	MaxVolumeMessage = 500
+	MaxVolumeMessage = MaxUpstreamMessage
 )
 
 // VolumeCondition is the state of the volume of a cache.
@@ -77,7 +77,7 @@ type VolumeState struct {
 func NewVolumeState(reason VolumeReason, message string, since time.Time) VolumeState {
 	return VolumeState{
 		Version: VolumeStateVersion, State: volumeConditions[reason], Reason: reason,
-		Message: limitMessage(message, MaxVolumeMessage), Since: since.UTC(),
+		Message: limitMessage(message), Since: since.UTC(),
 	}
 }
 
@@ -102,6 +102,6 @@ func DecodeVolumeState(body []byte) (VolumeState, error) {
 	if state.State != want {
 		return VolumeState{}, fmt.Errorf("volume state: state must be %q for reason %s", want, state.Reason)
 	}
-	state.Message = limitMessage(state.Message, MaxVolumeMessage)
+	state.Message = limitMessage(state.Message)
 	return state, nil
 }

@@ -131,7 +131,7 @@ func (s *singleDescriptor) UnmarshalJSON(data []byte) error {
 	var fields descriptorFields
 	if err := json.Unmarshal(data, &fields); err != nil {
 		s.parser.err = err
-		return nil
+		return nil //nolint:nilerr // see the comment of the method
 	}
 	s.parser.add(s.role, 0, fields)
 	return nil
@@ -151,13 +151,13 @@ func (l *descriptorList) UnmarshalJSON(data []byte) error {
 	elements, err := openList(bytes.NewReader(data))
 	if err != nil {
 		l.parser.err = fmt.Errorf("%ss: %w", l.role, err)
-		return nil
+		return nil //nolint:nilerr // see the comment of the method
 	}
 	for index := 0; elements.More() && !l.parser.ended(); index++ {
 		var fields descriptorFields
 		if err := elements.Decode(&fields); err != nil {
 			l.parser.err = err
-			return nil
+			return nil //nolint:nilerr // see the comment of the method
 		}
 		l.parser.add(l.role, index, fields)
 	}

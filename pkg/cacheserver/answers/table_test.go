@@ -31,12 +31,12 @@ var (
 		MaxSize:   1 << 20,
 		Size:      func(key, value string) int64 { return int64(len(key) + len(value)) },
 		Classify: func(err error) (Class, time.Duration) {
-			switch err { //nolint:errorlint // the tests return these values
-			case errMissing:
+			switch {
+			case errors.Is(err, errMissing):
 				return Negative, 0
-			case errFailed:
+			case errors.Is(err, errFailed):
 				return Temporary, 0
-			case errLimited:
+			case errors.Is(err, errLimited):
 				return Temporary, retryAfter
 			}
 			return Rejected, 0
@@ -93,7 +93,7 @@ func TestFreshAndStaleAnswers(t *testing.T) {
 		check(t, "still failing", table, s, "2", result.Stale, nil, 1)
 		time.Sleep(time.Hour - 20*time.Second - 1)
 		check(t, "one nanosecond before maxStale", table, s, "2", result.Stale, nil, 1)
-		time.Sleep(1)
+		time.Sleep(1 * time.Nanosecond)
 		check(t, "maxStale", table, s, "", "", errFailed, 1)
 		s.value, s.err = "3", nil
 		check(t, "upstream works", table, s, "3", result.Miss, nil, 1)
@@ -112,7 +112,7 @@ func TestRetryAfter(t *testing.T) {
 		check(t, "limited", table, s, "1", result.Stale, nil, 1)
 		time.Sleep(retryAfter - 1)
 		check(t, "before the end of Retry-After", table, s, "1", result.Stale, nil, 0)
-		time.Sleep(1)
+		time.Sleep(1 * time.Nanosecond)
 		s.err = nil
 		check(t, "after it", table, s, "1", result.Miss, nil, 1)
 	})

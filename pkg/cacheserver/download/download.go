@@ -39,6 +39,7 @@ type download struct {
 	// repositories contain the blob. The transfers use the first one.
 	repositories []string
 	etag         string        // of the latest response
+	reserved     bool          // the space for all of the blob
 	linked       []string      // repositories for which the blob was stored
 	stored       bool          // for all of them
 	closed       bool          // accepts no more readers unless it is verified

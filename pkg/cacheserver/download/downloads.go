@@ -165,7 +165,7 @@ func (m *Downloads) Open(ctx context.Context, r Request) (*Reader, error) {
 	case !allowed:
 		err = reader.passThrough(0)
 	default:
-		err = reader.awaitStart()
+		err = reader.awaitStart() //nolint:contextcheck // the context of the reader is that of the request
 	}
 	if err != nil {
 		return nil, errors.Join(err, reader.Close())

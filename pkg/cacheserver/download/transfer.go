@@ -73,6 +73,9 @@ func (t *transfer) run(ctx context.Context) (err error) {
 		return orCause(ctx, err)
 	}
 	defer func() { _ = blob.Close() }() // the bytes were read, or are not required any more
+	if err := t.reserve(ctx, blob.Size); err != nil {
+		return err
+	}
 	if err := t.accept(blob, part); err != nil {
 		return err
 	}
@@ -116,6 +119,24 @@ func (t *transfer) part() (upstream.Range, string) {
 	return part, d.repositories[0]
 }
 
+// reserve reserves the space for a blob that is downloaded completely, once. A full volume is detected before readers
+// receive any byte. size is that of the response, in bytes.
+func (t *transfer) reserve(ctx context.Context, size int64) error {
+	d := t.download
+	d.mu.Lock()
+	size = max(size, d.facts.size)
+	due := d.facts.complete && !d.reserved && size > 0
+	d.reserved = d.reserved || due
+	d.mu.Unlock()
+	if !due {
+		return nil
+	}
+	if err := t.incoming.Reserve(ctx, size); err != nil {
+		return d.unstorable(err)
+	}
+	return nil
+}
+
 // accept checks the header of the response and copies its statements to the facts.
 func (t *transfer) accept(blob *upstream.Blob, part upstream.Range) error {
 	d := t.download
@@ -133,16 +154,6 @@ func (t *transfer) accept(blob *upstream.Blob, part upstream.Range) error {
 			d.facts.complete = true
 		}
 		t.end = -1
-	}
-	if d.facts.size < 0 && blob.Size > 0 {
-		if d.facts.complete {
-			d.mu.Unlock()
-			err := t.incoming.Reserve(context.Background(), blob.Size)
-			d.mu.Lock()
-			if err != nil {
-				return d.unstorable(err)
-			}
-		}
 	}
 	if blob.Size >= 0 {
 		d.facts.size = blob.Size

@@ -129,6 +129,7 @@ func TestGuard(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer response.Body.Close()
 			if response.ContentLength != size {
 				t.Fatalf("Content-Length: %d", response.ContentLength)
 			}

@@ -90,7 +90,10 @@ func (b *blobs) record(manifest manifestKey, content []byte) {
 		}
 	}
 	owner := sumOf(manifest.digest)
-	for r := range oci.References(content) {
+	for r, err := range oci.References(content) {
+		if err != nil {
+			return // not possible, see above
+		}
 		b.add(ownerKey{manifest.repository, sumOf(r.Digest)}, owner, r)
 	}
 }

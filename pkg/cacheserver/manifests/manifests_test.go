@@ -291,7 +291,7 @@ func TestStaleTagsExpire(t *testing.T) {
 		f.failWith(errBroken)
 		time.Sleep(day - 1)
 		f.want(t, "one day", byTag, oldManifest, result.Stale, headTag)
-		time.Sleep(1)
+		time.Sleep(1 * time.Nanosecond)
 		restarted := f.restart(t, Options{RevalidateAfter: 10 * time.Second, MaxStale: day})
 		defer restarted.group.Close()
 		time.Sleep(10 * time.Second)

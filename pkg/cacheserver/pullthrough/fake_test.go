@@ -61,15 +61,6 @@ func (u *fakeUpstream) addBlob(repository string, content []byte) digest.Digest 
 	return d
 }
 
-func (u *fakeUpstream) addManifest(repository, tag, content string) digest.Digest {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	d := digest.FromString(content)
-	u.manifests[repository+"@"+d.String()] = []byte(content)
-	u.manifests[repository+":"+tag] = []byte(content)
-	return d
-}
-
 func (u *fakeUpstream) change(f func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -290,11 +281,6 @@ func (f *fixture) read(t *testing.T, repository string, d digest.Digest) ([]byte
 	content, err := io.ReadAll(b)
 	return content, b.Outcome(), err
 }
-
-const (
-	forEver  = time.Hour
-	byDigest = " " + repository + "@"
-)
 
 // reasonOf returns the reason of an error as the package reports it to clients.
 func reasonOf(t *testing.T, err error) result.Reason {

@@ -45,13 +45,6 @@ func (p *problems) add(path string, err error) {
 	p.byPath[path] = err.Error()
 }
 
-// remove deletes the problem of a path.
-func (p *problems) remove(path string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.byPath, path)
-}
-
 // list returns the problems, sorted by path.
 func (p *problems) list() []Problem {
 	p.mu.Lock()

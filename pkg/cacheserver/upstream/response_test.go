@@ -30,7 +30,7 @@ func trickle(w http.ResponseWriter, r *http.Request, status int, interval time.D
 		if _, err := io.WriteString(w, " "); err != nil {
 			return
 		}
-		http.NewResponseController(w).Flush() //nolint:errcheck // the next write returns the error
+		http.NewResponseController(w).Flush() // the next write returns the error
 		select {
 		case <-tick.C:
 		case <-r.Context().Done():
