@@ -20,11 +20,13 @@ type cleaner struct {
 	volume  store.Maintenance
 	log     *slog.Logger
 	enabled bool // whether anything may be deleted
+	// unreadableParts counts the directories and files that could not be read.
+	unreadableParts int
 }
 
-func (c cleaner) content(digest.Digest, fs.FileInfo, time.Time) bool { return true }
+func (c *cleaner) content(digest.Digest, fs.FileInfo, time.Time) bool { return true }
 
-func (c cleaner) missingContent(d digest.Digest) {
+func (c *cleaner) missingContent(d digest.Digest) {
 	if c.enabled {
 		c.warn(c.volume.PruneContent(d))
 	}
@@ -32,7 +34,7 @@ func (c cleaner) missingContent(d digest.Digest) {
 
 // link omits an empty directory: a process was killed before it wrote the link. Any other link is deleted with its
 // content.
-func (c cleaner) link(d digest.Digest, l evict.Link, err error) bool {
+func (c *cleaner) link(d digest.Digest, l evict.Link, err error) bool {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return true
 	}
@@ -42,23 +44,26 @@ func (c cleaner) link(d digest.Digest, l evict.Link, err error) bool {
 	return false
 }
 
-func (c cleaner) tag(digest.Digest, evict.Link) bool { return true }
+func (c *cleaner) tag(digest.Digest, evict.Link) bool { return true }
 
-func (c cleaner) corruptTag(l evict.Link, _ error) {
+func (c *cleaner) corruptTag(l evict.Link, _ error) {
 	if c.enabled {
 		c.warn(c.volume.RemoveCorruptTag(l))
 	}
 }
 
-func (c cleaner) repository(name string) {
+func (c *cleaner) repository(name string) {
 	if c.enabled {
 		c.warn(c.volume.RemoveUploads(name))
 	}
 }
 
-func (c cleaner) unreadable(err error) { c.warn(err) }
+func (c *cleaner) unreadable(err error) {
+	c.unreadableParts++
+	c.warn(err)
+}
 
-func (c cleaner) warn(err error) {
+func (c *cleaner) warn(err error) {
 	if err != nil {
 		c.log.Warn("Cannot read or clean a part of the volume", "error", err)
 	}

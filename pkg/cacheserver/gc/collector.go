@@ -34,6 +34,9 @@ const (
 	settleTime = time.Second
 	// scanRetryInterval is the time between two attempts to index a volume that cannot be read.
 	scanRetryInterval = time.Minute
+	// maxScans is the number of attempts after which the parts of a volume that are still unreadable count as missing: their
+	// content cannot be served, but others need its space.
+	maxScans = 3
 	// roomTimeout bounds how long a pull waits for eviction before it bypasses the store.
 	roomTimeout = 2 * time.Second
 	// roomInterval is the time between two attempts to reserve space during roomTimeout.
@@ -328,10 +331,14 @@ func (c *Collector) need(u evict.Usage, full bool) evict.Need {
 
 // buildIndex adds the objects of the volume to the index. It returns false if ctx ends first.
 func (c *Collector) buildIndex(ctx context.Context) bool {
-	for {
+	for scans := 1; ; scans++ {
 		began := time.Now()
-		x := &indexer{index: c.index, records: c.records, now: c.Now(), findings: cleaner{c.volume, c.log, c.limits.TTL > 0}}
+		found := &cleaner{volume: c.volume, log: c.log, enabled: c.limits.TTL > 0}
+		x := &indexer{index: c.index, records: c.records, now: c.Now(), findings: found}
 		err := x.build(ctx, c.volume.Reader())
+		if err == nil && found.unreadableParts > 0 && scans < maxScans {
+			err = fmt.Errorf("%d parts are unreadable", found.unreadableParts)
+		}
 		if err == nil {
 			c.records = nil
 			c.index.Complete()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -481,5 +482,50 @@ func TestInterruptedRemoval(t *testing.T) {
 			}
 			return
 		}
+	}
+}
+
+// A directory that cannot be read for a moment hides the links of valid content, which must not be deleted. A directory
+// that stays unreadable must not prevent garbage collection forever.
+func TestUnreadableDirectoryAtTheStart(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name     string
+		failures int
+		kept     bool
+	}{
+		{"once", 1, true},
+		{"always", 1 << 30, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			root := t.TempDir()
+			layers := filepath.Join(root, filepath.Dir(filepath.Dir(layerLink)))
+			var failures atomic.Int64
+			s := open(t, root, setup{limits: week, fault: func(op volume.Op, path string) error {
+				if op == volume.OpReadDir && path == layers && failures.Add(-1) >= 0 {
+					return syscall.EIO
+				}
+				return nil
+			}})
+			if err := tryCommit(s, repository); err != nil {
+				t.Fatal(err)
+			}
+			// Another process has stored it, so that only the scan finds it.
+			s = open(t, root, setup{limits: week, fault: func(op volume.Op, path string) error {
+				if op == volume.OpReadDir && path == layers && failures.Add(-1) >= 0 {
+					return syscall.EIO
+				}
+				return nil
+			}})
+			failures.Store(int64(test.failures))
+			stop := run(t, s)
+			defer stop()
+			time.Sleep(2 * maxScans * scanRetryInterval)
+			synctest.Wait()
+			_, err := os.Stat(filepath.Join(root, layerFile))
+			if kept := err == nil; kept != test.kept {
+				t.Errorf("%s: kept %t, want %t: %v", test.name, kept, test.kept, err)
+			}
+		})
 	}
 }
