@@ -3,6 +3,7 @@
 package cacheserver_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -291,4 +292,40 @@ func TestTornFiles(t *testing.T) {
 		wantStale(t, c, digestOf(t, image))
 		eventually(t, "the index is rebuilt", func() bool { return strings.Contains(c.log.String(), fmt.Sprintf(`"objects":%d`, 4)) })
 	})
+}
+
+// A flipped bit costs one attempt of one pull: the client that requests the blob again gets the right content.
+func TestFlippedBit(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	digests, contents := layers(t, u.push(t, tag, 1))
+	c := start(t, u.config(t), cacheserver.Options{})
+	if err := c.pull(t.Context(), tag); err != nil {
+		t.Fatal(err)
+	}
+	c.settle(t)
+	hex := strings.TrimPrefix(digests[0], "sha256:")
+	path := filepath.Join(c.root, "docker/registry/v2/blobs/sha256", hex[:2], hex, "data")
+	stored, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored[len(stored)/2] ^= 1
+	if err := os.WriteFile(path, stored, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.do(t, "GET", "blobs/"+digests[0]); got.status != 200 || bytes.Equal(got.body, contents[0]) {
+		t.Fatalf("the bit was not flipped: %d, %d bytes", got.status, len(got.body))
+	}
+	u.requests()
+	if got := c.do(t, "GET", "blobs/"+digests[0]); got.status != 200 || !bytes.Equal(got.body, contents[0]) {
+		t.Errorf("the next request: %d, %d bytes, %v", got.status, len(got.body), got.err)
+	}
+	if diff := cmp.Diff([]string{"GET blob " + digests[0]}, u.requests()); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	c.settle(t)
+	if stored, err := os.ReadFile(path); err != nil || !bytes.Equal(stored, contents[0]) {
+		t.Errorf("stored: %d bytes, %v", len(stored), err)
+	}
 }

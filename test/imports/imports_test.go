@@ -76,7 +76,7 @@ var rules = []rule{
 		own:     []string{"pkg/cacheserver/answers", "pkg/cacheserver/background", "pkg/cacheserver/blobs", "pkg/cacheserver/download", "pkg/cacheserver/manifests", "pkg/cacheserver/result", "pkg/cacheserver/store", "pkg/cacheserver/upstream", "pkg/oci"},
 		foreign: kubernetes,
 	},
-	{folder: "pkg/cacheserver/httpapi", own: []string{"pkg/cacheserver/blobs", "pkg/cacheserver/download", "pkg/cacheserver/manifests", "pkg/cacheserver/pullthrough", "pkg/cacheserver/result", "pkg/oci"}, foreign: kubernetes},
+	{folder: "pkg/cacheserver/httpapi", own: []string{"pkg/cacheserver/blobs", "pkg/cacheserver/download", "pkg/cacheserver/lru", "pkg/cacheserver/manifests", "pkg/cacheserver/pullthrough", "pkg/cacheserver/result", "pkg/oci"}, foreign: kubernetes},
 
 	{folder: "pkg/apis", own: []string{"pkg/contract"}},
 	{folder: "pkg/admission", own: []string{"pkg/apis"}, tests: []string{"pkg/contract"}},

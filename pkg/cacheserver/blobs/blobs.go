@@ -140,6 +140,34 @@ func (b *Blobs) contains(ctx context.Context, repository string, d digest.Digest
 	return err == nil, err
 }
 
+// Verify compares stored content with its digest, and deletes it if it is corrupt. It returns without a result when ctx
+// ends.
+func (b *Blobs) Verify(ctx context.Context, d digest.Digest) {
+	content, err := b.store.Content(d)
+	if err != nil {
+		return // there is nothing to verify
+	}
+	reason := store.Corruption(ctx, content, d, func() {})
+	if err := content.Close(); err != nil {
+		b.options.Logger.Warn("Cannot close blob", "digest", d, "error", err)
+	}
+	if reason != "" {
+		b.drop(d, reason)
+	}
+}
+
+// Unreadable deletes stored content after an error of a read that the client could notice. The next request downloads it
+// again.
+func (b *Blobs) Unreadable(d digest.Digest, err error) {
+	b.drop(d, "it cannot be read: "+err.Error())
+}
+
+func (b *Blobs) drop(d digest.Digest, reason string) {
+	if err := b.store.Drop(d, reason); err != nil {
+		b.options.Logger.Warn("Cannot delete corrupt content", "digest", d, "reason", reason, "error", err)
+	}
+}
+
 // linked returns the blob if it is stored for the repository, or nil.
 func (b *Blobs) linked(repository string, d digest.Digest) *stored {
 	content, err := b.store.Blob(repository, d)

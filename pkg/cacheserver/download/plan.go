@@ -49,7 +49,7 @@ type flow struct {
 	began    time.Time
 	lastByte time.Time // zero before the first byte
 	rate     float64   // bytes per second
-	// waits is the share of time in which the transfer waited for the upstream, from 0 to 1. The rest is the volume's.
+	// waits is the share of the last second in which the transfer waited for the upstream, from 0 to 1.
 	waits float64
 	// replaced reports that another transfer was started to replace it, replacement that it replaced another one.
 	replaced, replacement bool

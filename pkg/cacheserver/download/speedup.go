@@ -23,8 +23,9 @@ const (
 	// maxSplits bounds the additional requests for one blob. Registries count requests.
 	maxSplits = 6
 	// upstreamBound is the least share of time in which a transfer waits for the upstream. Below it, the volume or the
-	// processor is the bottleneck.
-	upstreamBound = 0.6
+	// processor is the bottleneck. Then the buffers of the connection are full, too, and their content, some MiB, would be
+	// lost at the end of a transfer that was split.
+	upstreamBound = 0.8
 )
 
 // speedup decides how many connections a download uses. It is a value: its methods return the changed one.

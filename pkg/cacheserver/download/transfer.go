@@ -38,8 +38,8 @@ type transfer struct {
 	replaced bool
 	lastByte time.Time
 	meter    meter
-	waited   time.Duration // for the upstream, since the first byte
-	firstAt  time.Time     // of the first byte
+	waited   meter     // nanoseconds for the upstream, since the first byte
+	firstAt  time.Time // of the first byte
 }
 
 func newTransfer(d *download, incoming *store.Incoming, part Span, now time.Time) *transfer {
@@ -52,16 +52,21 @@ func newTransfer(d *download, incoming *store.Incoming, part Span, now time.Time
 		next:     part.Start,
 		end:      part.End,
 		meter:    newMeter(now),
+		waited:   newMeter(now),
 	}
 }
 
 // flow returns the state for the next decision. The caller holds the lock.
 func (t *transfer) flow(now time.Time) flow {
-	f := flow{Span: Span{t.next, t.end}, began: t.began, lastByte: t.lastByte, rate: t.meter.rate(now), replaced: t.replaced, replacement: t.replaces != nil}
-	if passed := now.Sub(t.firstAt); !t.firstAt.IsZero() && passed > 0 {
-		f.waits = min(t.waited.Seconds()/passed.Seconds(), 1)
+	return flow{
+		Span:        Span{t.next, t.end},
+		began:       t.began,
+		lastByte:    t.lastByte,
+		rate:        t.meter.rate(now),
+		waits:       min(time.Duration(t.waited.rate(now)).Seconds(), 1),
+		replaced:    t.replaced,
+		replacement: t.replaces != nil,
 	}
-	return f
 }
 
 // run requests the bytes and writes them to the file. It returns nil when all of them are there, and errObsolete, an
@@ -216,7 +221,7 @@ func (t *transfer) claim(n int64, waited time.Duration) (skip, keep int64, ended
 		if t.firstAt.IsZero() {
 			t.firstAt = now
 		} else {
-			t.waited += waited
+			t.waited.add(int64(waited), now)
 		}
 		t.received += n
 		t.lastByte = now

@@ -4,11 +4,7 @@ package gc
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"time"
 
@@ -16,12 +12,9 @@ import (
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
-	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 const (
-	// verifyChunk is the number of bytes between two pauses.
-	verifyChunk = 1 << 20
 	// verifyPause limits the verification of adopted content to 50 MiB/s, so 100 GiB take 35 minutes. busyPause limits it
 	// to 5 MiB/s while content is read or written by clients.
 	verifyPause = 20 * time.Millisecond
@@ -69,21 +62,9 @@ func (v *verifier) verify(ctx context.Context, d digest.Digest, pause func()) {
 		return
 	}
 	defer f.Close()
-	hash := sha256.New()
-	for err == nil && ctx.Err() == nil {
-		_, err = io.CopyN(hash, f, verifyChunk)
-		pause()
-	}
-	var reason string
-	switch {
-	case ctx.Err() != nil || errors.Is(err, volume.ErrHung):
+	reason := store.Corruption(ctx, f, d, pause)
+	if reason == "" {
 		return
-	case err != io.EOF:
-		reason = "it cannot be read: " + err.Error()
-	case hex.EncodeToString(hash.Sum(nil)) == d.Encoded():
-		return
-	default:
-		reason = "its content has another digest"
 	}
 	if err := v.drop(d, reason); err != nil {
 		v.log.Warn("Cannot delete corrupt content", "digest", d, "reason", reason, "error", fmt.Sprint(err))

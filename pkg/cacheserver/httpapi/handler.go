@@ -46,6 +46,8 @@ type Cache interface {
 	StatManifest(ctx context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error)
 	Blob(ctx context.Context, repository string, d digest.Digest, part download.Part) (blobs.Blob, error)
 	StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, result.Outcome, error)
+	VerifyBlob(ctx context.Context, d digest.Digest)
+	UnreadableBlob(d digest.Digest, err error)
 	Tags(ctx context.Context, repository string, query url.Values) (*pullthrough.TagPage, error)
 	Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*pullthrough.Referrers, error)
 }
@@ -72,6 +74,7 @@ type Handler struct {
 	stallTimeout time.Duration
 	log          *slog.Logger
 	metrics      *metrics
+	repeats      *repeats
 }
 
 // New returns the handler for the cache of one upstream. host is the registry host in image references. If a request has
@@ -86,7 +89,7 @@ func New(host string, cache Cache, o Options) *Handler {
 	if o.Usable == nil {
 		o.Usable = func() error { return nil }
 	}
-	return &Handler{host: host, cache: cache, usable: o.Usable, stallTimeout: o.StallTimeout, log: o.Logger, metrics: newMetrics(o.Registerer)}
+	return &Handler{host: host, cache: cache, usable: o.Usable, stallTimeout: o.StallTimeout, log: o.Logger, metrics: newMetrics(o.Registerer), repeats: newRepeats()}
 }
 
 // ServeHTTP implements http.Handler.
@@ -199,6 +202,9 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 		return
 	}
 	part := requestedPart(r)
+	if part == (download.Part{}) && h.repeats.suspicious(r.RemoteAddr, d, time.Now()) {
+		h.cache.VerifyBlob(r.Context(), d)
+	}
 	b, err := h.cache.Blob(r.Context(), target.repository, d, part)
 	if err != nil {
 		w.writeCacheError(r, oci.CodeBlobUnknown, err)
@@ -231,6 +237,13 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 	end := guard(r.Context(), b)
 	serveContent(w, r, content)
 	w.err = errors.Join(w.err, end())
+	switch {
+	case b.Outcome() != result.Hit:
+	case w.readErr != nil:
+		h.cache.UnreadableBlob(d, w.readErr)
+	case w.err == nil && w.sent == b.Size():
+		h.repeats.complete(r.RemoteAddr, d, time.Now())
+	}
 }
 
 // requestedPart returns the part of a blob that a request requires: that of the header Range if it has one range, or else

@@ -52,6 +52,9 @@ type fakeCache struct {
 	tags     *pullthrough.TagPage
 	refers   *pullthrough.Referrers
 	err      error
+	// verified and unreadable record calls.
+	verified   []digest.Digest
+	unreadable []error
 }
 
 func (c *fakeCache) Manifest(_ context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error) {
@@ -70,6 +73,14 @@ func (c *fakeCache) Blob(_ context.Context, repository string, d digest.Digest, 
 		return nil, c.err
 	}
 	return c.blob(), nil
+}
+
+func (c *fakeCache) VerifyBlob(_ context.Context, d digest.Digest) {
+	c.verified = append(c.verified, d)
+}
+
+func (c *fakeCache) UnreadableBlob(d digest.Digest, err error) {
+	c.unreadable = append(c.unreadable, err)
 }
 
 func (c *fakeCache) StatBlob(_ context.Context, repository string, d digest.Digest) (int64, result.Outcome, error) {

@@ -5,6 +5,7 @@ package httpapi
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -32,6 +33,7 @@ type response struct {
 	sent    int64
 	shared  int64          // those of the sent bytes that came from the download of another request
 	outcome result.Outcome // empty for responses that are not from the cache
+	readErr error          // of a file that the kernel could not read
 	err     error          // the reason of an error response or of an incomplete one
 }
 
@@ -87,10 +89,22 @@ func (w *response) ReadFrom(src io.Reader) (int64, error) {
 		limit.N -= n
 		w.sent += n
 		if err != nil || n < want {
-			return total, w.recordErr(err)
+			w.readErr = readError(n, want, err)
+			return total, w.recordErr(errors.Join(err, w.readErr))
 		}
 	}
 	return total, nil
+}
+
+// readError returns the error if the file was the reason that fewer bytes were sent than wanted, nil if it was the client.
+func readError(sent, want int64, err error) error {
+	switch {
+	case err == nil && sent < want:
+		return fmt.Errorf("%w: the file is shorter than before", io.ErrUnexpectedEOF)
+	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.EBADMSG), errors.Is(err, syscall.EUCLEAN):
+		return err // sockets do not have these errors
+	}
+	return nil
 }
 
 // readChunks sends a growing file: the kernel sends the chunks that are in the file, the streamer sends the rest.

@@ -3,13 +3,40 @@
 package store
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
+
+// verifyChunk is the number of bytes between two calls of pause.
+const verifyChunk = 1 << 20
+
+// Corruption reads content to its end and returns the reason why it is corrupt, "" if it has the digest. A canceled ctx and
+// a volume that does not respond are no reasons. pause is called after each MiB.
+func Corruption(ctx context.Context, content io.Reader, d digest.Digest, pause func()) string {
+	verifier := d.Verifier()
+	var err error
+	for err == nil && ctx.Err() == nil {
+		_, err = io.CopyN(verifier, content, verifyChunk)
+		pause()
+	}
+	switch {
+	case ctx.Err() != nil || errors.Is(err, volume.ErrHung):
+		return ""
+	case err != io.EOF:
+		return "it cannot be read: " + err.Error()
+	case !verifier.Verified():
+		return "its content has another digest"
+	}
+	return ""
+}
 
 // Drop deletes corrupt content, also while it is being read: its links first, then its file. The next request fetches it
 // again. Reason is for the log.
