@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// The race detector needs memory of its own, so "make test" runs these tests without it.
+//go:build !race
+
 package upstream_test
 
 import (
