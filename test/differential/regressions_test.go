@@ -67,19 +67,7 @@ var regressionRows = []row{
 // generate scenarios that contain one of them. TestRegressions requires that at least one row with the pattern fails;
 // otherwise the pattern must be removed.
 var knownRegressions = []row{
-	{"B02", "repositories:* shared-layer status@blob-head:503"},
 	{"A6", "manifests-first tag-moves old-deleted"},
-	{"D03", "status@head:503"},
-	{"D03", "status@head:500"},
-	{"D03", "status@manifest:503"},
-	{"D03", "status@manifest:500"},
-	{"D03", "status@blob:503"},
-	{"D03", "status@blob:500"},
-	{"D04", "status@head:429"},
-	{"D04", "status@manifest:429"},
-	{"D04", "status@blob:429"},
-	{"D05", "cut@manifest:*"},
-	{"D06", "cut@blob:0"},
 	{"D07", "status@head:404"},
 }
 

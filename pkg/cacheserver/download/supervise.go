@@ -216,8 +216,10 @@ func (d *download) retry(failure *upstream.Error, fresh int64) {
 	d.facts.retries = d.facts.retries.after(fresh)
 	pause, again := d.facts.retries.pause()
 	broken := failure.StatusCode == 0 && !failure.Busy()
-	// Clients that have received nothing get the error immediately and can pull from the upstream themselves.
-	if !again || !broken || d.facts.have == nil {
+	// Clients that have received nothing get the error immediately and can pull from the upstream themselves. A body that
+	// breaks off before its first byte is worth another request.
+	unread := d.facts.have == nil && (!d.state.announced || d.facts.retries.count > 1)
+	if !again || !broken || unread {
 		d.fail(failure)
 		return
 	}

@@ -218,7 +218,7 @@ func TestFetchGivesUp(t *testing.T) {
 		calls int
 		want  result.Reason
 	}{
-		{"refused from the start", 0, errBroken, 1, result.Unavailable},
+		{"broken before the first byte", 0, errBroken, 2, result.Unavailable},
 		{"no progress", 400, errBroken, 4, result.Unavailable},
 		{"not found", 400, status(http.StatusNotFound), 1, result.NotFound},
 		{"refused", 400, status(http.StatusTooManyRequests), 1, result.RateLimited},

@@ -213,8 +213,12 @@ func (c *Client) HeadManifest(ctx context.Context, repository string, ref oci.Re
 // the digest in the header. Without such a header, the content must have a schema version.
 // Errors are *Error, or the context's.
 func (c *Client) Manifest(ctx context.Context, repository string, ref oci.Reference) (*Manifest, error) {
+	return twice(ctx, func() (*Manifest, error) { return c.manifest(ctx, repository, ref) })
+}
+
+func (c *Client) manifest(ctx context.Context, repository string, ref oci.Reference) (*Manifest, error) {
 	req := request{method: http.MethodGet, repository: repository, kind: "manifests", reference: ref.String()}
-	resp, err := c.do(ctx, req)
+	resp, err := c.once(ctx, req)
 	if err != nil {
 		return nil, err
 	}

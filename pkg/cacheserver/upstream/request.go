@@ -47,6 +47,11 @@ func (r request) rangeHeader() string {
 // do returns the response if its status is 200, or 206 for a request with a range. Otherwise it returns an *Error, or the
 // context's error. The body is limited by the idle timeout. The caller closes it.
 func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
+	return twice(ctx, func() (*http.Response, error) { return c.once(ctx, r) })
+}
+
+// once is do without repetition.
+func (c *Client) once(ctx context.Context, r request) (*http.Response, error) {
 	slots := c.requests
 	if r.method == http.MethodGet && r.kind == "blobs" && !r.firstByte {
 		slots = c.transfers
