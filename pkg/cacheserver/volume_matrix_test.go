@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -434,7 +435,7 @@ func TestHangWhileSending(t *testing.T) {
 	var got []byte
 	select {
 	case body := <-rest:
-		got = append(first, body...)
+		got = slices.Concat(first, body)
 	case <-time.After(2*matrixTimeout + 4*time.Second): // the guard of a file checks twice, after the deadline and one second later
 		t.Fatal("the response is silent while the volume is hung")
 	}

@@ -151,7 +151,7 @@ func (l *descriptorList) UnmarshalJSON(data []byte) error {
 	elements, err := openList(bytes.NewReader(data))
 	if err != nil {
 		l.parser.err = fmt.Errorf("%ss: %w", l.role, err)
-		return nil //nolint:nilerr // see the comment of the method
+		return nil
 	}
 	for index := 0; elements.More() && !l.parser.ended(); index++ {
 		var fields descriptorFields

@@ -61,7 +61,7 @@ func (v *verifier) verify(ctx context.Context, d digest.Digest, pause func()) {
 	if err != nil {
 		return
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	reason := store.Corruption(ctx, f, d, pause)
 	if reason == "" {
 		return

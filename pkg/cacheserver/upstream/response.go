@@ -82,6 +82,6 @@ func (b *requestBody) Close() error {
 func discardBody(body io.ReadCloser, cancel context.CancelFunc) {
 	timer := time.AfterFunc(unusedBodyTimeout, cancel)
 	defer timer.Stop()
-	io.CopyN(io.Discard, body, maxUnusedBody)
-	body.Close()
+	_, _ = io.CopyN(io.Discard, body, maxUnusedBody)
+	_ = body.Close()
 }
