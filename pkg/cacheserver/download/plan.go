@@ -17,6 +17,8 @@ const (
 	// silentAfter is how long a transfer may send nothing while readers wait for it. The first response header of a slow
 	// upstream takes longer than the next bytes of a body.
 	silentAfter, headerlessAfter = 3 * time.Second, 5 * time.Second
+	// stalledAfter is how long a transfer may send nothing before another one for the same bytes is preferred to it.
+	stalledAfter = 500 * time.Millisecond
 	// slowFactor is how much slower than others a connection is before it is replaced.
 	slowFactor = 4
 	// retryPatience is how long a reader that joined a running transfer may have to wait for its end: about the time that a
@@ -51,7 +53,8 @@ type flow struct {
 	rate     float64   // bytes per second
 	// waits is the share of the last second in which the transfer waited for the upstream, from 0 to 1.
 	waits float64
-	// replaced reports that another transfer was started to replace it, replacement that it replaced another one.
+	// replaced reports that a second transfer for the same bytes is running, replacement that this one was started to
+	// replace another one.
 	replaced, replacement bool
 }
 
@@ -108,7 +111,7 @@ type order struct {
 	reason reason
 	// cut is the index of a flow, -1 for none. The start of the new flow becomes its limit.
 	cut int
-	// replace is the index of the flow that ends when the new transfer has received its first byte, -1 for none.
+	// replace is the index of a flow for the same bytes that is slow, -1 for none. The slower one of both ends later.
 	replace int
 }
 

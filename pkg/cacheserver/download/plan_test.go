@@ -114,12 +114,15 @@ func TestRetries(t *testing.T) {
 	t.Parallel()
 	var r retries
 	for i, want := range []time.Duration{0, 0, 0, firstPause, 2 * firstPause, 4 * firstPause, 8 * firstPause, 16 * firstPause, maxPause, maxPause} {
-		r = r.after(1)
+		r = r.after(1, false)
 		if got, again := r.pause(); got != want || !again {
 			t.Errorf("interruption %d: %s, %t, want %s", i, got, again, want)
 		}
 	}
-	r = r.after(enough)
+	if r.after(enough, true).count == 0 || r.after(enoughAlone, true).count != 0 {
+		t.Error("without readers, fewer bytes count as progress")
+	}
+	r = r.after(enough, false)
 	if got, again := r.pause(); got != 0 || !again {
 		t.Errorf("after progress: %s, %t", got, again)
 	}
@@ -127,7 +130,7 @@ func TestRetries(t *testing.T) {
 		if _, again := r.pause(); !again {
 			t.Errorf("no request after %d without a byte", i)
 		}
-		r = r.after(0)
+		r = r.after(0, false)
 	}
 	if _, again := r.pause(); again {
 		t.Errorf("another request after %d without a byte", maxFruitless)

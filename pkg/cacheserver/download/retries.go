@@ -5,15 +5,18 @@ package download
 import "time"
 
 const (
-	// enough is the number of bytes after which an interrupted transfer counts as progress.
-	enough = 1 << 20
-	// immediate is the number of interruptions without progress that are followed by the next request immediately. A
-	// client without the cache repeats a broken request as fast.
+	// enough is the number of bytes after which an interrupted transfer counts as progress, if readers wait for the blob.
+	// containerd continues after any number of bytes. With fewer bytes, it sends thousands of requests for a blob.
+	enough = 16 << 10
+	// enoughAlone is the same number without readers.
+	enoughAlone = 1 << 20
+	// immediate is the number of interruptions without progress that are followed by the next request immediately, as
+	// containerd does (maxRetry in core/remotes/docker/httpreadseeker.go).
 	immediate = 3
 	// firstPause doubles with each further interruption, up to maxPause.
 	firstPause, maxPause = 100 * time.Millisecond, 2 * time.Second
-	// maxFruitless is how often in a row a request may bring no missing byte.
-	maxFruitless = 3
+	// maxFruitless is how often in a row a request may bring no missing byte. containerd fails after as many.
+	maxFruitless = immediate + 1
 )
 
 // retries decides when an interrupted download continues. It is a value: its methods return the changed one.
@@ -24,10 +27,11 @@ type retries struct {
 	fruitless int
 }
 
-// after returns the state after a transfer was interrupted that brought so many missing bytes.
-func (r retries) after(fresh int64) retries {
+// after returns the state after a transfer was interrupted that brought so many missing bytes. alone reports that the
+// blob has no readers.
+func (r retries) after(fresh int64, alone bool) retries {
 	switch {
-	case fresh >= enough:
+	case fresh >= enoughAlone, fresh >= enough && !alone:
 		return retries{}
 	case fresh > 0:
 		return retries{count: r.count + 1}

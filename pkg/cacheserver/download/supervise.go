@@ -119,6 +119,7 @@ func (d *download) supervise(ctx context.Context, incoming *store.Incoming) {
 func (d *download) step(ctx context.Context, incoming *store.Incoming, now time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.cancelObsolete()
 	for !d.state.ended() {
 		v := d.look(now)
 		v.speedup = v.speedup.judge(v)
@@ -133,6 +134,15 @@ func (d *download) step(ctx context.Context, incoming *store.Incoming, now time.
 	}
 	d.closed = true
 	return false
+}
+
+// cancelObsolete cancels the transfers of bytes that other transfers have received. The caller holds the lock.
+func (d *download) cancelObsolete() {
+	for _, t := range d.transfers {
+		if t.next < t.end && d.facts.have.firstGap(Span{t.next, t.end}).empty() {
+			t.cancel(errObsolete)
+		}
+	}
 }
 
 // look returns the input of the next decision. The caller holds the lock.
@@ -164,7 +174,8 @@ func (d *download) start(ctx context.Context, incoming *store.Incoming, v view, 
 	}
 	if o.replace >= 0 {
 		t.replaces = d.transfers[o.replace]
-		t.replaces.replaced = true
+		t.replaces.replacement = t
+		t.additional = true
 	}
 	if o.cut >= 0 {
 		d.transfers[o.cut].end = o.Start
@@ -186,16 +197,21 @@ func (d *download) ended(t *transfer, err error) {
 	defer d.mu.Unlock()
 	d.owner.pace.observe(t.received, t.firstAt, t.lastByte)
 	d.transfers = slices.DeleteFunc(d.transfers, func(other *transfer) bool { return other == t })
-	if t.replaces != nil && t.received == 0 {
-		t.replaces.replaced = false
-		d.facts.replacing = false // the other connection was not faster
+	if t.replaces != nil {
+		t.replaces.replacement = nil
+		if t.received == 0 {
+			d.facts.replacing = false // the other connection was not faster
+		}
+	}
+	if t.replacement != nil {
+		t.replacement.replaces = nil
 	}
 	failure, fromUpstream := errors.AsType[*upstream.Error](err)
 	switch {
 	case err == nil || errors.Is(err, errObsolete):
 	case !fromUpstream:
 		d.fail(err)
-	case failure.StatusCode == http.StatusRequestedRangeNotSatisfiable && t.first > 0 && d.facts.ranges != no:
+	case refusesRange(failure) && t.first > 0 && d.facts.ranges != no:
 		d.facts.ranges = no
 	case len(d.transfers) > 0:
 		// Another connection continues. The upstream may not allow several.
@@ -203,6 +219,11 @@ func (d *download) ended(t *transfer, err error) {
 	default:
 		d.retry(failure, t.fresh)
 	}
+}
+
+// refusesRange reports that the upstream does not support ranges although it may state that it does.
+func refusesRange(err *upstream.Error) bool {
+	return err.StatusCode == http.StatusRequestedRangeNotSatisfiable || errors.Is(err, upstream.ErrRange)
 }
 
 // retry decides how an interrupted download continues. The caller holds the lock.
@@ -213,12 +234,12 @@ func (d *download) retry(failure *upstream.Error, fresh int64) {
 		d.facts.notBefore = time.Now().Add(busyPause)
 		return
 	}
-	d.facts.retries = d.facts.retries.after(fresh)
+	d.facts.retries = d.facts.retries.after(fresh, len(d.readers) == 0)
 	pause, again := d.facts.retries.pause()
 	broken := failure.StatusCode == 0 && !failure.Busy()
 	// Clients that have received nothing get the error immediately and can pull from the upstream themselves. A body that
-	// breaks off before its first byte is worth another request.
-	unread := d.facts.have == nil && (!d.state.announced || d.facts.retries.count > 1)
+	// breaks off before its first byte is requested again as often as containerd would.
+	unread := d.facts.have == nil && !d.state.announced
 	if !again || !broken || unread {
 		d.fail(failure)
 		return

@@ -28,14 +28,16 @@ type transfer struct {
 	first    int64 // the offset that was requested
 	began    time.Time
 	cancel   context.CancelCauseFunc
-	done     func()    // called at the end
-	replaces *transfer // ends when this one has received its first byte
+	done     func() // called at the end
+
+	// replaces is a slow transfer that is still running, for the same bytes; replacement is the reverse.
+	replaces, replacement *transfer
+	additional            bool // was started to replace another one
 
 	next     int64 // the next byte to receive
 	end      int64 // the limit, -1 while the size is unknown
 	received int64
 	fresh    int64 // those of the received bytes that were missing
-	replaced bool
 	lastByte time.Time
 	meter    meter
 	waited   meter     // nanoseconds for the upstream, since the first byte
@@ -64,8 +66,8 @@ func (t *transfer) flow(now time.Time) flow {
 		lastByte:    t.lastByte,
 		rate:        t.meter.rate(now),
 		waits:       min(time.Duration(t.waited.rate(now)).Seconds(), 1),
-		replaced:    t.replaced,
-		replacement: t.replaces != nil,
+		replaced:    t.replacement != nil || t.replaces != nil,
+		replacement: t.additional,
 	}
 }
 
@@ -226,9 +228,6 @@ func (t *transfer) claim(n int64, waited time.Duration) (skip, keep int64, ended
 		t.received += n
 		t.lastByte = now
 		t.meter.add(n, now)
-		if t.replaces != nil && t.replaces.cancel != nil {
-			t.replaces.cancel(errObsolete)
-		}
 	}
 	keep = n
 	if t.end >= 0 && t.next+n >= t.end {
@@ -236,7 +235,27 @@ func (t *transfer) claim(n int64, waited time.Duration) (skip, keep int64, ended
 	}
 	skip = min(d.facts.have.endAt(t.next)-t.next, keep)
 	t.fresh += keep - skip
+	if n > 0 && skip == keep {
+		t.compete(now)
+	}
 	return skip, keep, ended
+}
+
+// compete ends one of two transfers for the same bytes, after this one has received bytes that the other one received
+// before: the slower one. Until then both are kept, because a connection can be as slow as the one that it replaces, and
+// the download must not be slower than a client without the cache, which keeps its connection.
+func (t *transfer) compete(now time.Time) {
+	rival := t.replacement
+	if rival == nil {
+		rival = t.replaces
+	}
+	switch {
+	case rival == nil:
+	case now.Sub(rival.lastByte) < stalledAfter:
+		t.cancel(errObsolete)
+	default:
+		rival.cancel(errObsolete)
+	}
 }
 
 // wrote notes that the next n bytes are in the file.

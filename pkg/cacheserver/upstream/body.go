@@ -43,11 +43,11 @@ func (b *body) Close() error {
 	return err
 }
 
-// readAll reads a body of at most limit bytes.
+// readAll reads a body of at most limit bytes. With an error of the body, it returns the content before the error.
 func readAll(body io.Reader, req request, limit int64) ([]byte, error) {
 	content, err := io.ReadAll(io.LimitReader(body, limit+1))
 	if err != nil {
-		return nil, err
+		return content, err
 	}
 	if int64(len(content)) > limit {
 		return nil, &Error{Op: req.String(), Err: fmt.Errorf("the answer has more than %d bytes", limit)}

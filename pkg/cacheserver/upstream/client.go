@@ -7,7 +7,6 @@ package upstream
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -209,58 +208,16 @@ func (c *Client) HeadManifest(ctx context.Context, repository string, ref oci.Re
 	return Descriptor{MediaType: resp.Header.Get("Content-Type"), Digest: d, Size: resp.ContentLength}, nil
 }
 
-// Manifest returns a manifest of at most oci.MaxManifestSize bytes. Its content must have the digest of ref, or, for a tag,
-// the digest in the header. Without such a header, the content must have a schema version.
-// Errors are *Error, or the context's.
-func (c *Client) Manifest(ctx context.Context, repository string, ref oci.Reference) (*Manifest, error) {
-	return twice(ctx, func() (*Manifest, error) { return c.manifest(ctx, repository, ref) })
-}
-
-func (c *Client) manifest(ctx context.Context, repository string, ref oci.Reference) (*Manifest, error) {
-	req := request{method: http.MethodGet, repository: repository, kind: "manifests", reference: ref.String()}
-	resp, err := c.once(ctx, req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	content, err := readAll(resp.Body, req, oci.MaxManifestSize)
-	if err != nil {
-		return nil, err
-	}
-	expected := ref.Digest
-	if expected == "" {
-		if announced, err := oci.ParseDigest(resp.Header.Get("Docker-Content-Digest")); err == nil {
-			expected = announced
-		}
-	}
-	got := digest.SHA256.FromBytes(content)
-	if expected == "" && !isManifest(content) {
-		return nil, &Error{Op: req.String(), Err: errors.New("the answer is no manifest")}
-	}
-	if expected != "" && got != expected {
-		return nil, &Error{Op: req.String(), Err: fmt.Errorf("the content has the digest %s instead of %s", got, expected)}
-	}
-	return &Manifest{MediaType: resp.Header.Get("Content-Type"), Digest: got, Content: content}, nil
-}
-
-// isManifest distinguishes manifests of any version from other documents, for example from the login page of a proxy.
-func isManifest(content []byte) bool {
-	var fields struct {
-		SchemaVersion int `json:"schemaVersion"`
-	}
-	return json.Unmarshal(content, &fields) == nil && fields.SchemaVersion > 0
-}
-
 // HeadBlob returns the size of a blob in bytes, -1 if the upstream does not report it. Only a success of HEAD is final:
 // Amazon's public registry responds 401 to HEAD of blobs that it sends to GET, and a registry that is a cache may respond
-// 404 to HEAD until it has served GET (goharbor/harbor#22609). After 401, 403, 404 and 405, the first byte is requested
-// with GET. Errors are *Error, or the context's.
+// 404 to HEAD until it has served GET (goharbor/harbor#22609). After any error status, the first byte is requested with
+// GET. Errors are *Error, or the context's.
 func (c *Client) HeadBlob(ctx context.Context, repository string, d digest.Digest) (int64, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, completeTimeout, errHeaderTimeout)
 	defer cancel()
 	req := request{method: http.MethodHead, repository: repository, kind: "blobs", reference: d.String()}
-	resp, err := c.do(ctx, req)
-	if refused, ok := errors.AsType[*Error](err); ok && (refused.Denied() || refused.NotFound() || refused.StatusCode == http.StatusMethodNotAllowed) {
+	resp, err := c.once(ctx, req)
+	if refused, ok := errors.AsType[*Error](err); ok && refused.StatusCode != 0 {
 		req.method, req.firstByte = http.MethodGet, true
 		resp, err = c.do(ctx, req)
 	}
@@ -311,21 +268,25 @@ func strongETag(resp *http.Response) string {
 	return ""
 }
 
-// rangeSize returns the size of the whole in the header Content-Range of an answer to "bytes=<offset>-".
+// ErrRange is the cause of an Error if the response states another range than the requested one.
+var ErrRange = errors.New("the response has another range")
+
+// rangeSize returns the size of the whole in the header Content-Range of an answer to "bytes=<offset>-". Errors are
+// ErrRange.
 func rangeSize(header string, offset int64) (int64, error) {
 	span, ok := strings.CutPrefix(header, "bytes ")
 	first, rest, dash := strings.Cut(span, "-")
 	_, whole, slash := strings.Cut(rest, "/")
 	start, err := strconv.ParseInt(first, 10, 64)
 	if !ok || !dash || !slash || err != nil || start != offset {
-		return 0, fmt.Errorf("the answer has the range %q, asked for was one from byte %d", header, offset)
+		return 0, fmt.Errorf("%w: %q, requested from byte %d", ErrRange, header, offset)
 	}
 	if whole == "*" {
 		return -1, nil
 	}
 	size, err := strconv.ParseInt(whole, 10, 64)
 	if err != nil || size <= offset {
-		return 0, fmt.Errorf("the answer has the range %q, asked for was one from byte %d", header, offset)
+		return 0, fmt.Errorf("%w: %q, requested from byte %d", ErrRange, header, offset)
 	}
 	return size, nil
 }

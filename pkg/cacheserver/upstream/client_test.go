@@ -178,7 +178,8 @@ func TestBlobWithoutRanges(t *testing.T) {
 func TestBlobWithoutHead(t *testing.T) {
 	t.Parallel()
 	const size = 32 << 20 // more than the buffers of a connection hold
-	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed} {
+	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed,
+		http.StatusTooManyRequests, http.StatusServiceUnavailable} {
 		for _, ranges := range []bool{true, false} {
 			sent := make(chan int64, 1)
 			r := serve(t, func(w http.ResponseWriter, r *http.Request) {

@@ -32,7 +32,8 @@ const (
 
 // decodeContent replaces the body of a response with content codings by the decoded content. It supports the codings
 // that containerd decodes (gzip, zstd and deflate), with x-gzip as another name of gzip (RFC 9110, section 8.4.1.3). The
-// length, the ETag and the ranges of the header belong to the encoded content, so they are removed: ContentLength is -1. An error
+// length, the ETag and the ranges of the header belong to the encoded content, so they are removed: ContentLength is
+// -1, and Uncompressed is true. An error
 // means that the content cannot be used: the coding is unknown, the response is a range of the encoded content, or the
 // beginning of the content is not valid for its coding.
 func decodeContent(resp *http.Response) error {
@@ -43,7 +44,7 @@ func decodeContent(resp *http.Response) error {
 	if resp.StatusCode == http.StatusPartialContent {
 		return fmt.Errorf("the response is a range of content with the coding %q", strings.Join(codings, ", "))
 	}
-	resp.ContentLength = -1
+	resp.ContentLength, resp.Uncompressed = -1, true
 	for _, name := range []string{"Content-Length", "Content-Encoding", "ETag", "Accept-Ranges"} {
 		resp.Header.Del(name)
 	}

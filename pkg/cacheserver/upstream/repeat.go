@@ -10,46 +10,68 @@ import (
 	"time"
 )
 
+// The numbers of repetitions are those of containerd (core/remotes/docker/resolver.go and httpreadseeker.go), which repeats
+// none of the errors that the cache returns instead. Therefore the cache must not give up earlier.
 const (
-	// failurePause and limitPause are the times before a request is repeated after an error of the server, and after 429.
-	failurePause, limitPause = 100 * time.Millisecond, 500 * time.Millisecond
+	// failureRepeats is the number of repetitions after an error of the server. containerd 2 repeats a request to the last
+	// host after 500, 503 and 504.
+	failureRepeats = 1
+	// limitRepeats is the number of repetitions after 408 and 429. containerd 1.7 needs no pause for them, containerd 2 has
+	// one repetition less.
+	limitRepeats = 5
+	// brokenRepeats is the number of repetitions in a row after a body that broke off without a new byte.
+	brokenRepeats = 3
+
+	// failurePause is the time before the repetition after an error of the server.
+	failurePause = 100 * time.Millisecond
+	// limitPause is the time before the first repetition after 408 and 429. The second pause has twice this time, and so on:
+	// 1.5 s in all.
+	limitPause = 100 * time.Millisecond
+	// maxRepeatAfter is the longest Retry-After that the cache waits for. After a longer one, the client gets the error
+	// and can use another host; the upstream is not requested earlier.
+	maxRepeatAfter = time.Second
 	// repeatBudget is the time after which a failed request is not repeated: the client must get an answer in time, and an
 	// upstream that fails slowly is overloaded.
 	repeatBudget = 5 * time.Second
 )
 
-// twice sends a request, and once more if the failure is likely to be temporary. containerd 2 repeats a request to the last
-// host once after 500, 503 and 504, containerd 1.7 up to five times after 408 and 429 (core/remotes/docker/resolver.go).
-// It repeats none of the errors that the cache returns instead.
-func twice[T any](ctx context.Context, send func() (T, error)) (T, error) {
+// repeat sends a request until it succeeds or its failure is unlikely to be temporary. progress, which can be nil, reports
+// whether the last request received new bytes: then a body that broke off does not count, and only ctx limits the time.
+func repeat[T any](ctx context.Context, send func() (T, error), progress func() bool) (T, error) {
 	began := time.Now()
-	result, err := send()
-	pause, repeat := repeatAfter(err, time.Since(began))
-	if !repeat {
-		return result, err
-	}
-	select {
-	case <-time.After(pause):
-		return send()
-	case <-ctx.Done():
-		return result, err
+	for repetition := 1; ; repetition++ {
+		result, err := send()
+		late := time.Since(began) > repeatBudget
+		if progress != nil && progress() {
+			repetition, late = 0, false
+		}
+		pause, again := repeatAfter(err, repetition)
+		if !again || late {
+			return result, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return result, err
+		}
 	}
 }
 
-// repeatAfter returns whether a request that failed is repeated, and the pause before. An upstream that states a time in
-// Retry-After is not requested earlier.
-func repeatAfter(err error, passed time.Duration) (pause time.Duration, repeat bool) {
+// repeatAfter returns whether a failed request is repeated, and the pause before. repetition is the number of this
+// repetition in a row, from 1 on.
+func repeatAfter(err error, repetition int) (pause time.Duration, again bool) {
 	failed, ok := errors.AsType[*Error](err)
-	if !ok || passed > repeatBudget || failed.RetryAfter > 0 {
+	if !ok {
 		return 0, false
 	}
+	var limit int
 	switch failed.StatusCode {
-	case 0: // the body broke off
-		return 0, errors.Is(failed.Err, io.ErrUnexpectedEOF)
+	case 0:
+		return 0, errors.Is(failed.Err, io.ErrUnexpectedEOF) && repetition <= brokenRepeats
 	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return failurePause, true
-	case http.StatusTooManyRequests:
-		return limitPause, true
+		pause, limit = failurePause, failureRepeats
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
+		pause, limit = time.Duration(repetition)*limitPause, limitRepeats
 	}
-	return 0, false
+	return max(pause, failed.RetryAfter), repetition <= limit && failed.RetryAfter <= maxRepeatAfter
 }

@@ -12,16 +12,19 @@ import (
 	"sync"
 	"time"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream/auth"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
 // request is a GET or HEAD below /v2/<repository>/.
 type request struct {
 	method, repository, kind, reference string
-	// part is the requested part of a blob.
+	// part is the requested part of the content.
 	part Range
 	// firstByte requests the first byte only.
 	firstByte bool
+	// authorization is nil for a request that is not repeated.
+	authorization *auth.Request
 	// query is encoded. Errors do not contain it.
 	query string
 }
@@ -47,7 +50,8 @@ func (r request) rangeHeader() string {
 // do returns the response if its status is 200, or 206 for a request with a range. Otherwise it returns an *Error, or the
 // context's error. The body is limited by the idle timeout. The caller closes it.
 func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
-	return twice(ctx, func() (*http.Response, error) { return c.once(ctx, r) })
+	r.authorization = c.authorization(r)
+	return repeat(ctx, func() (*http.Response, error) { return c.once(ctx, r) }, nil)
 }
 
 // once is do without repetition.
@@ -115,9 +119,19 @@ func (c *Client) send(ctx context.Context, r request, end time.Time, release fun
 	return resp, nil
 }
 
+// authorization returns the authorization of a request and its repetitions. A repetition responds to the challenges of the
+// earlier ones: an upstream that fails often would otherwise fail after each challenge.
+func (c *Client) authorization(r request) *auth.Request {
+	return c.auth.NewRequest(path.Join(c.prefix, r.repository))
+}
+
 // authenticated sends the request until its authorization is accepted, or rejected finally. It returns the last response.
 func (c *Client) authenticated(ctx context.Context, r request) (*http.Response, error) {
-	authorization := c.auth.NewRequest(path.Join(c.prefix, r.repository))
+	authorization := r.authorization
+	if authorization == nil {
+		authorization = c.authorization(r)
+	}
+	authorization.Begin()
 	client := c.client(authorization.Authorize)
 	for {
 		req, err := c.newRequest(ctx, r)

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -65,9 +64,8 @@ type place struct {
 // issuedToken is a token until it expires.
 type issuedToken struct {
 	value   string
+	issued  time.Time
 	expires time.Time
-	// accepted is set after a response that is no rejection.
-	accepted atomic.Bool
 }
 
 // New returns an Authorizer without challenges and tokens. Requests for tokens belong to the group.
@@ -139,7 +137,8 @@ func (a *Authorizer) token(ctx context.Context, g grant, user Credentials) (*iss
 		if err != nil {
 			return nil, err
 		}
-		issued := &issuedToken{value: got.value, expires: time.Now().Add(got.lifetime - min(expiryMargin, got.lifetime/2))}
+		now := time.Now()
+		issued := &issuedToken{value: got.value, issued: now, expires: now.Add(got.lifetime - min(expiryMargin, got.lifetime/2))}
 		a.tokens.Add(g, issued)
 		return issued, nil
 	})

@@ -5,6 +5,7 @@ package auth
 import (
 	"context"
 	"net/http"
+	"time"
 )
 
 // maxRepetitions limits the repetitions of one request: containerd sends a request at most five times.
@@ -18,13 +19,14 @@ const maxRepetitions = 4
 //     there is one.
 //  3. After another rejection, or if a token server issues no token, it sends no authorization, like a client that
 //     remembers nothing.
-//  4. It responds to the challenge of the response. If the token server issues no token, or the response is another
+//  4. It responds to the challenge of the response, with a new token if a remembered one is rejected. If the token server issues no token, or the response is another
 //     rejection with the same challenge, the request has failed.
 //
 // It is not safe for concurrent use.
 type Request struct {
 	authorizer  *Authorizer
 	repository  string
+	began       time.Time // of the last repetition by the caller
 	servers     map[origin]*exchange
 	repetitions int
 }
@@ -38,6 +40,9 @@ type exchange struct {
 	token *issuedToken
 }
 
+// old reports that the token was issued for an earlier request. It may be valid no more although the challenge is new.
+func (e exchange) old(began time.Time) bool { return e.token != nil && e.token.issued.Before(began) }
+
 // state is the origin of the authorization that is sent next.
 type state int
 
@@ -50,11 +55,15 @@ const (
 
 // NewRequest returns the authorization of one request for a repository. Repository is the full name at the upstream.
 func (a *Authorizer) NewRequest(repository string) *Request {
-	return &Request{authorizer: a, repository: repository, servers: map[origin]*exchange{}}
+	return &Request{authorizer: a, repository: repository, began: time.Now(), servers: map[origin]*exchange{}}
 }
 
 // scope is the scope of the token specification for pulls of the repository.
 func (r *Request) scope() string { return "repository:" + r.repository + ":pull" }
+
+// Begin begins a repetition of the request for another reason than its authorization. It keeps the challenges. Tokens
+// that were issued before can be replaced again.
+func (r *Request) Begin() { r.began, r.repetitions = time.Now(), 0 }
 
 // Authorize sets or removes the header Authorization of a request to any server: the registry, or the target of a redirect.
 // It can request a token. Errors are those of Authorizer.Respond.
@@ -109,9 +118,9 @@ func (r *Request) Repeat(resp *http.Response) bool {
 	switch {
 	case resp.StatusCode == http.StatusUnauthorized:
 	case resp.StatusCode == http.StatusForbidden:
-		// A token that was accepted before can be revoked. Amazon's registry responds 403 to an expired one. Without this
-		// experience, 403 is a decision about the repository.
-		if e.state != remembered || e.token == nil || !e.token.accepted.Load() {
+		// A token of an earlier request can be revoked. Amazon's registry responds 403 to an expired one. With a new token,
+		// 403 is a decision about the repository.
+		if !e.old(r.began) {
 			return false
 		}
 	default:
@@ -140,10 +149,10 @@ func (r *Request) next(server origin, e *exchange, resp *http.Response) bool {
 		// The same challenge again, although no authorization responds to it: a repetition would change nothing.
 		e.state, e.challenge = challenged, challenge
 		return ok && previous.state != challenged
-	case ok && (previous.state == remembered || !same(challenge, previous.challenge)):
+	case ok && (previous.state == remembered || previous.old(r.began) || !same(challenge, previous.challenge)):
 		e.state, e.challenge = rejected, challenge
 		return true
-	case previous.state == remembered, previous.state == rejected:
+	case previous.state == remembered, previous.state == rejected, previous.old(r.began):
 		e.state = none
 		return true
 	}
@@ -164,9 +173,6 @@ func (r *Request) accepted() {
 	for server, e := range r.servers {
 		if e.sent == "" {
 			continue
-		}
-		if e.token != nil {
-			e.token.accepted.Store(true)
 		}
 		r.authorizer.remember(server, r.repository, e.challenge)
 	}
