@@ -419,14 +419,15 @@ func TestHangWhileSending(t *testing.T) {
 	digests, contents := layers(t, image)
 	resp := c.open(t, "GET", "blobs/"+digests[0])
 	defer resp.Body.Close()
+	content := io.Reader(resp.Body)
 	first := make([]byte, 64<<10)
-	if _, err := io.ReadFull(resp.Body, first); err != nil {
+	if _, err := io.ReadFull(content, first); err != nil {
 		t.Fatal(err)
 	}
 	fault.begin(nil, volume.Ops()...)
 	rest := make(chan []byte)
 	go func() {
-		body, err := io.ReadAll(resp.Body)
+		body, err := io.ReadAll(content)
 		if err == nil && len(first)+len(body) < len(contents[0]) {
 			t.Errorf("%d of %d bytes look complete", len(first)+len(body), len(contents[0]))
 		}

@@ -131,7 +131,7 @@ func (r *Registry) validToken(q *http.Request, scope string) bool {
 func (r *Registry) serveToken(w *response, q *http.Request) {
 	r.pause(q, "pause", scenario.Token)
 	if status, ok := r.s.NumberAt("status", scenario.Token); ok && r.faulty("status", scenario.Token, q.Method) {
-		w.sendFault(status)
+		w.sendFault(q.Context(), status)
 		return
 	}
 	status, isTarget := http.StatusForbidden, q.URL.Path == targetTokenPath
@@ -175,5 +175,5 @@ func (r *Registry) serveToken(w *response, q *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Write(b) // the client may have disconnected
+	fmt.Fprintf(w, "%s", b) // the client may have disconnected
 }

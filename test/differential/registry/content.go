@@ -122,7 +122,7 @@ func (i image) add(mediaType string, document any) (content, error) {
 func layer(seed string, size int) []byte {
 	random := rand.NewChaCha8(sha256.Sum256([]byte(seed)))
 	half := make([]byte, size/2+1)
-	random.Read(half) // never returns an error
+	_, _ = random.Read(half) // never returns an error
 	return bytes.Clone(fmt.Appendf(nil, "%x", half)[:size])
 }
 

@@ -65,7 +65,7 @@ func (r *Registry) serveTarget(w *response, q *http.Request) {
 		w.sendError(http.StatusNotFound)
 		return
 	}
-	w.sendContent(c, target)
+	w.sendContent(q.Context(), c, target)
 }
 
 // use reports whether this is the first use of the redirect.

@@ -154,7 +154,7 @@ func (r *Registry) listen(urlHost string, withTLS bool, host string, handle func
 		}),
 	}
 	r.servers = append(r.servers, server)
-	go server.Serve(listener) // ends with the error ErrServerClosed in Close
+	go func() { _ = server.Serve(listener) }() // ends with the error ErrServerClosed in Close
 	return url, nil
 }
 
@@ -260,7 +260,7 @@ func (r *Registry) serveOrigin(w *response, q *http.Request) {
 	target := targetOf(q.Method, isManifest)
 	r.pause(q, "pause", target)
 	if status, ok := r.s.NumberAt("status", target); ok && r.faulty("status", target, q.URL.Path) {
-		w.sendFault(status)
+		w.sendFault(q.Context(), status)
 		return
 	}
 	c, ok := r.lookup(repository, reference, isManifest, target)
@@ -273,7 +273,7 @@ func (r *Registry) serveOrigin(w *response, q *http.Request) {
 		w.WriteHeader(status)
 		return
 	}
-	w.sendContent(c, target)
+	w.sendContent(q.Context(), c, target)
 }
 
 func targetOf(method string, isManifest bool) scenario.Target {

@@ -27,8 +27,16 @@ func start(t *testing.T, quirks string) *Registry {
 	return r
 }
 
-// do sends a request with header fields, given as pairs of name and value, and returns the response and its body.
-func do(t *testing.T, r *Registry, method, path string, header ...string) (*http.Response, []byte) {
+// answer is a complete response.
+type answer struct {
+	status int
+	header http.Header
+	length int64 // -1 if unknown
+	body   []byte
+}
+
+// do sends a request with header fields, given as pairs of name and value.
+func do(t *testing.T, r *Registry, method, path string, header ...string) answer {
 	t.Helper()
 	q, err := http.NewRequestWithContext(t.Context(), method, r.URL()+path, nil)
 	if err != nil {
@@ -46,7 +54,7 @@ func do(t *testing.T, r *Registry, method, path string, header ...string) (*http
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp, body
+	return answer{resp.StatusCode, resp.Header, resp.ContentLength, body}
 }
 
 // layerPath returns the path of the layer in the first repository.
@@ -68,12 +76,12 @@ func TestBlobHead(t *testing.T) {
 		{"redirect@blob:307", 307, -1},
 	} {
 		r := start(t, tc.quirks)
-		resp, _ := do(t, r, http.MethodHead, layerPath(r))
-		if resp.StatusCode != tc.status || resp.ContentLength != tc.length {
-			t.Errorf("%q: status %d, length %d, want %d, %d", tc.quirks, resp.StatusCode, resp.ContentLength, tc.status, tc.length)
+		resp := do(t, r, http.MethodHead, layerPath(r))
+		if resp.status != tc.status || resp.length != tc.length {
+			t.Errorf("%q: status %d, length %d, want %d, %d", tc.quirks, resp.status, resp.length, tc.status, tc.length)
 		}
-		if resp, _ := do(t, r, http.MethodGet, layerPath(r)); tc.status != 307 && resp.StatusCode != 200 {
-			t.Errorf("%q: GET returns %d", tc.quirks, resp.StatusCode)
+		if resp := do(t, r, http.MethodGet, layerPath(r)); tc.status != 307 && resp.status != 200 {
+			t.Errorf("%q: GET returns %d", tc.quirks, resp.status)
 		}
 	}
 }
@@ -94,13 +102,13 @@ func TestRanges(t *testing.T) {
 		{"bytes=5-2", 416, -1, "bytes */1000"},
 	} {
 		r := start(t, "")
-		_, whole := do(t, r, http.MethodGet, layerPath(r))
-		resp, body := do(t, r, http.MethodGet, layerPath(r), "Range", tc.value)
-		if resp.StatusCode != tc.status || resp.Header.Get("Content-Range") != tc.header || tc.bytes >= 0 && len(body) != tc.bytes {
-			t.Errorf("%s: %d, %q, %d bytes", tc.value, resp.StatusCode, resp.Header.Get("Content-Range"), len(body))
+		whole := do(t, r, http.MethodGet, layerPath(r)).body
+		resp := do(t, r, http.MethodGet, layerPath(r), "Range", tc.value)
+		if resp.status != tc.status || resp.header.Get("Content-Range") != tc.header || tc.bytes >= 0 && len(resp.body) != tc.bytes {
+			t.Errorf("%s: %d, %q, %d bytes", tc.value, resp.status, resp.header.Get("Content-Range"), len(resp.body))
 		}
-		if tc.value == "bytes=10-19" && string(body) != string(whole[10:20]) {
-			t.Errorf("%s: %q, want %q", tc.value, body, whole[10:20])
+		if tc.value == "bytes=10-19" && string(resp.body) != string(whole[10:20]) {
+			t.Errorf("%s: %q, want %q", tc.value, resp.body, whole[10:20])
 		}
 	}
 }
@@ -161,16 +169,16 @@ func TestRounds(t *testing.T) {
 	} {
 		r := start(t, tc.quirks)
 		const path = "/v2/team-0/app/manifests/"
-		before, _ := do(t, r, http.MethodHead, path+Tag)
+		before := do(t, r, http.MethodHead, path+Tag)
 		r.NextRound()
-		after, _ := do(t, r, http.MethodHead, path+Tag)
-		old := before.Header.Get("Docker-Content-Digest")
-		if moved := after.Header.Get("Docker-Content-Digest") != old; moved != tc.moved {
+		after := do(t, r, http.MethodHead, path+Tag)
+		old := before.header.Get("Docker-Content-Digest")
+		if moved := after.header.Get("Docker-Content-Digest") != old; moved != tc.moved {
 			t.Errorf("%q: moved: %t", tc.quirks, moved)
 		}
-		resp, _ := do(t, r, http.MethodGet, path+old)
-		if still := resp.StatusCode == http.StatusOK; still != tc.still {
-			t.Errorf("%q: the old manifest: %d", tc.quirks, resp.StatusCode)
+		resp := do(t, r, http.MethodGet, path+old)
+		if still := resp.status == http.StatusOK; still != tc.still {
+			t.Errorf("%q: the old manifest: %d", tc.quirks, resp.status)
 		}
 	}
 }
@@ -181,8 +189,8 @@ func TestImportOnManifest(t *testing.T) {
 	t.Parallel()
 	r := start(t, "import-on-manifest")
 	status := func(method, path string) int {
-		resp, _ := do(t, r, method, path)
-		return resp.StatusCode
+		resp := do(t, r, method, path)
+		return resp.status
 	}
 	const manifest = "/v2/team-0/app/manifests/" + Tag
 	for round := range Rounds {
@@ -207,9 +215,9 @@ func TestTokenUses(t *testing.T) {
 	r.tokens["x"] = &token{scopes: []string{scopeOf("team-0/app")}}
 	for i, want := range []int{200, 401, 200, 401} {
 		repository := []string{"team-0", "team-1", "team-0", "team-0"}[i]
-		resp, _ := do(t, r, http.MethodHead, "/v2/"+repository+"/app/manifests/"+Tag, "Authorization", "Bearer x")
-		if resp.StatusCode != want {
-			t.Errorf("request %d: %d, want %d", i, resp.StatusCode, want)
+		resp := do(t, r, http.MethodHead, "/v2/"+repository+"/app/manifests/"+Tag, "Authorization", "Bearer x")
+		if resp.status != want {
+			t.Errorf("request %d: %d, want %d", i, resp.status, want)
 		}
 	}
 }

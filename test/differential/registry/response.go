@@ -5,6 +5,7 @@ package registry
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -102,7 +103,7 @@ func (w *response) sendError(status int) {
 const tricklingBytes = 600
 
 // sendFault sends the response of the quirk "status".
-func (w *response) sendFault(status int) {
+func (w *response) sendFault(ctx context.Context, status int) {
 	if seconds, ok := w.r.s.Number("retry-after"); ok {
 		w.Header().Set("Retry-After", strconv.Itoa(seconds))
 	}
@@ -119,10 +120,10 @@ func (w *response) sendFault(status int) {
 		w.WriteHeader(status)
 		w.flush()
 		for range tricklingBytes {
-			if !w.r.sleep(w.q.Context(), time.Second) {
+			if !w.r.sleep(ctx, time.Second) {
 				return
 			}
-			w.Write([]byte(" ")) // the client may have disconnected
+			fmt.Fprint(w, " ") // the client may have disconnected
 			w.flush()
 		}
 	default:
@@ -134,7 +135,7 @@ func (w *response) sendFault(status int) {
 func (w *response) flush() { _ = http.NewResponseController(w.ResponseWriter).Flush() }
 
 // sendContent sends a manifest or blob, or a range of a blob.
-func (w *response) sendContent(c content, target scenario.Target) {
+func (w *response) sendContent(ctx context.Context, c content, target scenario.Target) {
 	s := w.r.s
 	w.contentHeaders(c, target)
 	body := c.bytes
@@ -176,7 +177,7 @@ func (w *response) sendContent(c content, target scenario.Target) {
 	w.WriteHeader(status)
 	if w.q.Method != http.MethodHead {
 		w.flush()
-		w.sendBody(body, target)
+		w.sendBody(ctx, body, target)
 	}
 }
 
@@ -271,7 +272,7 @@ func parseRange(header string, size int) (start, end int, ok bool) {
 const interval = 20 * time.Millisecond
 
 // sendBody sends the body with the rate, pause or interruption of the quirks.
-func (w *response) sendBody(body []byte, target scenario.Target) {
+func (w *response) sendBody(ctx context.Context, body []byte, target scenario.Target) {
 	s := w.r.s
 	n := w.r.increment("content " + string(target) + " " + w.q.URL.Path)
 	limit, reset := len(body), false
@@ -285,18 +286,18 @@ func (w *response) sendBody(body []byte, target scenario.Target) {
 		rate, limited = slow, true
 	}
 	half := limit / 2
-	w.send(body[:half], rate, limited)
+	w.send(ctx, body[:half], rate, limited)
 	if _, ok := s.NumberAt("pause-body", target); ok {
 		w.flush()
 		w.r.pause(w.q, "pause-body", target)
 	}
-	w.send(body[half:limit], rate, limited)
+	w.send(ctx, body[half:limit], rate, limited)
 	if w.record.Broken {
 		w.disconnect(reset)
 	}
 }
 
-func (w *response) send(body []byte, rate int, limited bool) {
+func (w *response) send(ctx context.Context, body []byte, rate int, limited bool) {
 	step := len(body)
 	if limited {
 		step = max(1, int(int64(rate)*int64(interval)/int64(time.Second)))
@@ -309,7 +310,7 @@ func (w *response) send(body []byte, rate int, limited bool) {
 		body = body[n:]
 		if limited {
 			w.flush()
-			if !w.r.sleep(w.q.Context(), interval) {
+			if !w.r.sleep(ctx, interval) {
 				return
 			}
 		}
