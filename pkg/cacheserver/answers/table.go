@@ -13,6 +13,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/background"
 	"github.com/registry-cache/extension/pkg/cacheserver/lru"
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
 
 // entrySize is an upper bound of the memory of an entry without its key and value, in bytes: about 200 for the entry and
@@ -92,7 +93,11 @@ func (t *Table[K, V]) Get(ctx context.Context, key K, request func(context.Conte
 }
 
 func (t *Table[K, V]) revalidate(ctx context.Context, key K, request func(context.Context) (V, error)) (Answer[V], error) {
-	value, err := request(ctx)
+	requesting := ctx
+	if _, ok, err := t.stored(key, true); ok && err == nil {
+		requesting = upstream.WithAlternative(ctx)
+	}
+	value, err := request(requesting)
 	if err == nil {
 		t.Put(key, value)
 		return Answer[V]{Value: value, Outcome: result.Miss}, nil

@@ -147,23 +147,27 @@ func (b *Blobs) Verify(ctx context.Context, d digest.Digest) {
 	if err != nil {
 		return // there is nothing to verify
 	}
+	defer func() { _ = content.Close() }() // it was only read
 	reason := store.Corruption(ctx, content, d, func() {})
-	if err := content.Close(); err != nil {
-		b.options.Logger.Warn("Cannot close blob", "digest", d, "error", err)
+	if reason == "" {
+		return
 	}
-	if reason != "" {
-		b.drop(d, reason)
+	info, err := content.Stat()
+	if err != nil {
+		b.options.Logger.Warn("Cannot delete corrupt content", "digest", d, "reason", reason, "error", err)
+		return
 	}
+	b.drop(d, info, reason)
 }
 
 // Unreadable deletes stored content after an error of a read that the client could notice. The next request downloads it
 // again.
 func (b *Blobs) Unreadable(d digest.Digest, err error) {
-	b.drop(d, "it cannot be read: "+err.Error())
+	b.drop(d, nil, "it cannot be read: "+err.Error())
 }
 
-func (b *Blobs) drop(d digest.Digest, reason string) {
-	if err := b.store.Drop(d, reason); err != nil {
+func (b *Blobs) drop(d digest.Digest, read os.FileInfo, reason string) {
+	if err := b.store.Drop(d, read, reason); err != nil {
 		b.options.Logger.Warn("Cannot delete corrupt content", "digest", d, "reason", reason, "error", err)
 	}
 }

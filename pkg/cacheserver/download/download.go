@@ -88,7 +88,7 @@ func newDownload(owner *Downloads, d digest.Digest, size int64, repository strin
 func (d *download) addReader(ctx context.Context, r Request, joined bool) (reader *Reader, allowed bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed && !d.state.verified || d.stored {
+	if d.closed && !d.state.verified || d.state.err != nil || d.stored {
 		return nil, false
 	}
 	reader = &Reader{ctx: ctx, download: d, repository: r.Repository, part: r.Part, began: time.Now(), size: -1, follower: joined, hit: d.state.verified}

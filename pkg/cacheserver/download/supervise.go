@@ -199,7 +199,7 @@ func (d *download) ended(t *transfer, err error) {
 	d.transfers = slices.DeleteFunc(d.transfers, func(other *transfer) bool { return other == t })
 	if t.replaces != nil {
 		t.replaces.replacement = nil
-		if t.received == 0 {
+		if t.received == 0 || errors.Is(err, errObsolete) {
 			d.facts.replacing = false // the other connection was not faster
 		}
 	}

@@ -3,6 +3,7 @@
 package gc
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -95,17 +96,19 @@ func TestWrongClock(t *testing.T) {
 				used, unused := sized(t, first, 1, 10), sized(t, first, 2, 10)
 				stop()
 				built := time.Now().Add(-time.Hour)
-				offset := offsets[0]
-				s := open(t, root, setup{limits: week, wall: func() time.Time { return time.Now().Add(offset) }, built: built})
+				var offset atomic.Int64
+				offset.Store(int64(offsets[0]))
+				s := open(t, root, setup{limits: week, wall: func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }, built: built})
 				stop = run(t, s)
-				for _, offset = range offsets {
+				for _, o := range offsets {
+					offset.Store(int64(o))
 					for range 4 {
 						time.Sleep(day)
 						use(t, s, used)
 					}
 					synctest.Wait()
 					if !has(t, s, used) {
-						t.Fatalf("content in use is evicted with the clock off by %v", offset)
+						t.Fatalf("content in use is evicted with the clock off by %v", o)
 					}
 				}
 				time.Sleep(8 * day)

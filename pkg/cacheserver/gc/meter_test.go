@@ -94,10 +94,10 @@ func TestOthersFillTheFileSystem(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				root := t.TempDir()
 				v := newFakeVolume(root, 1)
-				filled := false
+				var filled atomic.Bool
 				s := open(t, root, setup{limits: week, fileSystem: func() (Space, error) {
 					own, err := v.measure()
-					if !filled {
+					if !filled.Load() {
 						return Space{Bytes: evict.Amount{Used: 0, Limit: 1000}}, err
 					}
 					return test.fileSystem(own.Bytes.Used), err
@@ -107,7 +107,7 @@ func TestOthersFillTheFileSystem(t *testing.T) {
 				for n := range 8 {
 					all = append(all, sized(t, s, n, 100))
 				}
-				filled = true
+				filled.Store(true)
 				time.Sleep(5 * time.Minute)
 				synctest.Wait()
 				if got := stored(t, s, all); got != test.want {

@@ -5,6 +5,7 @@ package gc
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"time"
 
@@ -29,7 +30,7 @@ type verifier struct {
 	volume   store.Maintenance
 	index    *evict.Index
 	suspects <-chan digest.Digest
-	drop     func(d digest.Digest, reason string) error
+	drop     func(d digest.Digest, read fs.FileInfo, reason string) error
 	log      *slog.Logger
 }
 
@@ -66,7 +67,11 @@ func (v *verifier) verify(ctx context.Context, d digest.Digest, pause func()) {
 	if reason == "" {
 		return
 	}
-	if err := v.drop(d, reason); err != nil {
+	info, err := f.Stat()
+	if err == nil {
+		err = v.drop(d, info, reason)
+	}
+	if err != nil {
 		v.log.Warn("Cannot delete corrupt content", "digest", d, "reason", reason, "error", fmt.Sprint(err))
 	}
 }

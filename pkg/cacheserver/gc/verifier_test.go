@@ -43,6 +43,42 @@ func TestCorruptContentIsDropped(t *testing.T) {
 	}
 }
 
+// Content that was stored while the corrupt file was read stays.
+func TestNewContentIsNotDropped(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, t.TempDir(), setup{limits: week})
+		stop := run(t, s)
+		defer stop()
+		d := sized(t, s, 1, 10)
+		path := s.layout.Data(d)
+		corrupt, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path, path+".old"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Store.Drop(d, corrupt, "test"); err != nil || !has(t, s, d) {
+			t.Errorf("after the corrupt file was replaced: %v, stored %t", err, has(t, s, d))
+		}
+		current, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Store.Drop(d, current, "test"); err != nil || has(t, s, d) {
+			t.Errorf("the corrupt file: %v, stored %t", err, has(t, s, d))
+		}
+	})
+}
+
 // A truncated blob is not served, also before the volume is indexed.
 func TestTruncatedContentIsNotServed(t *testing.T) {
 	t.Parallel()

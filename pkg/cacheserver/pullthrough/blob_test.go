@@ -218,11 +218,11 @@ func TestFetchGivesUp(t *testing.T) {
 		calls int
 		want  result.Reason
 	}{
-		{"broken before the first byte", 0, errBroken, 2, result.Unavailable},
-		{"no progress", 400, errBroken, 4, result.Unavailable},
+		{"broken before the first byte", 0, errBroken, 4, result.Unavailable},
+		{"no progress", 400, errBroken, 5, result.Unavailable},
 		{"not found", 400, status(http.StatusNotFound), 1, result.NotFound},
 		{"refused", 400, status(http.StatusTooManyRequests), 1, result.RateLimited},
-		{"silent", 400, errSilent, 4, result.TimedOut},
+		{"silent", 400, errSilent, 5, result.TimedOut},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 
 	"github.com/opencontainers/go-digest"
 
@@ -39,8 +40,14 @@ func Corruption(ctx context.Context, content io.Reader, d digest.Digest, pause f
 }
 
 // Drop deletes corrupt content, also while it is being read: its links first, then its file. The next request fetches it
-// again. Reason is for the log.
-func (s *Store) Drop(d digest.Digest, reason string) error {
+// again. read is the file that was found to be corrupt: content that was stored since then stays. nil means any file.
+// Reason is for the log.
+func (s *Store) Drop(d digest.Digest, read fs.FileInfo, reason string) error {
+	if read != nil {
+		if current, err := s.fs.Stat(s.layout.Data(d)); err == nil && !os.SameFile(read, current) {
+			return nil
+		}
+	}
 	v, ok := s.index.Take(d, evict.Corrupt)
 	if !ok {
 		// Not indexed yet: links without content are deleted when the volume is indexed. Or another removal is in progress.
@@ -79,7 +86,7 @@ func (s *Store) checkSize(d digest.Digest, info fs.FileInfo) error {
 		return nil
 	}
 	reason := fmt.Sprintf("the file has %d bytes instead of %d", info.Size(), want)
-	if err := s.Drop(d, reason); err != nil {
+	if err := s.Drop(d, info, reason); err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrNotFound, reason, err)
 	}
 	return fmt.Errorf("%w: %s", ErrNotFound, reason)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -112,4 +113,6 @@ func (m Maintenance) Open(d digest.Digest) (*volume.File, error) {
 }
 
 // Drop is Store.Drop.
-func (m Maintenance) Drop(d digest.Digest, reason string) error { return m.store.Drop(d, reason) }
+func (m Maintenance) Drop(d digest.Digest, read fs.FileInfo, reason string) error {
+	return m.store.Drop(d, read, reason)
+}

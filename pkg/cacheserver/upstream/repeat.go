@@ -35,6 +35,15 @@ const (
 	repeatBudget = 5 * time.Second
 )
 
+// alternativeKey is the key of the context value of WithAlternative.
+type alternativeKey struct{}
+
+// WithAlternative returns a context for requests that are not repeated after a failure, because the caller can use an
+// earlier answer of the upstream instead.
+func WithAlternative(ctx context.Context) context.Context {
+	return context.WithValue(ctx, alternativeKey{}, true)
+}
+
 // repeat sends a request until it succeeds or its failure is unlikely to be temporary. progress, which can be nil, reports
 // whether the last request received new bytes: then a body that broke off does not count, and only ctx limits the time.
 func repeat[T any](ctx context.Context, send func() (T, error), progress func() bool) (T, error) {
@@ -46,7 +55,7 @@ func repeat[T any](ctx context.Context, send func() (T, error), progress func() 
 			repetition, late = 0, false
 		}
 		pause, again := repeatAfter(err, repetition)
-		if !again || late {
+		if !again || late || ctx.Value(alternativeKey{}) != nil {
 			return result, err
 		}
 		select {
