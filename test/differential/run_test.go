@@ -143,6 +143,7 @@ func run(ctx context.Context, s scenario.Scenario, session *containerdpull.Sessi
 			})
 		}
 	}
+	r.Close() // waits for the ends of all requests
 	result.requests, result.log = r.Requests(), log.String()
 	return result, nil
 }

@@ -308,7 +308,7 @@ func (w *response) send(ctx context.Context, body []byte, rate int, limited bool
 			return
 		}
 		body = body[n:]
-		if limited {
+		if limited && len(body) > 0 {
 			w.flush()
 			if !w.r.sleep(ctx, interval) {
 				return
