@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/pkg/contract"
 )
@@ -23,6 +24,7 @@ type debugPaths struct {
 	ready    func() error
 	upstream func(context.Context) contract.UpstreamState
 	volume   func() volume.Health
+	problems func() []store.Problem
 	// pprof serves profiles on /debug/pprof/.
 	pprof bool
 }
@@ -44,7 +46,7 @@ func debugHandler(p debugPaths) http.Handler {
 		writeJSON(w, p.upstream(r.Context()))
 	})
 	mux.HandleFunc("GET "+contract.VolumePath, func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, volumeState(p.volume()))
+		writeJSON(w, volumeState(p.volume(), p.problems()))
 	})
 	mux.Handle("GET "+contract.MetricsPath, promhttp.HandlerFor(p.metrics, promhttp.HandlerOpts{}))
 	if p.pprof {
@@ -71,7 +73,11 @@ var volumeReasons = map[volume.State]contract.VolumeReason{
 	volume.Hung:     contract.ReasonNoResponse,
 }
 
-// volumeState returns h in the form of the contract.
-func volumeState(h volume.Health) contract.VolumeState {
-	return contract.NewVolumeState(volumeReasons[h.State], h.Message, h.Since)
+// volumeState returns the state and the problems of a volume in the form of the contract.
+func volumeState(h volume.Health, problems []store.Problem) contract.VolumeState {
+	var listed []contract.VolumeProblem
+	for _, p := range problems {
+		listed = append(listed, contract.VolumeProblem(p))
+	}
+	return contract.NewVolumeState(volumeReasons[h.State], h.Message, h.Since, listed)
 }

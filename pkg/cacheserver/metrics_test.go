@@ -135,6 +135,7 @@ func TestMetrics(t *testing.T) {
 		`registry_cache_volume_state{state="read-only"}`:                   0,
 		`registry_cache_volume_state{state="error"}`:                       0,
 		`registry_cache_volume_state{state="hung"}`:                        0, // see TestHungVolumeIsDetected
+		`registry_cache_volume_problems`:                                   0,
 		`registry_cache_volume_failures_total{state="hung"}`:               0,
 	})
 	about("registry_cache_oldest_object_age_seconds", 3600, 3700)

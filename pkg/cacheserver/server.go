@@ -21,6 +21,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/config"
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
@@ -146,11 +147,16 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 	s.api = s.httpServer(api)
 	s.api.ConnContext = httpapi.ConnContext
 	s.api.ConnState = newConnections(cmp.Or(o.MaxConnections, defaultMaxConnections), registry).track
+	promauto.With(registry).NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "registry_cache_volume_problems",
+		Help: "Files and directories on the volume that the cache cannot use, see /volume.",
+	}, func() float64 { return float64(len(s.store.Problems())) })
 	s.debugServer = s.httpServer(debugHandler(debugPaths{
 		metrics:  registry,
 		ready:    s.ready,
 		upstream: s.upstream.State,
 		volume:   s.volume.Health,
+		problems: s.store.Problems,
 		pprof:    cfg.Debug.PProf,
 	}))
 	if s.listener, err = net.Listen("tcp", cfg.Listen.Address); err != nil {

@@ -4,6 +4,8 @@ package cacheserver_test
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -90,6 +92,31 @@ func (c *cache) volumeState(t *testing.T) contract.VolumeState {
 		t.Fatal(err)
 	}
 	return state
+}
+
+// A file that the cache cannot use is reported, and does not prevent requests.
+func TestVolumeProblems(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	cfg := u.config(t)
+	const path = "registry-cache/notes.txt"
+	if err := os.MkdirAll(filepath.Join(cfg.Storage.Root, "registry-cache"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(cfg.Storage.Root, path), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := start(t, cfg, cacheserver.Options{})
+	got := c.volumeState(t)
+	if got.State != contract.VolumeOK || len(got.Problems) != 1 || got.Problems[0].Path != path || got.Problems[0].Message == "" {
+		t.Errorf("got %+v", got)
+	}
+	if n := c.metric(t, "registry_cache_volume_problems"); n != 1 {
+		t.Errorf("metric: %v", n)
+	}
+	if status := c.debug(t, "/readyz").status; status != 200 {
+		t.Errorf("ready: %d", status)
+	}
 }
 
 // A hung volume without any traffic is detected within 5 s with the default limits: nodes and the Service stop using the

@@ -5,6 +5,8 @@ package contract
 import (
 	"encoding/json"
 	"errors"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -198,13 +200,15 @@ func TestDecodeVolumeState(t *testing.T) {
 		}
 	}
 	long := strings.Repeat("é", MaxVolumeMessage)
+	problems := slices.Repeat([]VolumeProblem{{Path: long, Message: long}}, MaxVolumeProblems+1)
 	for reason := range volumeConditions {
-		sent := NewVolumeState(reason, long, time.Now())
+		sent := NewVolumeState(reason, long, time.Now(), problems)
 		body, err := json.Marshal(sent)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if state, err := DecodeVolumeState(body); err != nil || state != sent || len(state.Message) > MaxVolumeMessage || !strings.HasSuffix(state.Message, "é…") {
+		if state, err := DecodeVolumeState(body); err != nil || !reflect.DeepEqual(state, sent) ||
+			len(state.Message) > MaxVolumeMessage || !strings.HasSuffix(state.Message, "é…") || len(state.Problems) != MaxVolumeProblems || state.Problems[0].Path != state.Message {
 			t.Errorf("%s: got %+v, %v, want %+v", reason, state, err, sent)
 		}
 	}

@@ -17,6 +17,8 @@ const (
 	MaxVolumeState = 64 << 10
 	// MaxVolumeMessage is the maximum length of VolumeState.Message, in bytes.
 	MaxVolumeMessage = MaxUpstreamMessage
+	// MaxVolumeProblems is the maximum number of elements of VolumeState.Problems.
+	MaxVolumeProblems = 21
 )
 
 // VolumeCondition is the state of the volume of a cache.
@@ -71,18 +73,39 @@ type VolumeState struct {
 	Message string `json:"message"`
 	// Since is the time of the last change of State.
 	Since time.Time `json:"since"`
+	// Problems are files and directories that the cache cannot use, for any State, sorted by path. At most
+	// MaxVolumeProblems; the last one can state the number of further ones. The cache continues without them.
+	Problems []VolumeProblem `json:"problems,omitempty"`
 }
 
-// NewVolumeState returns the state for a reason, which must be one of the constants. A message that is too long is cut.
-func NewVolumeState(reason VolumeReason, message string, since time.Time) VolumeState {
+// VolumeProblem is a file or directory that an operator has to repair or delete, for example one with a foreign owner.
+type VolumeProblem struct {
+	// Path is relative to the root of the volume; "." is the root.
+	Path string `json:"path"`
+	// Message is human-readable: at most MaxVolumeMessage bytes.
+	Message string `json:"message"`
+}
+
+// NewVolumeState returns the state for a reason, which must be one of the constants. Messages that are too long and
+// problems beyond the maximum are cut.
+func NewVolumeState(reason VolumeReason, message string, since time.Time, problems []VolumeProblem) VolumeState {
 	return VolumeState{
 		Version: VolumeStateVersion, State: volumeConditions[reason], Reason: reason,
-		Message: limitMessage(message), Since: since.UTC(),
+		Message: limitMessage(message), Since: since.UTC(), Problems: limitProblems(problems),
 	}
 }
 
-// DecodeVolumeState decodes the response body of an untrusted server. It ignores unknown fields, and cuts a message that is
-// too long. A body above MaxVolumeState, another version, an unknown reason, and a state that contradicts the reason are
+// limitProblems returns a copy without the problems beyond the maximum and with limited texts.
+func limitProblems(problems []VolumeProblem) []VolumeProblem {
+	var limited []VolumeProblem
+	for _, p := range problems[:min(len(problems), MaxVolumeProblems)] {
+		limited = append(limited, VolumeProblem{limitMessage(p.Path), limitMessage(p.Message)})
+	}
+	return limited
+}
+
+// DecodeVolumeState decodes the response body of an untrusted server. It ignores unknown fields, and cuts messages that are
+// too long and problems beyond the maximum. A body above MaxVolumeState, another version, an unknown reason, and a state that contradicts the reason are
 // errors. Errors do not repeat the body.
 func DecodeVolumeState(body []byte) (VolumeState, error) {
 	if len(body) > MaxVolumeState {
@@ -102,6 +125,6 @@ func DecodeVolumeState(body []byte) (VolumeState, error) {
 	if state.State != want {
 		return VolumeState{}, fmt.Errorf("volume state: state must be %q for reason %s", want, state.Reason)
 	}
-	state.Message = limitMessage(state.Message)
+	state.Message, state.Problems = limitMessage(state.Message), limitProblems(state.Problems)
 	return state, nil
 }

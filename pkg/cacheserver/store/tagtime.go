@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"time"
 )
 
@@ -25,7 +24,7 @@ func (s *Store) TagTime(repository, tag string) (time.Time, error) {
 
 // TouchTag sets the time of a stored tag to t. The time is not flushed to the disk.
 func (s *Store) TouchTag(repository, tag string, t time.Time) error {
-	if err := os.Chtimes(s.layout.TagLink(repository, tag), time.Time{}, t); err != nil {
+	if err := s.fs.Chtimes(s.layout.TagLink(repository, tag), time.Time{}, t); err != nil {
 		return fmt.Errorf("setting time of tag %s:%s: %w", repository, tag, err)
 	}
 	return nil

@@ -209,6 +209,11 @@ func (f *FS) Chmod(path string, perm fs.FileMode) error {
 	return f.do(OpChmod, path, func() error { return f.calls.chmod(path, perm) })
 }
 
+// Chtimes is os.Chtimes.
+func (f *FS) Chtimes(path string, accessed, modified time.Time) error {
+	return f.do(OpChmod, path, func() error { return os.Chtimes(path, accessed, modified) })
+}
+
 // SyncDir is fsync of the directory: created, renamed and removed entries survive a power failure.
 func (f *FS) SyncDir(path string) error {
 	return f.do(OpSyncDir, path, func() error { return f.calls.syncDir(path) })

@@ -19,7 +19,7 @@ type Op string
 // Operations. The comments name the methods that execute them.
 const (
 	OpMkdir    Op = "mkdir"     // FS.Mkdir, FS.MkdirAll
-	OpChmod    Op = "chmod"     // FS.Chmod
+	OpChmod    Op = "chmod"     // FS.Chmod, FS.Chtimes
 	OpOpen     Op = "open"      // FS.Open, FS.OpenFile, FS.ReadFile
 	OpCreate   Op = "create"    // FS.Create
 	OpStat     Op = "stat"      // FS.Stat, FS.Lstat, FS.MkdirAll, File.Stat, File.Seek from the end
