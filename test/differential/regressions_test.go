@@ -69,6 +69,7 @@ var regressionRows = []row{
 	{"B02 HEAD of a blob fails", "repositories:2 shared-layer status@blob-head:503 always"},
 	{"D13 error between challenges", "redirect@blob:307 redirect-challenge status@blob:503 every:2"},
 	{"D13 error between challenges", "bearer token-lifetime:100 status@head:503"},
+	{"D14 wrong Content-Range", "cut@manifest:1 ranges-wrong"},
 	{"D14 wrong Content-Range", "layer-size:40000 cut@blob:20000 ranges-wrong"},
 	{"D10 blob interrupted often", "layer-size:1000000 cut@blob:20000 always"},
 	{"D11 remembered token after a new challenge", "bearer tokens-revoked status@head:403"},

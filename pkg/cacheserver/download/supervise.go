@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -211,7 +210,7 @@ func (d *download) ended(t *transfer, err error) {
 	case err == nil || errors.Is(err, errObsolete):
 	case !fromUpstream:
 		d.fail(err)
-	case refusesRange(failure) && t.first > 0 && d.facts.ranges != no:
+	case failure.RefusesRange() && t.first > 0 && d.facts.ranges != no:
 		d.facts.ranges = no
 	case len(d.transfers) > 0:
 		// Another connection continues. The upstream may not allow several.
@@ -219,11 +218,6 @@ func (d *download) ended(t *transfer, err error) {
 	default:
 		d.retry(failure, t.fresh)
 	}
-}
-
-// refusesRange reports that the upstream does not support ranges although it may state that it does.
-func refusesRange(err *upstream.Error) bool {
-	return err.StatusCode == http.StatusRequestedRangeNotSatisfiable || errors.Is(err, upstream.ErrRange)
 }
 
 // retry decides how an interrupted download continues. The caller holds the lock.

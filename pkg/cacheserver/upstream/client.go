@@ -210,14 +210,14 @@ func (c *Client) HeadManifest(ctx context.Context, repository string, ref oci.Re
 
 // HeadBlob returns the size of a blob in bytes, -1 if the upstream does not report it. Only a success of HEAD is final:
 // Amazon's public registry responds 401 to HEAD of blobs that it sends to GET, and a registry that is a cache may respond
-// 404 to HEAD until it has served GET (goharbor/harbor#22609). After any error status, the first byte is requested with
-// GET. Errors are *Error, or the context's.
+// 404 to HEAD until it has served GET (goharbor/harbor#22609). After any error status without
+// Retry-After, the first byte is requested with GET. Errors are *Error, or the context's.
 func (c *Client) HeadBlob(ctx context.Context, repository string, d digest.Digest) (int64, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, completeTimeout, errHeaderTimeout)
 	defer cancel()
 	req := request{method: http.MethodHead, repository: repository, kind: "blobs", reference: d.String()}
 	resp, err := c.once(ctx, req)
-	if refused, ok := errors.AsType[*Error](err); ok && refused.StatusCode != 0 {
+	if refused, ok := errors.AsType[*Error](err); ok && refused.StatusCode != 0 && refused.RetryAfter == 0 {
 		req.method, req.firstByte = http.MethodGet, true
 		resp, err = c.do(ctx, req)
 	}

@@ -219,6 +219,19 @@ func TestBlobWithoutHead(t *testing.T) {
 	}
 }
 
+// Retry-After applies to the request of the first byte, too.
+func TestBlobHeadWithRetryAfter(t *testing.T) {
+	t.Parallel()
+	r := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "60")
+		w.WriteHeader(http.StatusTooManyRequests)
+	})
+	_, err := r.client(t, upstream.Options{}).HeadBlob(t.Context(), repository, layerDigest)
+	if failed, ok := errors.AsType[*upstream.Error](err); !ok || !failed.RateLimited() || len(r.seen()) != 1 {
+		t.Errorf("%v, requests %v", err, r.seen())
+	}
+}
+
 // A request for the rest of a blob gets all of it if its ETag has changed.
 func TestBlobIfRange(t *testing.T) {
 	t.Parallel()

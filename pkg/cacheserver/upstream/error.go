@@ -61,6 +61,11 @@ func (e *Error) Denied() bool {
 	return e.StatusCode == http.StatusUnauthorized || e.StatusCode == http.StatusForbidden
 }
 
+// RefusesRange reports that the upstream does not serve the requested range, although it may state that it supports ranges.
+func (e *Error) RefusesRange() bool {
+	return e.StatusCode == http.StatusRequestedRangeNotSatisfiable || errors.Is(e.Err, ErrRange)
+}
+
 // RateLimited reports that the upstream limits the rate of requests.
 func (e *Error) RateLimited() bool { return e.StatusCode == http.StatusTooManyRequests }
 

@@ -58,29 +58,30 @@ func (r *manifestRequest) send(ctx context.Context) (*Manifest, error) {
 	return r.verify(content, resp.Header)
 }
 
-// respond returns a response that begins with the first byte behind r.received.
+// respond returns a response that begins with the first byte behind r.received. Without usable ranges, it requests all of the
+// content again.
 func (r *manifestRequest) respond(ctx context.Context) (*http.Response, error) {
 	r.part.Offset = int64(len(r.received))
 	resp, err := r.client.once(ctx, r.request)
 	if r.part.Offset == 0 {
 		return resp, err
 	}
-	if failed, ok := errors.AsType[*Error](err); ok && failed.StatusCode == http.StatusRequestedRangeNotSatisfiable {
-		r.restart()
-		return r.client.once(ctx, r.request)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode != http.StatusPartialContent {
+	if err == nil && resp.StatusCode != http.StatusPartialContent {
 		r.restart()
 		return resp, nil
 	}
-	if _, err := rangeSize(resp.Header.Get("Content-Range"), r.part.Offset); err != nil {
-		r.restart()
-		return nil, errors.Join(&Error{Op: r.String(), Err: err}, resp.Body.Close())
+	if err == nil {
+		_, rangeErr := rangeSize(resp.Header.Get("Content-Range"), r.part.Offset)
+		if rangeErr == nil {
+			return resp, nil
+		}
+		err = errors.Join(&Error{Op: r.String(), Err: rangeErr}, resp.Body.Close())
 	}
-	return resp, nil
+	if failed, ok := errors.AsType[*Error](err); !ok || !failed.RefusesRange() {
+		return nil, err
+	}
+	r.restart()
+	return r.client.once(ctx, r.request)
 }
 
 // restart drops the received part.

@@ -19,7 +19,8 @@ const maxRepetitions = 4
 //     there is one.
 //  3. After another rejection, or if a token server issues no token, it sends no authorization, like a client that
 //     remembers nothing.
-//  4. It responds to the challenge of the response, with a new token if a remembered one is rejected. If the token server issues no token, or the response is another
+//  4. It responds to the challenge of the response, with a new token if a remembered one is rejected. If the token server
+//     issues no token, or the response is another
 //     rejection with the same challenge, the request has failed.
 //
 // It is not safe for concurrent use.
@@ -40,7 +41,7 @@ type exchange struct {
 	token *issuedToken
 }
 
-// old reports that the token was issued for an earlier request. It may be valid no more although the challenge is new.
+// old reports that the token was issued for an earlier request. The upstream can have revoked it, although the challenge is new.
 func (e exchange) old(began time.Time) bool { return e.token != nil && e.token.issued.Before(began) }
 
 // state is the origin of the authorization that is sent next.
