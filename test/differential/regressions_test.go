@@ -81,6 +81,15 @@ var regressionRows = []row{
 	{"D09 Retry-After of one second", "status@blob:429 retry-after:1"},
 }
 
+// knownRegressions are patterns of scenarios in which the cache is worse than a direct pull today, and should not be.
+// TestSeeds does not generate scenarios that contain one of them. Remove a row when it works.
+var knownRegressions = []row{
+	// Within tags.revalidateAfter, a tag refers to the manifest of the latest response, although its blobs were deleted.
+	{"A6 old content deleted", "manifests-first tag-moves old-deleted"},
+	// A missing tag is not requested again for up to 10 s.
+	{"D07 one 404 for a tag", "status@head:404"},
+}
+
 // exceptions are scenarios in which the cache must fail although a direct pull works. TestSeeds does not generate
 // scenarios that contain one of them.
 var exceptions = []row{
@@ -89,10 +98,6 @@ var exceptions = []row{
 	{"https to http", "tls redirect@head:307 redirect-http"},
 	{"https to http", "tls redirect@manifest:307 redirect-http"},
 	{"https to http", "tls redirect@blob:307 redirect-http"},
-	// For tags.revalidateAfter, a tag refers to the manifest of the latest response, and for at most 10 s a missing tag is
-	// missing. Without that, a herd of clients would be a herd for the upstream. The nodes pull from the upstream after 404.
-	{"previous image deleted within tags.revalidateAfter", "manifests-first tag-moves old-deleted"},
-	{"404 for a tag", "status@head:404"},
 	// A redirect target names a token server with an internal IP address: a registry could direct requests to services that
 	// only the cache can reach.
 	{"internal token server", "bearer realm-port redirect@head:307 redirect-challenge"},
@@ -113,9 +118,12 @@ var exceptions = []row{
 	{"long Retry-After", "status@blob:429 retry-after:60"},
 }
 
-// permitted removes quirks until s contains no exception.
+// failing returns all scenarios that fail.
+func failing() []row { return slices.Concat(knownRegressions, exceptions) }
+
+// permitted removes quirks until s contains neither a known regression nor an exception.
 func permitted(s scenario.Scenario) scenario.Scenario {
-	for _, r := range exceptions {
+	for _, r := range failing() {
 		s = without(s, mustParse(r.quirks))
 	}
 	return s
@@ -135,26 +143,26 @@ func TestRegressions(t *testing.T) {
 	dir := workDir(t)
 	var running sync.WaitGroup
 	limit := make(chan struct{}, *parallel)
-	for _, r := range slices.Concat(regressionRows, exceptions) {
+	for _, r := range slices.Concat(regressionRows, failing()) {
 		s := mustParse(r.quirks)
 		if s.String() != r.quirks {
 			t.Errorf("%q: write it as %q", r.quirks, s)
 		}
-		isException := slices.Contains(exceptions, r)
+		fails := slices.Contains(failing(), r)
 		running.Go(func() {
 			limit <- struct{}{}
 			defer func() { <-limit }()
 			run := c.repeatedFailure
-			if isException {
+			if fails {
 				run = c.failure
 			}
 			text, err := run(t.Context(), s, dir)
 			switch {
 			case err != nil:
 				t.Error(err)
-			case isException && text == "":
-				t.Errorf("%s: %q works, want a refusal", r.finding, s)
-			case text != "" && !isException:
+			case fails && text == "":
+				t.Errorf("%s: %q works: remove the row", r.finding, s)
+			case text != "" && !fails:
 				t.Errorf("%s: %q has regressions:%s", r.finding, s, text)
 			case text != "":
 				t.Logf("%s: %q fails as listed:%s", r.finding, s, text)
