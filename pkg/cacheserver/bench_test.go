@@ -4,9 +4,14 @@ package cacheserver_test
 
 import (
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -162,6 +167,107 @@ func (w *limitedWriter) Write(p []byte) (int, error) {
 	<-time.After(due - time.Since(w.began))
 	n, err := w.ResponseWriter.Write(p)
 	w.written += int64(n)
+	w.sent.Add(int64(n))
+	return n, err
+}
+
+// Many nodes pull a blob over TLS with few processors. The result is the time until all have it, the bytes that the upstream
+// sent as a multiple of the blob, and the longest time of a request on a new connection meanwhile, with which a node verifies
+// that the cache is usable. Nodes wait for at most 0.6 s.
+func BenchmarkHerd(b *testing.B) {
+	const (
+		size    = 64 << 20
+		clients = 33
+	)
+	u := newOrigin(b, upstream.Options{})
+	content := make([]byte, size)
+	rand.NewChaCha8([32]byte{}).Read(content)
+	name := "/v2/" + repository + "/blobs/" + digest.FromBytes(content).String()
+	var sent atomic.Int64
+	u.inject(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != name {
+			return false
+		}
+		http.ServeContent(&countingWriter{w, &sent}, r, "", time.Time{}, bytes.NewReader(content))
+		return true
+	})
+	ca, dir := newCA(b), b.TempDir()
+	issue(b, ca, dir, time.Now())
+	cfg := u.config(b)
+	cfg.Listen.TLS.CertFile, cfg.Listen.TLS.KeyFile = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca.PEM())
+	get := func(url string) (int64, error) {
+		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"}}
+		defer transport.CloseIdleConnections()
+		resp, err := (&http.Client{Transport: transport}).Get(url)
+		if err != nil {
+			return 0, err
+		}
+		n, err := io.Copy(io.Discard, resp.Body)
+		return n, errors.Join(err, resp.Body.Close())
+	}
+	herd := func(b *testing.B, c *cache) {
+		var pulls sync.WaitGroup
+		for range clients {
+			pulls.Go(func() {
+				if n, err := get("https://" + c.Address() + name); err != nil || n != size {
+					b.Errorf("%d bytes, %v", n, err)
+				}
+			})
+		}
+		done := make(chan struct{})
+		go func() {
+			pulls.Wait()
+			close(done)
+		}()
+		var slowest time.Duration
+		for probing := true; probing; {
+			began := time.Now()
+			if _, err := get("https://" + c.Address() + "/v2/"); err != nil {
+				b.Error(err)
+			}
+			slowest = max(slowest, time.Since(began))
+			select {
+			case <-done:
+				probing = false
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+		b.ReportMetric(float64(slowest.Milliseconds()), "ms-slowest-probe")
+	}
+	b.Run("first", func(b *testing.B) {
+		for b.Loop() {
+			sent.Store(0)
+			cfg.Storage.Root = b.TempDir()
+			c := start(b, cfg, cacheserver.Options{})
+			herd(b, c)
+			b.ReportMetric(float64(sent.Load())/size, "times-blob")
+			if err := c.stop(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("stored", func(b *testing.B) {
+		cfg.Storage.Root = b.TempDir()
+		c := start(b, cfg, cacheserver.Options{})
+		if n, err := get("https://" + c.Address() + name); err != nil || n != size {
+			b.Fatalf("%d bytes, %v", n, err)
+		}
+		for b.Loop() {
+			herd(b, c)
+		}
+	})
+}
+
+// countingWriter counts the bytes of all responses.
+type countingWriter struct {
+	http.ResponseWriter
+	sent *atomic.Int64
+}
+
+func (w *countingWriter) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
 	w.sent.Add(int64(n))
 	return n, err
 }

@@ -167,7 +167,7 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 		if err != nil {
 			return nil, err
 		}
-		s.listener = tls.NewListener(s.listener, &tls.Config{
+		s.listener = tls.NewListener(turns{s.listener}, &tls.Config{
 			MinVersion:     tls.VersionTLS12,
 			NextProtos:     []string{"http/1.1"},
 			GetCertificate: certificate.get,

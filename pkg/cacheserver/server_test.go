@@ -288,7 +288,7 @@ func TestCloseWithoutRun(t *testing.T) {
 	}
 }
 
-func newCA(t *testing.T) *upstream.CA {
+func newCA(t testing.TB) *upstream.CA {
 	t.Helper()
 	ca, err := upstream.NewCA()
 	if err != nil {
@@ -298,7 +298,7 @@ func newCA(t *testing.T) *upstream.CA {
 }
 
 // issue writes a key pair for the loopback address, as if at the time.
-func issue(t *testing.T, ca *upstream.CA, dir string, at time.Time) {
+func issue(t testing.TB, ca *upstream.CA, dir string, at time.Time) {
 	t.Helper()
 	pair, err := ca.Certificate("127.0.0.1")
 	if err != nil {

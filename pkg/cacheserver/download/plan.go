@@ -51,7 +51,8 @@ type flow struct {
 	began    time.Time
 	lastByte time.Time // zero before the first byte
 	rate     float64   // bytes per second
-	// waits is the share of the last second in which the transfer waited for the upstream, from 0 to 1.
+	// waits is the share of the last second in which the transfer waited for the upstream with an empty receive buffer,
+	// from 0 to 1.
 	waits float64
 	// replaced reports that a second transfer for the same bytes is running, replacement that this one was started to
 	// replace another one.
@@ -88,6 +89,8 @@ type facts struct {
 	replacing bool
 	// typical is the throughput of other connections to the upstream, in bytes per second, 0 if it is unknown.
 	typical float64
+	// delay is how late the supervisor runs, on average over the last ticks.
+	delay   time.Duration
 	speedup speedup
 }
 
@@ -228,7 +231,9 @@ func (v view) starves(n need, f flow) bool {
 		return false // another connection would repeat all of it
 	}
 	left := time.Duration(float64(f.End-f.Start) / max(f.rate, 1) * float64(time.Second))
-	return left > retryPatience && (f.rate < slowRate || n.joined && f.rate < v.typical/slowFactor)
+	// On a busy processor, all connections can be slow.
+	slower := n.joined && v.delay < busy && f.rate < v.typical/slowFactor
+	return left > retryPatience && (f.rate < slowRate || slower)
 }
 
 // split returns an additional connection for the second half of the largest transfer, if that is likely to increase the

@@ -66,12 +66,16 @@ func TestNext(t *testing.T) {
 			&order{Span{mib, size}, replacing, -1, 0}},
 		{"slower than others, for a reader that joined", with(func(f *facts) { f.have.add(Span{0, mib}); f.typical = 50 * mib }), []flow{running(mib, size, slowAfter, mib)},
 			[]need{{whole.Span, true}}, &order{Span{mib, size}, replacing, -1, 0}},
+		{"slower than others on a busy processor", with(func(f *facts) { f.have.add(Span{0, mib}); f.typical = 50 * mib; f.delay = busy }), []flow{running(mib, size, slowAfter, mib)},
+			[]need{{whole.Span, true}}, nil},
 		{"slower than others, for the first reader", with(func(f *facts) { f.have.add(Span{0, mib}); f.typical = 50 * mib }), []flow{running(mib, size, slowAfter, mib)},
 			[]need{whole}, nil},
 		{"connection is the bottleneck", with(func(f *facts) { f.ranges = yes; f.have.add(Span{0, mib}) }), []flow{running(mib, size, 2*time.Second, mib)}, []need{whole},
 			&order{Span{mib + (size-mib)/2, size}, speeding, 0, -1}},
 		{"fast enough", ranges, []flow{running(mib, size, 2*time.Second, 50*mib)}, []need{whole}, nil},
 		{"volume is the bottleneck", ranges, []flow{{Span: Span{mib, size}, began: now.Add(-2 * time.Second), lastByte: now, rate: mib, waits: 0.1}}, []need{whole}, nil},
+		{"processor is the bottleneck", with(func(f *facts) { f.ranges = yes; f.have.add(Span{0, mib}); f.delay = busy }), []flow{running(mib, size, 2*time.Second, mib)},
+			[]need{whole}, nil},
 		{"limited upstream", with(func(f *facts) { f.ranges = yes; f.have.add(Span{0, mib}); f.speedup = f.speedup.limit() }), []flow{running(mib, size, 2*time.Second, mib)}, []need{whole}, nil},
 	} {
 		v := view{facts: test.facts, now: now, flows: test.flows, needs: test.needs}

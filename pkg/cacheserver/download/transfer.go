@@ -14,8 +14,13 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
 
-// transferBuffer is the number of bytes between two writes to the volume. 128 transfers at the same time need 16 MiB.
-const transferBuffer = 128 << 10
+const (
+	// transferBuffer is the maximum number of bytes of one write to the volume. 128 transfers at the same time need 16 MiB.
+	transferBuffer = 128 << 10
+	// maxRecord is more than the size of a TLS record, in bytes (RFC 8446, section 5.2). If as much is in the receive buffer
+	// of a connection, a Read does not block.
+	maxRecord = 17 << 10
+)
 
 // errObsolete ends a transfer if another transfer receives its bytes.
 var errObsolete = errors.New("another transfer receives these bytes")
@@ -188,12 +193,11 @@ func (t *transfer) accept(blob *upstream.Blob, part upstream.Range) error {
 }
 
 // copy writes the body to the file up to the limit.
-func (t *transfer) copy(body io.Reader) error {
+func (t *transfer) copy(body *upstream.Blob) error {
 	buffer := make([]byte, transferBuffer)
 	for {
-		before := time.Now()
-		n, readErr := body.Read(buffer)
-		skip, keep, ended := t.claim(int64(n), time.Since(before))
+		n, waited, readErr := fill(body, buffer)
+		skip, keep, ended := t.claim(int64(n), waited)
 		if keep > skip {
 			if _, err := t.incoming.WriteAt(buffer[skip:keep], t.next+skip); err != nil {
 				return t.download.unstorable(err)
@@ -210,6 +214,23 @@ func (t *transfer) copy(body io.Reader) error {
 			return readErr
 		}
 	}
+}
+
+// fill reads until the next Read could block. A Read returns at most one TLS record, and each write to the volume wakes all
+// readers. waited is the time that was spent for the upstream: none if the receive buffer contains bytes anyway, because
+// this process, or the processor, is slower than the upstream.
+func fill(body *upstream.Blob, buffer []byte) (n int, waited time.Duration, err error) {
+	queued, began := body.Queued(), time.Now()
+	n, err = body.Read(buffer)
+	if queued < maxRecord {
+		waited = time.Since(began)
+	}
+	for err == nil && n < len(buffer) && body.Queued() >= maxRecord {
+		var more int
+		more, err = body.Read(buffer[n:])
+		n += more
+	}
+	return n, waited, err
 }
 
 // claim returns which of the n bytes that were read belong to this transfer and are still missing: those from skip up to

@@ -181,7 +181,14 @@ type Blob struct {
 	ETag string
 	// Ranges reports that the upstream supports ranges: it sent one, or the header "Accept-Ranges: bytes".
 	Ranges bool
+
+	receiving *receiving
 }
+
+// Queued returns how many bytes of the body are in the receive buffer of the connection, with those of TLS records. A
+// caller that finds some before a Read is slower than the upstream. It returns 0 if the number is unknown, and after
+// Close.
+func (b *Blob) Queued() int { return b.receiving.queued() }
 
 // Range is the requested part of a blob. The zero value is the whole blob.
 type Range struct {
@@ -241,11 +248,18 @@ func (c *Client) HeadBlob(ctx context.Context, repository string, d digest.Diges
 // context's.
 func (c *Client) Blob(ctx context.Context, repository string, d digest.Digest, part Range) (*Blob, error) {
 	req := request{method: http.MethodGet, repository: repository, kind: "blobs", reference: d.String(), part: part}
-	resp, err := c.do(ctx, req)
+	r := &receiving{}
+	resp, err := c.do(r.trace(ctx), req)
 	if err != nil {
 		return nil, err
 	}
-	blob := &Blob{ReadCloser: resp.Body, Size: resp.ContentLength, ETag: strongETag(resp), Ranges: acceptsRanges(resp)}
+	blob := &Blob{
+		ReadCloser: resp.Body,
+		Size:       resp.ContentLength,
+		ETag:       strongETag(resp),
+		Ranges:     acceptsRanges(resp),
+		receiving:  r,
+	}
 	if resp.StatusCode == http.StatusPartialContent {
 		blob.Offset = part.Offset
 		if blob.Size, err = rangeSize(resp.Header.Get("Content-Range"), part.Offset); err != nil {
