@@ -26,7 +26,8 @@ export LC_ALL=C
 
 root=${REGISTRY_CACHE_ROOT:-}              # the tests' file system instead of the node's
 interval=${REGISTRY_CACHE_INTERVAL:-200}   # 1/100 s from the start of one round of probes to the next
-limit=90                                   # 1/100 s that all answers may take; two seconds later makes less than three
+limit=90                                   # 1/100 s that all answers may take; two seconds later makes less than three,
+                                           # and another round, for caches that accept connections, less than five
 patience=30                                # 1/100 s of them in which a cache in use should say that it is alive
 # A cache in use is only asked in each round whether it is alive, and verified in each fifth: to start curl costs more
 # than all the rest of a round, and a TLS handshake costs the cache more than the request.
@@ -51,6 +52,7 @@ end='-----END CERTIFICATE-----'
 
 declare -A answer=()     # URL -> why the cache cannot be used, empty if it can
 declare -A usable=()     # URL -> 1 if the cache could be used in the last round
+declare -A silent=()     # URL -> 1 if the cache accepted a connection in this round and did not answer in time
 declare -A talkative=()  # URL -> 1 if the cache says without TLS, too, whether it is alive
 declare -A noted=()      # upstream -> what the journal says about it
 declare -A halves=()     # upstream -> in how many rounds its entry was incomplete
@@ -178,7 +180,7 @@ listen() {
 # Sets answer for the caches at the URLs $3 and following, all of which have $2 seconds, those with https verified by the
 # roots in file $1.
 verify() {
-  local url line problem='curl ended without a result' arguments=(--max-time "$2")
+  local url line code connected status problem='curl ended without a result' arguments=(--max-time "$2")
   [[ -z $1 ]] || arguments+=(--cacert "$1")
   shift 2
   for url; do
@@ -186,17 +188,19 @@ verify() {
   done
   # -q: the configuration of the user is not ours; --noproxy: caches are inside of the cluster, a proxy is not.
   while IFS= read -r line; do
-    if [[ ! $line =~ ^([0-9]{3})' '([^ ]+)/v2/' '(.*)$ ]]; then
+    if [[ ! $line =~ ^([0-9]+)' '([0-9.]+)' '([0-9]{3})' '([^ ]+)/v2/' '(.*)$ ]]; then
       problem=$line
-    elif [[ -n ${BASH_REMATCH[3]} ]]; then
-      answer[${BASH_REMATCH[2]}]=${BASH_REMATCH[3]}
-    elif [[ ${BASH_REMATCH[1]} != 200 ]]; then
-      answer[${BASH_REMATCH[2]}]="GET /v2/ answered ${BASH_REMATCH[1]}"
-    else
-      answer[${BASH_REMATCH[2]}]=
+      continue
+    fi
+    code=${BASH_REMATCH[1]} connected=${BASH_REMATCH[2]} status=${BASH_REMATCH[3]} url=${BASH_REMATCH[4]}
+    answer[$url]=${BASH_REMATCH[5]}
+    if [[ -z ${answer[$url]} && $status != 200 ]]; then
+      answer[$url]="GET /v2/ answered $status"
+    elif [[ $code == 28 && ! $connected =~ ^[0.]+$ ]]; then # a timeout
+      silent[$url]=1
     fi
   done < <(curl -q --silent --no-progress-meter --parallel --parallel-immediate --noproxy '*' \
-    --write-out '%{http_code} %{url_effective} %{errormsg}\n' "${arguments[@]}" 2>&1)
+    --write-out '%{exitcode} %{time_connect} %{http_code} %{url_effective} %{errormsg}\n' "${arguments[@]}" 2>&1)
   for url; do
     [[ -n ${answer[$url]+answered} ]] || answer[$url]=$problem
   done
@@ -207,8 +211,10 @@ verify() {
 # those that have not said so, are verified, if they have https with the roots in file $1.
 probe() {
   local roots=$1 url end left asked=() rest=()
+  local -A before=()
   shift
-  answer=()
+  answer=() silent=()
+  for url in "${!usable[@]}"; do before[$url]=1; done
   now
   end=$((REPLY + limit))
   ((rounds++ % thorough)) || usable=()
@@ -228,7 +234,13 @@ probe() {
   fi
   usable=()
   for url; do
-    [[ -n ${answer[$url]} ]] || usable[$url]=1
+    if [[ -z ${answer[$url]} ]]; then
+      usable[$url]=1
+    elif [[ -n ${before[$url]-} && -n ${silent[$url]-} ]]; then
+      # A cache can be slow while many nodes pull, and then the upstream should not get all of them. The next round verifies
+      # it, and decides.
+      answer[$url]=
+    fi
   done
 }
 

@@ -268,6 +268,7 @@ type cache struct {
 	v1alpha3.RegistryCacheStatus
 	behaviour atomic.Int32
 	probes    atomic.Int64 // that have been answered or, while it hangs, received
+	held      atomic.Int64 // how many of the next probes are not answered
 
 	// certificate makes it speak https.
 	certificate atomic.Pointer[tls.Certificate]
@@ -335,6 +336,10 @@ func (c *cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer c.probes.Add(1)
 	if r.URL.Path != "/v2/" || r.Method != http.MethodGet {
 		http.Error(w, "not a probe", http.StatusTeapot)
+		return
+	}
+	if c.held.Add(-1) >= 0 {
+		c.hold(r)
 		return
 	}
 	switch c.behaviour.Load() {

@@ -4,6 +4,7 @@ package nodeconfig
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -94,13 +95,24 @@ func TestCacheIsUsedWhileItAnswers(t *testing.T) {
 	}
 }
 
-// The rounds begin two seconds apart and a probe has one second, so a pull meets a cache that hangs for three seconds at
-// most. With the rounds two seconds after one another it would be four as soon as another cache hangs, too.
+// The rounds begin two seconds apart and a probe has one second, so a pull meets a cache that refuses connections for three
+// seconds at most.
 func TestWithdrawnWithinThreeSeconds(t *testing.T) {
 	t.Parallel()
-	// 3 s by design: two seconds to the next probe, and one that it may take. The rest is for a busy machine, and less
-	// than what waiting for a second probe would add.
-	const limit = 3*time.Second + 2*time.Second
+	testWithdrawal(t, 3*time.Second, func(c *cache) { c.close(t) })
+}
+
+// A cache that accepts connections has another round to answer in. With the rounds two seconds after one another it would
+// be seven seconds as soon as another cache hangs, too.
+func TestSilentCacheIsWithdrawnWithinFiveSeconds(t *testing.T) {
+	t.Parallel()
+	testWithdrawal(t, 5*time.Second, func(c *cache) { c.behaviour.Store(hangs) })
+}
+
+// testWithdrawal breaks one cache after the other just after a probe, the worst moment.
+func testWithdrawal(t *testing.T, design time.Duration, disable func(*cache)) {
+	// For a busy machine, and less than what waiting for another probe would add.
+	limit := design + 2*time.Second
 	first, second := newCache(t, "docker.io"), newCache(t, "quay.io")
 	n := newNode(t, "REGISTRY_CACHE_INTERVAL=")
 	n.configure(t, first.RegistryCacheStatus, second.RegistryCacheStatus)
@@ -109,7 +121,6 @@ func TestWithdrawnWithinThreeSeconds(t *testing.T) {
 	n.awaitContent(t, n.hostsTOML("quay.io"), second.through())
 
 	for _, c := range []*cache{first, second} {
-		// The worst moment to begin is just after a probe.
 		before := c.probes.Load()
 		eventually(t, func() error {
 			if c.probes.Load() == before {
@@ -118,13 +129,40 @@ func TestWithdrawnWithinThreeSeconds(t *testing.T) {
 			return nil
 		})
 		began := time.Now()
-		c.behaviour.Store(hangs)
+		disable(c)
 		n.awaitContent(t, n.hostsTOML(c.Upstream), c.direct())
 		took := time.Since(began)
 		t.Logf("%s was withdrawn after %s", c.Upstream, took)
 		if took > limit {
 			t.Errorf("the entry of %s was withdrawn after %s, want at most %s", c.Upstream, took, limit)
 		}
+	}
+}
+
+// While many nodes pull, a cache can be too slow for one probe.
+func TestOneLateAnswerIsTolerated(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t, "ca")
+	c, n := newTLSCacheAt(t, "docker.io", "127.0.0.1:0", ca), newNode(t)
+	c.Engine = "distribution" // the unit verifies it in each round
+	n.bundle = ca.pem
+	n.configure(t, c.RegistryCacheStatus)
+	n.start(t)
+	n.awaitContent(t, n.hostsTOML("docker.io"), c.through())
+	n.watchRoots(t, c.Upstream)
+	for range 3 {
+		before := c.probes.Load()
+		c.held.Store(1)
+		eventually(t, func() error {
+			if got := c.probes.Load() - before; got < 3 {
+				return fmt.Errorf("%d probes, want 3", got)
+			}
+			return nil
+		})
+	}
+	n.awaitContent(t, n.hostsTOML("docker.io"), c.through())
+	if got := n.journal.lines(); len(got) != 1 {
+		t.Errorf("nothing changed, and the journal has %d lines:\n%s", len(got), n.journal.String())
 	}
 }
 
