@@ -151,7 +151,7 @@ func (d *download) step(ctx context.Context, incoming *store.Incoming, now time.
 func (d *download) cancelObsolete() {
 	for _, t := range d.transfers {
 		if t.next < t.end && d.facts.have.firstGap(Span{t.next, t.end}).empty() {
-			t.cancel(errObsolete)
+			t.abandon()
 		}
 	}
 }

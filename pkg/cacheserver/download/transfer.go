@@ -38,12 +38,14 @@ type transfer struct {
 	// replaces is a slow transfer that is still running, for the same bytes; replacement is the reverse.
 	replaces, replacement *transfer
 	additional            bool // was started to replace another one
+	obsolete              bool // was canceled, because another one receives its bytes
 
 	next     int64 // the next byte to receive
 	end      int64 // the limit, -1 while the size is unknown
 	received int64
 	fresh    int64 // those of the received bytes that were missing
 	lastByte time.Time
+	writing  bool // to the volume; the upstream is not responsible for the time that this takes
 	meter    meter
 	waited   meter     // nanoseconds for the upstream, since the first byte
 	firstAt  time.Time // of the first byte
@@ -68,12 +70,27 @@ func (t *transfer) flow(now time.Time) flow {
 	return flow{
 		Span:        Span{t.next, t.end},
 		began:       t.began,
-		lastByte:    t.lastByte,
+		lastByte:    t.active(now),
 		rate:        t.meter.rate(now),
 		waits:       min(time.Duration(t.waited.rate(now)).Seconds(), 1),
 		replaced:    t.replacement != nil || t.replaces != nil,
 		replacement: t.additional,
 	}
+}
+
+// active returns when the transfer last made progress, as far as that depends on the upstream; zero before the first byte.
+// The caller holds the lock.
+func (t *transfer) active(now time.Time) time.Time {
+	if t.writing {
+		return now
+	}
+	return t.lastByte
+}
+
+// abandon ends the transfer, because another one receives its bytes. The caller holds the lock.
+func (t *transfer) abandon() {
+	t.obsolete = true
+	t.cancel(errObsolete)
 }
 
 // run requests the bytes and writes them to the file. It returns nil when all of them are there, and errObsolete, an
@@ -247,7 +264,7 @@ func (t *transfer) claim(n int64, waited time.Duration) (skip, keep int64, ended
 			t.waited.add(int64(waited), now)
 		}
 		t.received += n
-		t.lastByte = now
+		t.lastByte, t.writing = now, true
 		t.meter.add(n, now)
 	}
 	keep = n
@@ -271,11 +288,11 @@ func (t *transfer) compete(now time.Time) {
 		rival = t.replaces
 	}
 	switch {
-	case rival == nil:
-	case now.Sub(rival.lastByte) < stalledAfter:
-		t.cancel(errObsolete)
+	case rival == nil || rival.obsolete || t.obsolete:
+	case now.Sub(rival.active(now)) < stalledAfter:
+		t.abandon()
 	default:
-		rival.cancel(errObsolete)
+		rival.abandon()
 	}
 }
 
@@ -286,6 +303,9 @@ func (t *transfer) wrote(n int64) {
 	defer d.mu.Unlock()
 	d.facts.have.add(Span{t.next, t.next + n})
 	t.next += n
+	if t.writing {
+		t.lastByte, t.writing = time.Now(), false
+	}
 	if n > 0 {
 		d.broadcast()
 	}
