@@ -23,7 +23,7 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// What is stored is served over one connection of loopback, the client included. test/bench compares with others.
+// Stored content is served over one loopback connection, the client included. test/bench compares other servers.
 func BenchmarkWarm(b *testing.B) {
 	u := newOrigin(b, upstream.Options{})
 	image := u.push(b, tag, 1)

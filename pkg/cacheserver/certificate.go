@@ -16,7 +16,7 @@ type certificateFile struct {
 	certFile, keyFile string
 	log               *slog.Logger
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the following fields
 	loaded   *tls.Certificate
 	modified time.Time // of the certificate that was tried last
 }

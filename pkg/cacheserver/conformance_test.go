@@ -20,7 +20,7 @@ import (
 )
 
 // The tests of the OCI distribution specification that a registry without push can be asked, of the version that
-// hack/conformance pins. They run twice: with an empty volume, and with what the first run left there.
+// hack/conformance pins. They run twice: with an empty volume, and with the volume of the first run.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	program := buildConformance(t)
@@ -58,7 +58,7 @@ func TestConformance(t *testing.T) {
 			"OCI_RO_DATA_BLOBS="+strings.Join(blobs, " "), "OCI_RO_DATA_REFERRERS="+digestOf(t, image))
 		var stdout, stderr bytes.Buffer
 		conformance.Stdout, conformance.Stderr = &stdout, &stderr
-		// Without push it always ends with a panic behind its summary, so its exit code says nothing.
+		// Without push it always ends with a panic behind its summary, so its exit code has no meaning.
 		if err := conformance.Run(); err != nil {
 			if _, ended := errors.AsType[*exec.ExitError](err); !ended {
 				t.Fatal(err)

@@ -74,7 +74,7 @@ func (n containerd) pull(t *testing.T, o containerdpull.Options) containerdpull.
 	if o.Dir == "" {
 		o.Dir = t.TempDir()
 	}
-	// Nothing listens there: what is not for the loopback addresses, which need no proxy, fails at once.
+	// No process listens there: requests to other hosts than the loopback addresses, which need no proxy, fail immediately.
 	o.Env = []string{"HTTP_PROXY=http://127.0.0.1:1", "HTTPS_PROXY=http://127.0.0.1:1"}
 	report, err := n.Run(t.Context(), o)
 	if err != nil {
@@ -143,14 +143,14 @@ func blobBytes(t *testing.T, image v1.Image) int64 {
 	return bytes
 }
 
-// toCache applies a fault to what the cache asks for, and not to what a client asks the upstream for itself.
+// toCache applies a fault to the requests of the cache, and not to the requests of clients to the upstream.
 func toCache(f fault) fault {
 	return func(w http.ResponseWriter, r *http.Request) bool { return fromCache(r.UserAgent()) && f(w, r) }
 }
 
 func fromCache(userAgent string) bool { return strings.HasPrefix(userAgent, "registry-cache/") }
 
-// direct returns "METHOD kind reference" of what clients asked the upstream for themselves.
+// direct returns "METHOD kind reference" of the requests that clients sent to the upstream.
 func (u *origin) direct() []string {
 	var got []string
 	for _, q := range u.Requests() {
@@ -202,7 +202,7 @@ func testMediaTypes(t *testing.T, n containerd) {
 		types.DockerManifestSchema2, types.OCIManifestSchema1, types.DockerManifestList, types.OCIImageIndex,
 	} {
 		for _, by := range []string{"tag", "digest"} {
-			seed++ // what was pulled before must not make this warm
+			seed++ // content of an earlier pull must not be used
 			oci := mediaType == types.OCIManifestSchema1 || mediaType == types.OCIImageIndex
 			image := newImage(t, oci, seed, "amd64")
 			var artifact images.Artifact = image
@@ -315,7 +315,7 @@ func layersByPath(t *testing.T, image v1.Image) map[string][]byte {
 	return byPath
 }
 
-// onLayers applies a fault to what the cache asks for of layers.
+// onLayers applies a fault to the layer requests of the cache.
 func onLayers(t *testing.T, image v1.Image, f func(w http.ResponseWriter, r *http.Request, content []byte) bool) fault {
 	t.Helper()
 	contents := layersByPath(t, image)
@@ -423,7 +423,7 @@ func testUpstreamSendsWrongBytes(t *testing.T, n containerd) {
 	digests, _ := layers(t, other)
 	for _, discard := range []bool{false, true} {
 		report := n.pull(t, containerdpull.Options{Reference: reference(":other"), Hosts: hosts, Discard: discard})
-		// A client that got a part finds out that it is wrong. One that came too late for that part was told to go on.
+		// A client with a part of the content detects the wrong digest. A later client received an error, and used the upstream.
 		if report.Err() == nil {
 			wantPulled(t, report, digestOf(t, other), other)
 		}

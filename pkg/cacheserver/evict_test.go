@@ -97,7 +97,7 @@ func TestSmallVolumeNeverFillsUp(t *testing.T) {
 	cfg := u.config(t)
 	cfg.Storage.Root = smallVolume(t)
 	c := start(t, cfg, cacheserver.Options{})
-	// What is read all the time stays, what is being read stays.
+	// Content with frequent requests and content with a request in progress are not evicted.
 	slow := c.open(t, "GET", "blobs/"+digests[1])
 	defer slow.Body.Close()
 	for i, d := range digests {
@@ -132,7 +132,7 @@ func TestSmallVolumeNeverFillsUp(t *testing.T) {
 	}
 }
 
-// What is new has its place on a volume that is full of what was not used for longest, and costs one transfer.
+// New content replaces the least recently used content of a full volume, and requires one transfer.
 func TestRoomIsMadeForWhatIsNew(t *testing.T) {
 	t.Parallel()
 	u := newOrigin(t, upstream.Options{})
@@ -170,7 +170,7 @@ func TestRoomIsMadeForWhatIsNew(t *testing.T) {
 }
 
 // TestFullVolumeDoesNotReachPulls has layers that do not fit together, and one that never fits, pulled by many at once,
-// with a volume that somebody else has filled.
+// with a volume that other programs have filled.
 func TestFullVolumeDoesNotReachPulls(t *testing.T) {
 	t.Parallel()
 	u := newOrigin(t, upstream.Options{})

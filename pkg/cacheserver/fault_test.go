@@ -36,7 +36,7 @@ func onBlobs(f func(w http.ResponseWriter, r *http.Request)) fault {
 	}
 }
 
-// committed returns what is stored of the blobs.
+// committed returns the blobs that are stored.
 func committed(t *testing.T, root string) []string {
 	t.Helper()
 	var found []string
@@ -247,7 +247,7 @@ func TestFullVolume(t *testing.T) {
 	}
 }
 
-// serveFile runs a server in a process of its own, which says its address.
+// serveFile runs a server in a process of its own, which prints its address.
 func serveFile(file string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()

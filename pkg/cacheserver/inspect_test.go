@@ -53,7 +53,7 @@ func TestInspectWhileServing(t *testing.T) {
 	if err := <-pulled; err != nil {
 		t.Fatal(err)
 	}
-	// What was read to its end may still have to be stored to its end.
+	// A blob that was read completely may not be stored completely yet.
 	if err := c.stop(); err != nil {
 		t.Fatal(err)
 	}

@@ -29,10 +29,10 @@ const (
 	herdSize                        = 6
 )
 
-// herd is what the clients want and what they got.
+// herd is the content that the clients request, and the responses.
 type herd struct {
 	wanted []served
-	moving []served // what the tag that moves has named, the last one now
+	moving []served // the digests that the moving tag has named, the current one last
 
 	complete, broken, refused, bytes atomic.Int64
 	failures                         lockedBuffer
@@ -42,7 +42,7 @@ type herd struct {
 type round struct {
 	*herd
 	address string
-	// cut says that the upstream refuses everything.
+	// cut reports that the upstream refuses all requests.
 	cut bool
 	// killed is set before the server is killed: from then on answers may break off.
 	killed    atomic.Bool
@@ -53,7 +53,7 @@ func (r *round) fail(format string, arguments ...any) {
 	fmt.Fprintf(&r.failures, format+"\n", arguments...)
 }
 
-// pull asks for things until the server is gone.
+// pull sends requests until the server is killed.
 func (r *round) pull(ctx context.Context, random *rand.Rand) {
 	for ctx.Err() == nil && !r.killed.Load() {
 		if random.IntN(8) == 0 {
@@ -140,7 +140,7 @@ func (r *round) ask(ctx context.Context, method string, want served, byteRange s
 }
 
 // TestKilledAtAnyMoment kills the server again and again while clients pull more than the volume holds, and looks at
-// every byte that they get, and at what is left on the volume in the end. For more than 20 kills:
+// every byte that they receive, and at the files on the volume in the end. For more than 20 kills:
 //
 //	REGISTRY_CACHE_KILLS=200 go test -run TestKilledAtAnyMoment -v ./pkg/cacheserver
 func TestKilledAtAnyMoment(t *testing.T) {
@@ -232,7 +232,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	c.indexed(t)
 	eventually(t, "the volume is as it should be", func() bool { return len(inconsistencies(t, cfg.Storage.Root)) == 0 })
 	wantServed(t, "after all kills", c.Address(), h.wanted)
-	// What has just been stored may have found no room for its link.
+	// There may be no space for the link of content that was stored last.
 	c.settle(t)
 	eventually(t, "the volume is as it should be again", func() bool { return len(inconsistencies(t, cfg.Storage.Root)) == 0 })
 	if err := c.stop(); err != nil {
@@ -243,8 +243,8 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	}
 }
 
-// wantOnlyLeftovers looks at what a killed server has left, and returns how much of it nobody can use: unfinished files, and
-// content that was not linked yet or no longer. No name may promise what is not there.
+// wantOnlyLeftovers examines the volume of a killed server, and returns the number of unusable files: unfinished files, and
+// content that was not linked yet or no longer. No link may name missing content.
 func wantOnlyLeftovers(t *testing.T, root string) int {
 	t.Helper()
 	complaints := inconsistencies(t, root)

@@ -21,7 +21,7 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// reference names something below the cache, as a client does that knows no upstream.
+// reference names content of the cache, as a client without a configured upstream does.
 func (c *cache) reference(t *testing.T, identifier string) name.Reference {
 	t.Helper()
 	ref, err := name.ParseReference(c.Address()+"/"+repository+identifier, name.Insecure)
@@ -44,7 +44,7 @@ func TestTagsPageByPage(t *testing.T) {
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("all: %v, -want +got\n%s", err, diff)
 	}
-	// The upstream names no next page, so a client goes on behind what it has.
+	// The upstream names no next page, so a client continues behind its last tag.
 	got = nil
 	for last := ""; ; last = got[len(got)-1] {
 		answer := c.do(t, "GET", "tags/list?n=3&last="+last)

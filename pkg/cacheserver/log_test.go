@@ -20,7 +20,7 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// accessLine is a line about a request, with what all of them have.
+// accessLine is a line about a request, with the fields that all of them have.
 type accessLine struct {
 	Msg, Method, Path, Outcome, Client, Error string
 	Status                                    int

@@ -23,7 +23,7 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// metrics returns what /metrics says of this project: samples by name and labels, and the types by name.
+// metrics returns the metrics of this project: samples by name and labels, and the types by name.
 func (c *cache) metrics(t *testing.T) (samples map[string]float64, types map[string]string) {
 	t.Helper()
 	samples, types = map[string]float64{}, map[string]string{}
@@ -68,7 +68,7 @@ func putOld(t *testing.T, root, repository, content string, age time.Duration) {
 	}
 }
 
-// TestMetrics brings about what each metric is for, and reads it. A metric that it does not read fails it, and so does
+// TestMetrics causes a change of each metric, and reads it. A metric that it does not read fails it, and so does
 // one that docs/operations.md does not explain.
 func TestMetrics(t *testing.T) {
 	t.Parallel()

@@ -115,7 +115,7 @@ func startProcess(t *testing.T, cfg config.Config, variables ...string) (address
 }
 
 // TestProxy lets the environment name a proxy. Go reads it once in a process, and never uses a proxy for loopback, so
-// the server is another process and its upstream a name that only the proxy knows.
+// the server is another process and its upstream a name that only the proxy resolves.
 func TestProxy(t *testing.T) {
 	t.Parallel()
 	const host = "registry.test" // reserved by RFC 6761

@@ -52,7 +52,7 @@ func TestSecondPullNeedsNoBlobs(t *testing.T) {
 		t.Errorf("second pull: -want +got\n%s", diff)
 	}
 
-	// What a stock registry would look for on this volume.
+	// The files that a stock registry would read on this volume.
 	if err := c.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestContainerdsRequests(t *testing.T) {
 	}
 }
 
-// settle returns when the server has stored what it serves.
+// settle returns when the server has stored the content that it serves.
 func (c *cache) settle(t *testing.T) {
 	t.Helper()
 	eventually(t, "fetches end", func() bool {

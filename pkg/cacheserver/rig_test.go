@@ -99,7 +99,7 @@ func (u *origin) inject(f fault) {
 	u.fault.Store(&f)
 }
 
-// push puts an image with two layers there, whose content depends on the seed.
+// push pushes an image with two layers. Their content depends on the seed.
 func (u *origin) push(t testing.TB, tag string, seed uint64) v1.Image {
 	t.Helper()
 	image, err := images.Generate(images.Spec{Seed: seed, LayerSizes: []int64{layerSize, layerSize / 2}})
@@ -269,7 +269,7 @@ func files(t *testing.T, root string) []string {
 	return found
 }
 
-// eventually asks until the condition holds.
+// eventually checks until the condition holds.
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)

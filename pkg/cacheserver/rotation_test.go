@@ -89,7 +89,7 @@ func TestCredentialsAndCAAreRotated(t *testing.T) {
 
 	password.Store("new")
 	certificate.Store(certificateOf(t, two, "127.0.0.1"))
-	front.Config.SetKeepAlivesEnabled(false) // what is idle ends
+	front.Config.SetKeepAlivesEnabled(false) // idle connections end
 	u.check(t, c, "GET", u.manifest(), unavailable)
 	if !strings.Contains(c.log.String(), "certificate signed by unknown authority") {
 		t.Errorf("the certificate should be the reason:\n%s", c.log)

@@ -40,14 +40,14 @@ const (
 	idleTimeout         = 2 * time.Minute
 	// maxHeaderBytes has room for the headers of containerd, with a token for another registry among them.
 	maxHeaderBytes = 16 << 10
-	// defaultMaxConnections is what hundreds of nodes that pull at the same time need. Slow readers cost about 30 KiB
+	// defaultMaxConnections is enough for hundreds of nodes that pull at the same time. Slow readers cost about 30 KiB
 	// each, 160 KiB with TLS.
 	defaultMaxConnections = 4096
 )
 
 // Options are the optional parts of a Server.
 type Options struct {
-	// Version is told to the upstream. Default "dev".
+	// Version is a part of the User-Agent of requests to the upstream. Default "dev".
 	Version string
 	// Logger gets everything. Default: discarded.
 	Logger *slog.Logger
@@ -303,7 +303,7 @@ func (s *Server) httpServer(handler http.Handler) *http.Server {
 	}
 }
 
-// newErrorLog passes on what the http package has to say, such as failed TLS handshakes, but not what the nodes do on
+// newErrorLog passes on the messages of the http package, such as failed TLS handshakes, but not those that the nodes cause on
 // purpose.
 func newErrorLog(l *slog.Logger) *log.Logger {
 	return log.New(&errorLog{slog.NewLogLogger(l.Handler(), slog.LevelWarn).Writer()}, "", 0)

@@ -322,7 +322,7 @@ func issue(t testing.TB, ca *upstream.CA, dir string, at time.Time) {
 	}
 }
 
-// statusOverTLS asks with a new connection that trusts the authority alone.
+// statusOverTLS sends a request on a new connection that trusts the authority alone.
 func (c *cache) statusOverTLS(t *testing.T, ca *upstream.CA) (int, error) {
 	t.Helper()
 	pool := x509.NewCertPool()

@@ -21,14 +21,14 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// What a pull-through cache meets, and the test that shows how this one takes it, over loopback:
+// Situations of a pull-through cache, and the test for each of them, over loopback:
 //
 //	a blob that is not there, wanted by many    TestManyClientsCostOneTransfer
 //	its clients leave                           TestFetchGoesOnWithoutClients
 //	the upstream breaks off                     TestUpstreamBreaksOff, TestUpstreamFaults
 //	the content is another one                  TestWrongBytesAreNeitherCompletedNorKept, TestUpstreamFaults
-//	Range of what is not there                  TestRangeIsServedWhileTheBlobComes, TestRanges
-//	HEAD of what is not there                   TestHeadOfBlobDownloadsNothing, TestUpstreamWithoutHeadOfBlobs
+//	Range of a blob that is not stored          TestRangeIsServedWhileTheBlobComes, TestRanges
+//	HEAD of a blob that is not stored           TestHeadOfBlobDownloadsNothing, TestUpstreamWithoutHeadOfBlobs
 //	a tag that is new, moves, is deleted        TestSecondPullNeedsNoBlobs, TestTagMoves, TestDeletedTag
 //	a tag that the upstream cannot tell         TestTagsWithoutUpstream, TestUpstreamFaults
 //	an upstream that refuses, limits, fails     TestUpstreamFaults
@@ -169,7 +169,7 @@ func TestStartWithoutUpstream(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name    string
-		handler http.HandlerFunc // nil: nobody listens
+		handler http.HandlerFunc // nil: no process listens
 		want    want
 	}{
 		{"nobody listens", nil, unavailable},

@@ -35,7 +35,7 @@ func (c *cache) state(t *testing.T) contract.UpstreamState {
 	return state
 }
 
-// basic demands the password "right", and bearer a token that the server at /token gives to whom it knows.
+// basic demands the password "right", and bearer a token that the server at /token issues for known credentials.
 func basic(w http.ResponseWriter, r *http.Request) bool {
 	if _, password, _ := r.BasicAuth(); password == "right" {
 		return false
@@ -59,7 +59,7 @@ func bearer(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// What clients' requests have shown is known without another one; and where there were none, one request for /v2/ shows
+// The state follows from the requests of clients without another one; if there were none, one request for /v2/ shows
 // the same.
 func TestUpstreamState(t *testing.T) {
 	t.Parallel()
@@ -78,9 +78,9 @@ func TestUpstreamState(t *testing.T) {
 		fault fault
 		// password is that of the credentials, if there are any.
 		password string
-		// asked is the tag that a client asks for, v1 if it is empty.
+		// asked is the tag that a client requests, v1 if it is empty.
 		asked string
-		// want is what the request of a client shows, and that of the server itself.
+		// want is the state after a request of a client, and after the request of the server itself.
 		want contract.UpstreamState
 	}{
 		{name: "answers", want: yes},
@@ -94,7 +94,7 @@ func TestUpstreamState(t *testing.T) {
 		{name: "wants a user", fault: basic, want: no("Unauthorized", "the upstream answered 401 Unauthorized, and there are no credentials")},
 		{name: "knows the user by token", fault: bearer, password: "right", want: yes},
 		{name: "does not know the user by token", fault: bearer, password: "wrong", want: no("Unauthorized", "the token server of the upstream answered 401 Unauthorized to the credentials")},
-		// Nobody, and somebody who may not see this, are no reason to complain: there may be no such image.
+		// A refusal without credentials, and to a user without access, is no problem of the upstream: the image may not exist.
 		{name: "does not show it to anybody", fault: bearer, want: yes},
 		{name: "does not show it to the user", fault: bearer, password: "right", asked: "hidden", want: yes},
 	} {

@@ -110,7 +110,7 @@ proxy: {remoteurl: %q, ttl: %s}
 	return s
 }
 
-// stop ends it in order, which records what it has to delete.
+// stop ends it in order, which records the pending deletions.
 func (s *stock) stop(t *testing.T) {
 	t.Helper()
 	if err := s.process.Process.Signal(syscall.SIGTERM); err != nil {
@@ -129,7 +129,7 @@ type served struct {
 
 const other = "library/other"
 
-// contentOf returns what a repository must serve of an image or index: all by digest, and what the tag names.
+// contentOf returns the content that a repository must serve of an image or index: all by digest, and the manifest of the tag.
 func contentOf(t *testing.T, repository, tag string, artifact images.Artifact) (all []served) {
 	t.Helper()
 	raw, err := artifact.RawManifest()
@@ -194,14 +194,14 @@ func fillUpstream(t *testing.T, u *origin) []served {
 	return slices.Concat(contentOf(t, repository, tag, image), contentOf(t, other, tag, image), contentOf(t, repository, "index", index))
 }
 
-// get asks any registry.
+// get sends a request to a registry.
 func get(t *testing.T, address, path string) response {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+address+"/v2/"+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Stock refuses to show OCI's types to those who do not ask for them.
+	// The stock registry returns OCI media types only to clients that accept them.
 	for _, mediaType := range []string{"application/vnd.oci.image.index.v1+json", "application/vnd.oci.image.manifest.v1+json",
 		"application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.docker.distribution.manifest.v2+json"} {
 		req.Header.Add("Accept", mediaType)
@@ -297,7 +297,7 @@ func TestVolumeOfStockIsAdopted(t *testing.T) {
 	}
 }
 
-// TestLeaksOfStock adds to a volume what stock registries leave behind, by themselves or when they are killed.
+// TestLeaksOfStock adds to a volume the files that stock registries leave behind, also when they are killed.
 func TestLeaksOfStock(t *testing.T) {
 	t.Parallel()
 	program := buildStock(t)

@@ -17,7 +17,7 @@ import (
 
 const hexPattern = `([0-9a-f]{64})`
 
-// What may be on a volume, by the layout of the distribution project.
+// The files that a volume may contain, by the layout of the distribution project.
 var (
 	blobFile     = regexp.MustCompile(`^docker/registry/v2/blobs/sha256/[0-9a-f]{2}/` + hexPattern + `/data$`)
 	layerFile    = regexp.MustCompile(`^docker/registry/v2/repositories/(.+)/_layers/sha256/` + hexPattern + `/link$`)
@@ -48,8 +48,8 @@ func notKept(t *testing.T, root string) []string {
 	return slices.DeleteFunc(files(t, root), func(file string) bool { return isKept(root, file) })
 }
 
-// inconsistencies returns what is wrong with a volume, sorted: content with another digest than its name, content and
-// links without each other, tags without what they name, and files that nothing needs. Files that go meanwhile do not
+// inconsistencies returns the defects of a volume, sorted: content with another digest than its name, content and
+// links without each other, tags without their content, and files that nothing needs. Files that go meanwhile do not
 // count.
 func inconsistencies(t *testing.T, root string) (complaints []string) {
 	t.Helper()

@@ -28,7 +28,7 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// want is what a client gets.
+// want is the response to a client.
 type want struct {
 	status int
 	code   oci.ErrorCode // of errors
@@ -44,21 +44,21 @@ var (
 	silent      = want{status: http.StatusGatewayTimeout, code: oci.CodeUnavailable}
 	denied      = want{status: http.StatusForbidden, code: oci.CodeDenied}
 	limited     = want{status: http.StatusServiceUnavailable, code: oci.CodeTooManyRequests}
-	missing     = want{status: http.StatusNotFound} // the code says what is missing
+	missing     = want{status: http.StatusNotFound} // the code names the missing object
 )
 
 // faultyBody answers requests for content, and leaves HEAD to the registry.
 type faultyBody func(w http.ResponseWriter, r *http.Request, content []byte)
 
-// upstreamFault is a row of the table: what an upstream does to all requests, and what clients get meanwhile.
+// upstreamFault is a row of the table: a fault of all requests to an upstream, and the responses to clients meanwhile.
 type upstreamFault struct {
 	name string
 	// answer is for all requests, body for those with content.
 	answer func(w http.ResponseWriter, r *http.Request)
 	body   faultyBody
-	// What is not stored: HEAD of a tag, a manifest or a blob, GET of a manifest by tag or digest, and of a blob.
+	// Content that is not stored: HEAD of a tag, a manifest or a blob, GET of a manifest by tag or digest, and of a blob.
 	head, manifest, blob want
-	// What is stored: HEAD and GET of a tag. Content by digest is always there.
+	// Stored content: HEAD and GET of a tag. Content by digest is always there.
 	warmTag want
 	// The default is that of the server, so that a busy machine is no silent upstream.
 	headerTimeout, idleTimeout time.Duration
@@ -194,12 +194,12 @@ var upstreamFaults = []upstreamFault{
 	{name: "502", answer: answers(502), head: unavailable, manifest: unavailable, blob: unavailable, warmTag: stale},
 	{name: "503 with Retry-After", answer: answers(503, "Retry-After", "60"), head: unavailable, manifest: unavailable, blob: unavailable, warmTag: stale},
 	{name: "504", answer: answers(504), head: unavailable, manifest: unavailable, blob: unavailable, warmTag: stale},
-	{name: "a page of something else", // such as a proxy's that wants a login
+	{name: "a page of something else", // such as that of a proxy that requires a login
 		answer: func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/html")
 			http.ServeContent(w, r, "", time.Time{}, strings.NewReader(strings.Repeat("<p>Log in", 1000)))
 		},
-		// Nothing tells that HEAD of a blob is not meant so.
+		// The response to HEAD of a blob looks correct.
 		manifest: unavailable, blob: cut, warmTag: stale},
 	{name: "bodies that break off", body: halves, head: fine, manifest: unavailable, blob: cut, warmTag: fine},
 	{name: "bodies that come slowly", idleTimeout: time.Second,
@@ -337,7 +337,7 @@ func TestUpstreamFaults(t *testing.T) {
 				{"GET range of blob", "GET", (*faulty).blob, row.blob, []string{"Range", "bytes=500-"}},
 			} {
 				if ask.want == (want{}) {
-					continue // the upstream's answer cannot be told from a right one
+					continue // the upstream's response cannot be distinguished from a correct one
 				}
 				t.Run("cold "+ask.name, func(t *testing.T) {
 					t.Parallel()
@@ -361,7 +361,7 @@ func TestUpstreamFaults(t *testing.T) {
 	}
 }
 
-// warm asks a cache that has all of the image.
+// warm sends requests to a cache that has all of the image.
 func (u *faulty) warm(t *testing.T, row upstreamFault, o cacheserver.Options) {
 	c := start(t, u.config(t), o)
 	if err := c.pull(t.Context(), tag); err != nil {
@@ -369,7 +369,7 @@ func (u *faulty) warm(t *testing.T, row upstreamFault, o cacheserver.Options) {
 	}
 	c.settle(t)
 	u.begin(row)
-	for range 2 { // the first failure must not change what comes next
+	for range 2 { // the first failure must not change the next response
 		for _, method := range []string{"HEAD", "GET"} {
 			u.check(t, c, method, u.tag(), row.warmTag)
 			u.check(t, c, method, u.manifest(), fine)
@@ -388,12 +388,12 @@ func (u *faulty) warm(t *testing.T, row upstreamFault, o cacheserver.Options) {
 	}
 }
 
-// check makes a request and compares the answer with what is right, and with what no client may get.
+// check makes a request and compares the response with the expected one, and with those that no client may receive.
 func (u *faulty) check(t *testing.T, c *cache, method, name string, want want, header ...string) {
 	t.Helper()
 	began := time.Now()
 	got := c.do(t, method, name, header...)
-	// Less than what containerd waits for a header, and far less than it waits for a body.
+	// Less than the time that containerd waits for a header, and far less than it waits for a body.
 	if took := time.Since(began); took > 15*time.Second {
 		t.Errorf("%s %s: took %s", method, name, took)
 	}
@@ -442,8 +442,8 @@ func (u *faulty) check(t *testing.T, c *cache, method, name string, want want, h
 	}
 }
 
-// checkStore fails if anything on the volume is not what its name says, or unfinished. The server may run, and delete
-// meanwhile what cannot be served: a name goes before the content does.
+// checkStore fails if a file on the volume is unfinished or has content that its name does not match. The server may run, and
+// delete unusable content meanwhile: a link is deleted before its content.
 func checkStore(t *testing.T, root string) {
 	t.Helper()
 	for _, file := range notKept(t, root) {

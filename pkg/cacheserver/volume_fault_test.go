@@ -24,9 +24,9 @@ import (
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
-// faultyVolume counts what is done to new files, and lets some of it fail.
+// faultyVolume counts the operations on new files, and lets some of them fail.
 type faultyVolume struct {
-	mu          sync.Mutex // guards what follows
+	mu          sync.Mutex // guards the following fields
 	steps       int
 	first, last int // the steps that fail, counted from 1; none if first is 0
 	err         error
@@ -118,7 +118,7 @@ func smallImage(t *testing.T, u *origin) v1.Image {
 }
 
 // TestEachWriteFails lets each step of storing an image fail, alone and with all that come after it: making a file,
-// writing, flushing, and renaming it. The pull gets all the same what it wants, and the next one makes up for it.
+// writing, flushing, and renaming it. The pull succeeds all the same, and the next one stores the image.
 func TestEachWriteFails(t *testing.T) {
 	t.Parallel()
 	const maxSteps = 200 // the image takes about 40
@@ -144,7 +144,7 @@ func TestEachWriteFails(t *testing.T) {
 				}
 				volume := &faultyVolume{err: fault.err, lost: fault.lost, first: k, last: k + fault.steps - 1}
 				cfg := u.config(t)
-				// What is said to be full frees space, however full this machine is.
+				// A write error about a full volume frees space, independent of the free space of this machine.
 				cfg.Storage.HighWatermark, cfg.Storage.LowWatermark = 100, 99
 				c := start(t, cfg, cacheserver.Options{CreateFile: volume.create})
 				pull := func(what string) {
@@ -181,7 +181,7 @@ func TestEachWriteFails(t *testing.T) {
 	}
 }
 
-// TestTornFiles starts servers on volumes that a power failure, or somebody else, has left in a bad state.
+// TestTornFiles starts servers on volumes that a power failure, or another program, has damaged.
 func TestTornFiles(t *testing.T) {
 	t.Parallel()
 	u := newOrigin(t, upstream.Options{})
@@ -267,7 +267,7 @@ func TestTornFiles(t *testing.T) {
 			checkStore(t, c.root)
 		})
 	}
-	// Without its state the server knows as much as before.
+	// Without its state file, the server has the same information as before.
 	t.Run("no state, no upstream", func(t *testing.T) {
 		t.Parallel()
 		u := newOrigin(t, upstream.Options{})

@@ -19,7 +19,7 @@ import (
 	"github.com/registry-cache/extension/pkg/contract"
 )
 
-// maxFileSize bounds what Load reads, in bytes. A full configuration has less than one KiB.
+// maxFileSize is the maximum size of a configuration file, in bytes. A full configuration has less than one KiB.
 const maxFileSize = 1 << 20
 
 // Config is the whole document. Start from Default, because zero values are not the defaults.
@@ -91,7 +91,7 @@ type Storage struct {
 	LowWatermark int `json:"lowWatermark"`
 }
 
-// GarbageCollection says when unused content goes.
+// GarbageCollection defines when unused content is evicted.
 type GarbageCollection struct {
 	// TTL is the time since its last use after which an object is deleted. 0s means that nothing is ever deleted.
 	// Default 168h.
@@ -132,7 +132,7 @@ func (d *Duration) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// Default returns the configuration of an empty document. It lacks what is required.
+// Default returns the configuration of an empty document. It lacks the required fields.
 func Default() Config {
 	return Config{
 		Listen: Listen{Address: anyAddress(contract.RegistryPort)},

@@ -20,7 +20,7 @@ const maxHeaderTimeout = 28 * time.Second
 type FieldError struct {
 	// Field is the path of the field, such as "storage.highWatermark".
 	Field string
-	// Message says what to write instead.
+	// Message describes the problem and the remedy.
 	Message string
 }
 

@@ -51,7 +51,7 @@ const (
 	fullShare = 5
 )
 
-// Need returns what has to be evicted to bring the usage down to the low watermark. It is zero unless the usage has
+// Need returns the amounts that must be evicted to bring the usage down to the low watermark. It is zero unless the usage has
 // reached the high watermark, or full is true: a write has just failed because the volume is full.
 //
 // The cache deletes nothing for space that other files occupy: if the file system would stay above the low watermark
@@ -108,7 +108,7 @@ func (l Limits) Effective(u Usage) Amount {
 	return u.FileSystem
 }
 
-// needAtHighWatermark returns what is evicted as soon as the usage reaches the high watermark.
+// needAtHighWatermark returns the amounts that are evicted as soon as the usage reaches the high watermark.
 func (l Limits) needAtHighWatermark(u Usage) Need {
 	limit := l.Effective(u).Limit
 	return Need{Bytes: l.excess(Amount{share(limit, l.HighWatermark), limit}, false)}

@@ -2,7 +2,7 @@
 
 // Package gc deletes content from a store: unreferenced content, expired content, and the least recently used content of
 // a volume that is too full. It builds the index of the store from its volume, and records the last use of each object on
-// the volume. Package evict decides what is deleted, and in which order.
+// the volume. Package evict decides the order of deletions.
 package gc
 
 import (
@@ -315,8 +315,8 @@ func (c *Collector) Run(ctx context.Context) {
 	}
 }
 
-// need returns what has to be evicted. If the last deletions have not freed space of the file system, its limits do not
-// apply.
+// need returns the amounts that must be evicted. If the last deletions have not freed space of the file system, its limits
+// do not apply.
 func (c *Collector) need(u evict.Usage, full bool) evict.Need {
 	now := time.Now()
 	if !c.meter.compare(u, now) {

@@ -79,7 +79,7 @@ func TestWhatIsUsedStays(t *testing.T) {
 	})
 }
 
-// Who asks for what is being deleted waits for the deletion, and not for the pause after it.
+// A request for content that is being deleted waits for the deletion, and not for the pause after it.
 func TestReadersDoNotWaitForPauses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -105,7 +105,7 @@ func TestReadersDoNotWaitForPauses(t *testing.T) {
 	})
 }
 
-// Content whose link could not be made is of no use to anybody, and goes.
+// Content without a link cannot be served, and is deleted.
 func TestContentWithoutLinkIsDeleted(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -333,7 +333,7 @@ func TestUseWritesNothing(t *testing.T) {
 	})
 }
 
-// TestAdoption starts with what a stock registry leaves behind.
+// TestAdoption starts with the volume of a stock registry.
 func TestAdoption(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -373,7 +373,7 @@ func TestAdoption(t *testing.T) {
 		}
 		for _, path := range []string{
 			"docker/registry/v2/blobs/sha256/ab/" + gone,
-			other + "_layers/sha256/" + gone[:62] + "cd", // what nobody has was about to be linked
+			other + "_layers/sha256/" + gone[:62] + "cd", // content without a link was about to be linked
 		} {
 			if err := os.MkdirAll(filepath.Join(root, path), 0o755); err != nil {
 				t.Fatal(err)
@@ -455,7 +455,7 @@ func TestInterruptedRemoval(t *testing.T) {
 					t.Errorf("after %d steps %s names a manifest that is gone", cut, path)
 				}
 			}
-			// The next process uses what is left, and leaves nothing that is of no use.
+			// The next process uses the remaining content, and deletes unusable files.
 			stop()
 			s = open(t, root, setup{limits: week})
 			stop = run(t, s)

@@ -69,8 +69,8 @@ func TestStateForStock(t *testing.T) {
 	}
 }
 
-// TestStateIsThereWheneverTheProcessEnds looks at what a kill would leave: after the start, after some minutes, and
-// after an orderly end.
+// TestStateIsThereWheneverTheProcessEnds examines the volume as a kill would leave it: after the start, after some
+// minutes, and after an orderly end.
 func TestStateIsThereWheneverTheProcessEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

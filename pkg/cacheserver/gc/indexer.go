@@ -23,7 +23,7 @@ type indexer struct {
 	findings
 }
 
-// findings receives what an indexer finds. The cache server deletes unusable files, and a Scan reports them.
+// findings receives the results of an indexer. The cache server deletes unusable files, and a Scan reports them.
 type findings interface {
 	// content returns false if the content must not be added to the index.
 	content(d digest.Digest, info fs.FileInfo, lastUse time.Time) bool

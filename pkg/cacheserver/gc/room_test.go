@@ -17,7 +17,7 @@ func TestMakeRoom(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name string
-		// bytes is what is wanted; objects of 10 bytes each are there.
+		// bytes is the requested space; objects of 10 bytes each are there.
 		bytes int64
 		// lasts is how often trying fails after enough has gone.
 		lasts int
@@ -65,7 +65,7 @@ func TestMakeRoom(t *testing.T) {
 	}
 }
 
-// Nobody waits for room that cannot be made.
+// No request waits for space that cannot be freed.
 func TestCanMakeRoom(t *testing.T) {
 	t.Parallel()
 	deletes := evict.Limits{TTL: time.Hour, HighWatermark: 90, LowWatermark: 80}

@@ -22,7 +22,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 )
 
-// traces returns what could tell that somebody was here: for each path its mode, size and times of change, and for
+// traces returns everything that an access changes: for each path its mode, size and times of change, and for
 // content also the time of its last reading, which may count as a use.
 func traces(t *testing.T, root string) map[string]string {
 	t.Helper()
@@ -57,7 +57,7 @@ func scan(t *testing.T, root string, now time.Time) *Content {
 	return s
 }
 
-// corruptPaths returns "path: error" of what is broken.
+// corruptPaths returns "path: error" of the corrupt files.
 func corruptPaths(s *Content) (paths []string) {
 	for _, b := range s.Corrupt {
 		paths = append(paths, b.Path+": "+b.Err.Error())

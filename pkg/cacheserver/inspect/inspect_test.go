@@ -163,7 +163,7 @@ func (v *volume) describe(p evict.Limits, size evict.Amount) *Report {
 	return r
 }
 
-// traces returns for each path what changes if it is written, and for each file when it was last read.
+// traces returns for each path the attributes that a write changes, and for each file when it was last read.
 func (v *volume) traces() map[string]string {
 	v.t.Helper()
 	found := map[string]string{}
@@ -210,15 +210,15 @@ func example(t *testing.T) (*volume, *Report) {
 	v.tag(alpine, "latest", index)
 	v.tag(alpine, "3.13.2", index)
 
-	// An image without a tag, whose layers were not used for long.
+	// An image without a tag, and with layers that were not used for long.
 	v.manifest(tool, 26*hour, v.blob("tool config", 2000, 6*day+2*hour, tool), base,
 		v.blob("tool 1", 5000*kib, 6*day+hour, tool), v.blob("tool 2", 100*kib, 8*day, tool))
 
-	// What has expired as a whole.
+	// Images with expired content only.
 	old := v.manifest(alpine, 7*day, v.blob("old config", 1000, 7*day+hour, alpine), base)
 	v.tag(alpine, "3.12", old)
 
-	// What is of no image.
+	// Content of no image.
 	v.blob("nobody has it", 700, day)
 	v.blob("the manifest is gone", 800, 2*day, stock)
 	lost := digest.FromString("lost")

@@ -142,7 +142,7 @@ func TestWrongContentIsCutAndNotKept(t *testing.T) {
 				return blob
 			}
 		})
-		// With no size, the end of the body without an error would be what makes it complete.
+		// With no size, only the end of the body without an error shows that it is complete.
 		got, _, err := f.read(t, repository, d)
 		if !errors.Is(err, store.ErrDigestMismatch) || known && len(got) >= len(content) {
 			t.Errorf("size known %t: %d of %d bytes, %v", known, len(got), len(content), err)
@@ -536,7 +536,7 @@ func TestAwaitLeavesThePosition(t *testing.T) {
 	})
 }
 
-// What the volume has no room for comes from the upstream, which may refuse it by now. That is told, too.
+// Content without space on the volume comes from the upstream, which may refuse it by now. Clients receive that error.
 func TestAwaitBehindAFullVolume(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, 0, store.Options{CreateFile: func(dir, prefix string) (store.File, error) {
@@ -687,7 +687,7 @@ func TestFailureForOneRepositoryIsNoneForAnother(t *testing.T) {
 	second.Wait()
 }
 
-// *upstream.Client finds another way where HEAD is refused; this is for what it does not know of.
+// *upstream.Client finds another way where HEAD is refused; this covers the other cases.
 func TestUpstreamWithoutHeadOfBlobs(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, 0, store.Options{})

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Whatever stands in a link, it either names what it should or is not there.
+// A link with any content either names its digest or is treated as missing.
 func FuzzLink(f *testing.F) {
 	for _, content := range []string{"sha256:" + layerHex, "sha256:" + manifestHex, "sha256:" + layerHex + "\n", "sha256:" + strings.ToUpper(layerHex), "", "\x00", "../../etc/passwd", "sha512:" + layerHex + layerHex} {
 		f.Add(content)

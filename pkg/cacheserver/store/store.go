@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package store reads and writes blobs, manifests and tags on a volume, in the layout of package layout. It deletes
-// nothing on its own: package gc decides what is deleted, and when.
+// nothing on its own: package gc decides about deletions.
 //
 // A file below docker/registry/v2 is complete when it becomes visible: files are written in another directory of the
 // volume, synced, and renamed.
@@ -39,7 +39,7 @@ type Options struct {
 	// Volume has the file system calls. Default: a new one that Close closes, with deadlines of one minute, for tests and
 	// tools.
 	Volume *volume.FS
-	// CreateFile creates a file in dir whose name starts with prefix, for all writes. Default: Volume.Create. Tests use it
+	// CreateFile creates a file in dir with a name that starts with prefix, for all writes. Default: Volume.Create. Tests use it
 	// to inject errors.
 	CreateFile func(dir, prefix string) (File, error)
 	// Policy defines the order of eviction. Default: LRU without a TTL, which evicts nothing.
@@ -98,7 +98,7 @@ type Store struct {
 }
 
 // Open returns the store in the directory root. It creates the directory if it is missing, and keeps the partial
-// downloads of an earlier process for Receive. It succeeds on any volume: Problems reports what is wrong, and requests fail
+// downloads of an earlier process for Receive. It succeeds on any volume: Problems reports the defects, and requests fail
 // with the errors of the volume. It returns an error only if root is not an absolute path. The caller calls Close.
 func Open(root string, o Options) (*Store, error) {
 	if !filepath.IsAbs(root) {

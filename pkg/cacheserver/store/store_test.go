@@ -159,7 +159,7 @@ func TestBrokenFilesAreNotFound(t *testing.T) {
 			if !errors.Is(err, ErrNotFound) {
 				t.Errorf("reading: %v, want ErrNotFound", err)
 			}
-			// What is written over it makes it whole again.
+			// Another write repairs it.
 			fill()
 			if got := files(t, root)[test.path]; got == test.content {
 				t.Errorf("%s is still broken", test.path)

@@ -96,7 +96,7 @@ func (r *manifestRequest) keep(resp *http.Response, content []byte) {
 	r.received, r.part.IfRange = content, strongETag(resp)
 }
 
-// verify returns the manifest if the content is what was requested.
+// verify returns the manifest if the content is the requested one.
 func (r *manifestRequest) verify(content []byte, header http.Header) (*Manifest, error) {
 	expected := r.digest
 	if expected == "" {

@@ -67,7 +67,7 @@ func (r Root) Partials() string { return r.path("registry-cache/partial") }
 // LastUses is the file with the last use of each object.
 func (r Root) LastUses() string { return r.path("registry-cache/last-use") }
 
-// DistributionState is the file in which a stock registry records what it deletes, and when.
+// DistributionState is the file in which a stock registry records its pending deletions with their times.
 func (r Root) DistributionState() string { return r.path("scheduler-state.json") }
 
 // Relative returns path relative to the root.
