@@ -4,7 +4,8 @@
 // nothing on its own: package gc decides about deletions.
 //
 // A file below docker/registry/v2 is complete when it becomes visible: files are written in another directory of the
-// volume, synced, and renamed.
+// volume, synced, and renamed. Files of manifests and tags are not synced before, because responses wait for them; a power
+// failure can damage them, which their digest shows.
 package store
 
 import (
@@ -88,6 +89,7 @@ func (noCollector) Now() time.Time { return time.Now() }
 type Store struct {
 	*disk
 	tags      *tags
+	syncer    *syncer
 	index     *evict.Index
 	collector atomic.Pointer[Collector]
 	problems  problems
@@ -124,6 +126,7 @@ func Open(root string, o Options) (*Store, error) {
 		full:       func() { s.Collector().Full() },
 	}
 	s.tags = newTags(s.disk)
+	s.syncer = newSyncer(s.disk, func(path string, err error) { s.problems.add(s.layout.Relative(path), err) })
 	s.setCollector(noCollector{})
 	s.prepare()
 	return s, nil
@@ -137,8 +140,10 @@ func created(f *volume.File, err error) (File, error) {
 	return f, nil
 }
 
-// Close releases the resources of the store. Files that are still open stay usable only if Options.Volume was set.
+// Close releases the resources of the store. It waits for fsync calls in progress, which have a deadline. Files that are
+// still open stay usable only if Options.Volume was set.
 func (s *Store) Close() {
+	s.syncer.close()
 	if s.close != nil {
 		s.close()
 	}
@@ -226,7 +231,8 @@ func (s *Store) SetTag(repository, tag string, d digest.Digest) error {
 // RemoveTag deletes the tag. A missing tag is no error.
 func (s *Store) RemoveTag(repository, tag string) error { return s.tags.remove(repository, tag) }
 
-// PutManifest stores a manifest of the repository. The content must have the digest.
+// PutManifest stores a manifest of the repository. The content must have the digest. It does not wait for an fsync: after a
+// power failure in the next seconds the manifest may be missing.
 func (s *Store) PutManifest(repository string, d digest.Digest, content []byte) error {
 	if digest.SHA256.FromBytes(content) != d {
 		return fmt.Errorf("storing manifest %s@%s: %w", repository, d, ErrDigestMismatch)
@@ -235,13 +241,14 @@ func (s *Store) PutManifest(repository string, d digest.Digest, content []byte) 
 	defer s.release(d)
 	// A stored file may be corrupt, so its content is compared.
 	if stored, err := s.reader.ReadManifest(d); err != nil || !bytes.Equal(stored, content) {
-		err := s.write(s.layout.Data(d), content, durable)
+		err := s.write(s.layout.Data(d), content, volatile)
 		s.stored(d)
 		if err != nil {
 			return fmt.Errorf("storing manifest %s@%s: %w", repository, d, err)
 		}
+		s.syncer.add(s.layout.Data(d))
 	}
-	if err := s.link(evict.Link{Kind: evict.Revision, Repository: repository}, d); err != nil {
+	if err := s.link(evict.Link{Kind: evict.Revision, Repository: repository}, d, volatile); err != nil {
 		return fmt.Errorf("linking manifest %s@%s: %w", repository, d, err)
 	}
 	return nil
@@ -251,22 +258,25 @@ func (s *Store) PutManifest(repository string, d digest.Digest, content []byte) 
 func (s *Store) LinkBlob(repository string, d digest.Digest) error {
 	s.pin(d)
 	defer s.release(d)
-	if err := s.link(evict.Link{Kind: evict.Layer, Repository: repository}, d); err != nil {
+	if err := s.link(evict.Link{Kind: evict.Layer, Repository: repository}, d, durable); err != nil {
 		return fmt.Errorf("linking blob %s@%s: %w", repository, d, err)
 	}
 	return nil
 }
 
 // link writes a link of kind Layer or Revision. The caller has pinned the digest.
-func (s *Store) link(l evict.Link, d digest.Digest) error {
+func (s *Store) link(l evict.Link, d digest.Digest, durability durability) error {
 	// Recorded first, so that an incompletely written link is deleted with the content.
 	s.index.Link(d, l)
 	if s.reader.CheckLink(l, d) == nil {
 		return nil
 	}
-	if err := s.write(s.layout.Link(l, d), []byte(d), durable); err != nil {
+	if err := s.write(s.layout.Link(l, d), []byte(d), durability); err != nil {
 		s.index.MarkLinkUncertain(d, l)
 		return err
+	}
+	if durability == volatile {
+		s.syncer.add(s.layout.Link(l, d))
 	}
 	// A concurrent call may have failed and marked the link as uncertain.
 	s.index.Link(d, l)
