@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
@@ -16,14 +15,9 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
-const (
-	// headerTimeout bounds how long a client waits for the header of its response. containerd cancels a request after 30 s
-	// without one (from version 2.3 on), and then fails the pull instead of trying the upstream.
-	headerTimeout = 27 * time.Second
-	// alignment widens the ranges of readers, in bytes. Clients that load an image lazily read many small ranges near to
-	// each other.
-	alignment = 256 << 10
-)
+// alignment widens the ranges of readers, in bytes. Clients that load an image lazily read many small ranges near to each
+// other.
+const alignment = 256 << 10
 
 // Reader is the view of one client on a blob that is not stored yet: the growing file of the download and, if the volume
 // fails, a response of the upstream. It is used by one goroutine.
@@ -146,9 +140,7 @@ func (r *Reader) await(ctx context.Context, offset int64) error {
 
 // limit returns a context that ends when the client must have a header.
 func (r *Reader) limit(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithDeadlineCause(ctx, r.began.Add(headerTimeout), &upstream.Error{
-		Op: "GET " + r.repository + "@" + r.download.digest.String(), Err: os.ErrDeadlineExceeded,
-	})
+	return upstream.AnswerContext(ctx, r.began, "GET "+r.repository+"@"+r.download.digest.String())
 }
 
 func (r *Reader) pause(ctx context.Context, changed <-chan struct{}) error {

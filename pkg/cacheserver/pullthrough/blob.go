@@ -4,12 +4,14 @@ package pullthrough
 
 import (
 	"context"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/blobs"
 	"github.com/registry-cache/extension/pkg/cacheserver/download"
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
 
 // Blob opens a blob, of which part will be read. A stored blob needs no upstream. Any other is downloaded once for all
@@ -25,6 +27,8 @@ func (c *Cache) Blob(ctx context.Context, repository string, d digest.Digest, pa
 // StatBlob returns the size of a blob in bytes, -1 if the upstream does not state it, without downloading it. Errors are
 // *result.Error.
 func (c *Cache) StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, result.Outcome, error) {
+	ctx, cancel := upstream.AnswerContext(ctx, time.Now(), "HEAD "+repository+"@"+d.String())
+	defer cancel()
 	size, outcome, err := c.blobs.Stat(ctx, repository, d)
 	if err != nil {
 		return 0, "", result.Explain(err)

@@ -96,22 +96,30 @@ func (c *Cache) Close() { c.background.Close() }
 
 // Manifest returns a manifest with its content, see manifests.Manifests.Get.
 func (c *Cache) Manifest(ctx context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error) {
+	ctx, cancel := upstream.AnswerContext(ctx, time.Now(), "GET "+ref.In(repository))
+	defer cancel()
 	return c.manifests.Get(ctx, repository, ref)
 }
 
 // StatManifest returns a manifest, if possible without downloading it, see manifests.Manifests.Stat.
 func (c *Cache) StatManifest(ctx context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error) {
+	ctx, cancel := upstream.AnswerContext(ctx, time.Now(), "HEAD "+ref.In(repository))
+	defer cancel()
 	return c.manifests.Stat(ctx, repository, ref)
 }
 
 // Tags returns a page of the tags of a repository, see lists.tagPage. Errors are *result.Error.
 func (c *Cache) Tags(ctx context.Context, repository string, query url.Values) (*TagPage, error) {
+	ctx, cancel := upstream.AnswerContext(ctx, time.Now(), "GET the tags of "+repository)
+	defer cancel()
 	return c.lists.tagPage(ctx, repository, query)
 }
 
 // Referrers returns a page of the manifests that refer to the manifest with the digest, see lists.referrersPage. Errors are
 // *result.Error.
 func (c *Cache) Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*Referrers, error) {
+	ctx, cancel := upstream.AnswerContext(ctx, time.Now(), "GET the referrers of "+repository+"@"+d.String())
+	defer cancel()
 	return c.lists.referrersPage(ctx, repository, d, query)
 }
 

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -33,6 +34,9 @@ const (
 	// MaxHeaderTimeout is the maximum of Options.HeaderTimeout. containerd waits 30 s for the header of a response (from
 	// version 2.3 on), and then pulls from the upstream itself.
 	MaxHeaderTimeout = 28 * time.Second
+	// MaxAnswerTime is the time within which a client should receive the header of its response, also if several requests
+	// to the upstream are necessary for it. The rest of the 30 s of containerd is for its own requests.
+	MaxAnswerTime = 27 * time.Second
 	// connectTimeout limits connecting, and the TLS handshake. Both need a few round trips, also if the upstream is slow to
 	// respond. It is shorter than the header timeout, so that clients do not wait for an unreachable upstream.
 	connectTimeout     = 5 * time.Second
@@ -213,6 +217,12 @@ func (c *Client) HeadManifest(ctx context.Context, repository string, ref oci.Re
 		d = ""
 	}
 	return Descriptor{MediaType: resp.Header.Get("Content-Type"), Digest: d, Size: resp.ContentLength}, nil
+}
+
+// AnswerContext returns a context for all requests to the upstream that the response to a client needs. It ends
+// MaxAnswerTime after the request of the client began, with a timeout *Error of the operation op as its cause.
+func AnswerContext(ctx context.Context, began time.Time, op string) (context.Context, context.CancelFunc) {
+	return context.WithDeadlineCause(ctx, began.Add(MaxAnswerTime), &Error{Op: op, Err: os.ErrDeadlineExceeded})
 }
 
 // HeadBlob returns the size of a blob in bytes, -1 if the upstream does not report it. Only a success of HEAD is final:
