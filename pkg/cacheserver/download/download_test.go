@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"slices"
 	"sync"
 	"testing"
@@ -381,6 +382,28 @@ func TestBusy(t *testing.T) {
 			t.Errorf("later part: %v after %s", err, took)
 		}
 	})
+}
+
+// An upstream that refuses a range, or responds with another one, sends the whole blob to a request without a range.
+func TestRefusedRange(t *testing.T) {
+	t.Parallel()
+	for _, failure := range []error{status(http.StatusRequestedRangeNotSatisfiable), &upstream.Error{Op: "GET", Err: upstream.ErrRange}} {
+		for _, part := range []Part{{Length: 300 << 10}, {First: 1 << 20, Length: 1000}} {
+			synctest.Test(t, func(t *testing.T) {
+				o := &origin{content: randomContent(2 << 20)}
+				o.fail = func(n int) error {
+					if o.requests[n] != "0-0" {
+						return failure
+					}
+					return nil
+				}
+				r := newRig(t, o, Options{})
+				if took, err := r.pull(part); err != nil || took > time.Second || len(o.requests) > 2 {
+					t.Errorf("%v, range from %d: %v after %s and %d requests", failure, part.First, err, took, len(o.requests))
+				}
+			})
+		}
+	}
 }
 
 func TestImport(t *testing.T) {

@@ -222,7 +222,7 @@ func (d *download) ended(t *transfer, err error) {
 	case err == nil || errors.Is(err, errObsolete):
 	case !fromUpstream:
 		d.fail(err)
-	case failure.RefusesRange() && t.first > 0 && d.facts.ranges != no:
+	case failure.RefusesRange() && t.ranged && d.facts.ranges != no:
 		d.facts.ranges = no
 	case len(d.transfers) > 0:
 		// Another connection continues. The upstream may not allow several.

@@ -31,6 +31,7 @@ type transfer struct {
 	download *download
 	incoming *store.Incoming
 	first    int64 // the offset that was requested
+	ranged   bool  // the request has a range
 	began    time.Time
 	cancel   context.CancelCauseFunc
 	done     func() // called at the end
@@ -142,7 +143,7 @@ func (t *transfer) part() (upstream.Range, string) {
 	if t.end > 0 && (d.facts.size < 0 || t.end < d.facts.size) {
 		part.End = t.end
 	}
-	if part.Offset == 0 && part.End == 0 {
+	if t.ranged = part.Offset > 0 || part.End > 0; !t.ranged {
 		part.IfRange = ""
 	}
 	return part, d.repositories[0]
