@@ -43,9 +43,11 @@ func (b *body) Close() error {
 	return err
 }
 
-// readAll reads a body of at most limit bytes. With an error of the body, it returns the content before the error.
-func readAll(body io.Reader, req request, limit int64) ([]byte, error) {
-	content, err := io.ReadAll(io.LimitReader(body, limit+1))
+// readAll appends a body to the content that was received before, up to limit bytes in all. With an error of the body, it
+// returns the content before the error.
+func readAll(body io.Reader, req request, before []byte, limit int64) ([]byte, error) {
+	content, err := io.ReadAll(io.LimitReader(body, limit+1-int64(len(before))))
+	content = append(before, content...)
 	if err != nil {
 		return content, err
 	}

@@ -48,8 +48,7 @@ func (r *manifestRequest) send(ctx context.Context) (*Manifest, error) {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	content, err := readAll(resp.Body, r.request, oci.MaxManifestSize-int64(len(r.received)))
-	content = append(r.received, content...)
+	content, err := readAll(resp.Body, r.request, r.received, oci.MaxManifestSize)
 	if err != nil {
 		r.keep(resp, content)
 		r.progress = len(r.received) > before
