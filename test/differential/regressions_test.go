@@ -77,6 +77,7 @@ var regressionRows = []row{
 	{"D11 remembered token after a new challenge", "bearer tokens-revoked refused-403 status@head:403"},
 	{"D12 pause in each body", "pause-body@blob:6000"},
 	{"D12 pause in each body", "pause-body@blob:6000 ranges-ignored"},
+	{"D07 one 404 for a tag", "status@head:404"},
 	{"D09 Retry-After of one second", "status@head:503 retry-after:1"},
 	{"D09 Retry-After of one second", "status@blob:429 retry-after:1"},
 }
@@ -86,8 +87,6 @@ var regressionRows = []row{
 var knownRegressions = []row{
 	// Within tags.revalidateAfter, a tag refers to the manifest of the latest response, although its blobs were deleted.
 	{"A6 old content deleted", "manifests-first tag-moves old-deleted"},
-	// A missing tag is not requested again for up to 10 s.
-	{"D07 one 404 for a tag", "status@head:404"},
 }
 
 // exceptions are scenarios in which the cache must fail although a direct pull works. TestSeeds does not generate

@@ -9,7 +9,7 @@ type Lifetimes struct {
 	// Fresh is the time after a positive answer in which the upstream is not requested again. 0 requests the upstream for
 	// each call, except for concurrent ones.
 	Fresh time.Duration
-	// FreshNegative is the same for negative answers.
+	// FreshNegative is the same for negative answers, from the second one in a row on.
 	FreshNegative time.Duration
 	// MaxStale is the time after the last answer of the upstream in which this answer is used while the upstream fails.
 	// 0 means that stale answers are not used.
@@ -28,6 +28,7 @@ type entry[V any] struct {
 	confirmed time.Time // of the last positive answer; zero without one
 	negative  error     // the last negative answer; nil without one, and after a later positive answer
 	rejected  time.Time // of the last negative answer; zero without one
+	repeated  bool      // the answer before the last negative one was negative, too
 	retryAt   time.Time // after a failure of the upstream: no request before
 }
 
@@ -46,13 +47,14 @@ const (
 // decide returns the use of an entry. failed means that the upstream has just been requested and failed; without it, the
 // upstream has not been requested.
 //
-// The newest answer decides while it is fresh. While the upstream fails, a positive answer has priority over a later
+// The newest answer decides while it is fresh. A single negative answer is never fresh: the next call of a client without
+// the cache would get another answer. While the upstream fails, a positive answer has priority over a later
 // negative one: upstreams return single 404 responses in an incident, and a tag that was deleted on purpose is used for no
 // longer than MaxStale.
 func decide[V any](e entry[V], l Lifetimes, now time.Time, failed bool) verdict {
 	if !failed && !now.Before(e.retryAt) {
 		switch {
-		case e.negative != nil && now.Before(e.rejected.Add(l.FreshNegative)):
+		case e.negative != nil && e.repeated && now.Before(e.rejected.Add(l.FreshNegative)):
 			return freshNegative
 		case e.negative == nil && !e.confirmed.IsZero() && now.Before(e.confirmed.Add(l.Fresh)):
 			return freshValue

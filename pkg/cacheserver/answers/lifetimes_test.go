@@ -15,8 +15,9 @@ func TestDecide(t *testing.T) {
 	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
 	missing := errors.New("not found")
 	positive := entry[string]{value: "v", confirmed: at(0)}
-	negative := entry[string]{negative: missing, rejected: at(0)}
-	both := entry[string]{value: "v", confirmed: at(0), negative: missing, rejected: at(100)}
+	single := entry[string]{negative: missing, rejected: at(0)}
+	negative := entry[string]{negative: missing, rejected: at(0), repeated: true}
+	both := entry[string]{value: "v", confirmed: at(0), negative: missing, rejected: at(100), repeated: true}
 	failing := entry[string]{value: "v", confirmed: at(0), retryAt: at(300)}
 	for _, test := range []struct {
 		name      string
@@ -33,6 +34,8 @@ func TestDecide(t *testing.T) {
 		{"positive, failed", positive, l, 10, true, staleValue},
 		{"positive, failed, last moment", positive, l, 3599, true, staleValue},
 		{"positive, failed, too old", positive, l, 3600, true, expired},
+		{"single negative", single, l, 0, false, expired},
+		{"single negative, failed", single, l, 4, true, staleNegative},
 		{"negative", negative, l, 4, false, freshNegative},
 		{"negative, old", negative, l, 5, false, expired},
 		{"negative, failed", negative, l, 5, true, staleNegative},

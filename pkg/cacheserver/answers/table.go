@@ -108,7 +108,10 @@ func (t *Table[K, V]) revalidate(ctx context.Context, key K, request func(contex
 	class, wait := t.options.Classify(err)
 	switch class {
 	case Negative:
-		t.update(key, func(e *entry[V]) { e.negative, e.rejected, e.retryAt = err, time.Now(), time.Time{} })
+		t.update(key, func(e *entry[V]) {
+			e.repeated = e.negative != nil
+			e.negative, e.rejected, e.retryAt = err, time.Now(), time.Time{}
+		})
 		return Answer[V]{}, err
 	case Temporary:
 		return t.serveStale(key, err, wait)

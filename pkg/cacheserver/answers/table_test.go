@@ -122,6 +122,7 @@ func TestNegativeAnswers(t *testing.T) {
 	run(t, someOptions, func(t *testing.T, table *Table[string, string]) {
 		s := &source{err: errMissing}
 		check(t, "first", table, s, "", "", errMissing, 1)
+		check(t, "second", table, s, "", "", errMissing, 1)
 		check(t, "fresh", table, s, "", "", errMissing, 0)
 		time.Sleep(5 * time.Second)
 		check(t, "requested again", table, s, "", "", errMissing, 1)
@@ -136,10 +137,16 @@ func TestNegativeAnswers(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		s.value, s.err = "", errMissing
 		check(t, "deleted", table, s, "", "", errMissing, 1)
+		s.value, s.err = "2", nil
+		check(t, "not deleted", table, s, "2", result.Miss, nil, 1)
+		time.Sleep(10 * time.Second)
+		s.value, s.err = "", errMissing
+		check(t, "deleted again", table, s, "", "", errMissing, 1)
+		check(t, "deleted indeed", table, s, "", "", errMissing, 1)
 		check(t, "deleted a moment ago", table, s, "", "", errMissing, 0)
 		time.Sleep(5 * time.Second)
 		s.err = errFailed
-		check(t, "failed after a negative answer", table, s, "1", result.Stale, nil, 1)
+		check(t, "failed after a negative answer", table, s, "2", result.Stale, nil, 1)
 	})
 }
 

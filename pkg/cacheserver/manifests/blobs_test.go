@@ -128,6 +128,7 @@ func TestImport(t *testing.T) {
 		check("upstream fails", repository, blobs[1], false, result.Unavailable, getManifest)
 		f.failWith(status(http.StatusNotFound))
 		check("manifest was deleted", repository, blobs[1], false, result.NotFound, getManifest)
-		check("manifest was deleted, again", repository, blobs[1], false, result.NotFound)
+		check("manifest was deleted, again", repository, blobs[1], false, result.NotFound, getManifest)
+		check("manifest was deleted, and no request", repository, blobs[1], false, result.NotFound)
 	})
 }

@@ -245,6 +245,7 @@ func TestRememberedManifest(t *testing.T) {
 		collecting.Go(func() { collector.Run(ctx) })
 		defer collecting.Wait()
 		defer cancel()
+		synctest.Wait() // for the first index: it requests the verification of stored content
 		f.upstream.addManifest(repository, "v1", oldManifest)
 		ref := oci.Reference{Digest: oldDigest}
 		f.want(t, "cold", ref, oldManifest, result.Miss, "GET"+byDigest+oldDigest.String())
@@ -392,7 +393,7 @@ func TestMissingTagIsRemembered(t *testing.T) {
 				t.Errorf("%s: calls %v, want %d", step, calls, requests)
 			}
 		}
-		check("first", result.NotFound, 1)
+		check("first", result.NotFound, 2)
 		time.Sleep(10 * time.Second)
 		check("upstream works", result.NotFound, 1)
 		time.Sleep(10 * time.Second)

@@ -276,9 +276,10 @@ func TestMissingReferrersAPIIsRemembered(t *testing.T) {
 		}
 		f.failWith(status(http.StatusMethodNotAllowed))
 		check("first", 1)
-		check("second", 0)
+		check("second", 1)
+		check("third", 0)
 		time.Sleep(10 * time.Second)
-		check("third", 1)
+		check("fourth", 1)
 		time.Sleep(10 * time.Second)
 		f.failWith(errBroken)
 		check("upstream unavailable", 1)
