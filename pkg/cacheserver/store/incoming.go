@@ -299,7 +299,8 @@ func (i *Incoming) Commit(verified digest.Digest, repositories []string) error {
 	}
 	i.committed = true
 	for _, repository := range repositories {
-		if err := i.store.LinkBlob(repository, i.digest); err != nil {
+		// A power failure must not leave content without a link, which is deleted.
+		if err := i.store.linkBlob(repository, i.digest, durable); err != nil {
 			return err
 		}
 	}

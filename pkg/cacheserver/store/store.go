@@ -4,8 +4,8 @@
 // nothing on its own: package gc decides about deletions.
 //
 // A file below docker/registry/v2 is complete when it becomes visible: files are written in another directory of the
-// volume, synced, and renamed. Files of manifests and tags are not synced before, because responses wait for them; a power
-// failure can damage them, which their digest shows.
+// volume, synced, and renamed. Responses wait for manifests, tags, and links to content of other repositories. Therefore
+// these are synced later, or not at all: their digest shows whether a power failure has damaged them.
 package store
 
 import (
@@ -254,11 +254,15 @@ func (s *Store) PutManifest(repository string, d digest.Digest, content []byte) 
 	return nil
 }
 
-// LinkBlob adds stored content to the repository as a blob.
+// LinkBlob adds the content of another repository to the repository as a blob. It does not wait for an fsync.
 func (s *Store) LinkBlob(repository string, d digest.Digest) error {
+	return s.linkBlob(repository, d, volatile)
+}
+
+func (s *Store) linkBlob(repository string, d digest.Digest, durability durability) error {
 	s.pin(d)
 	defer s.release(d)
-	if err := s.link(evict.Link{Kind: evict.Layer, Repository: repository}, d, durable); err != nil {
+	if err := s.link(evict.Link{Kind: evict.Layer, Repository: repository}, d, durability); err != nil {
 		return fmt.Errorf("linking blob %s@%s: %w", repository, d, err)
 	}
 	return nil
