@@ -40,11 +40,12 @@ func Corruption(ctx context.Context, content io.Reader, d digest.Digest, pause f
 }
 
 // Drop deletes corrupt content, also while it is being read: its links first, then its file. The next request fetches it
-// again. read is the file that was found to be corrupt: content that was stored since then stays. nil means any file.
-// Reason is for the log.
+// again. read is the file that was found to be corrupt: nothing is deleted if it was deleted or replaced since then. nil means
+// any file. Reason is for the log.
 func (s *Store) Drop(d digest.Digest, read fs.FileInfo, reason string) error {
 	if read != nil {
-		if current, err := s.fs.Stat(s.layout.Data(d)); err == nil && !os.SameFile(read, current) {
+		current, err := s.fs.Stat(s.layout.Data(d))
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(read, current) {
 			return nil
 		}
 	}
