@@ -211,7 +211,7 @@ func (f *FS) Chmod(path string, perm fs.FileMode) error {
 
 // Chtimes is os.Chtimes.
 func (f *FS) Chtimes(path string, accessed, modified time.Time) error {
-	return f.do(OpChmod, path, func() error { return os.Chtimes(path, accessed, modified) })
+	return f.do(OpChmod, path, func() error { return f.calls.chtimes(path, accessed, modified) })
 }
 
 // SyncDir is fsync of the directory: created, renamed and removed entries survive a power failure.

@@ -1064,3 +1064,18 @@ func BenchmarkRead(b *testing.B) {
 	defer file.Close()
 	b.Run("worker", read(file))
 }
+
+// Faults of chmod include those of the times of a file.
+func TestChtimesHasFaults(t *testing.T) {
+	t.Parallel()
+	f := New(t.TempDir(), Options{Fault: func(op Op, _ string) error {
+		if op == OpChmod {
+			return syscall.EROFS
+		}
+		return nil
+	}})
+	defer f.Close()
+	if err := f.Chtimes(f.root, time.Time{}, time.Now()); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("%v, want the fault", err)
+	}
+}
