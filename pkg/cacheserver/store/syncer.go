@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"path/filepath"
 	"sync"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 const (
@@ -83,14 +85,16 @@ func (s *syncer) take() map[string]bool {
 	return files
 }
 
-// each calls sync for each path. A missing path is no error: it was evicted.
+// each calls sync for each path. A missing path is no error: it was evicted. A hung volume is reported as such, and is not a
+// problem of the file.
 func (s *syncer) each(paths map[string]bool, sync func(path string) error) {
 	next := make(chan string)
 	done := make(chan struct{})
 	for range syncParallel {
 		go func() {
 			for path := range next {
-				if err := sync(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				err := sync(path)
+				if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, volume.ErrHung) {
 					s.report(path, err)
 				}
 			}

@@ -114,6 +114,9 @@ func TestCloseDuringSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close()
+	if got := problemPaths(s); len(got) > 0 {
+		t.Errorf("problems of %v although the volume is hung", got)
+	}
 }
 
 func TestSyncErrorIsAProblem(t *testing.T) {
