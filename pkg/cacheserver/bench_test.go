@@ -114,16 +114,9 @@ func BenchmarkLimitedConnections(b *testing.B) {
 		rate = 25e6 // bytes per second
 	)
 	u := newOrigin(b, upstream.Options{})
-	content := make([]byte, size)
-	rand.NewChaCha8([32]byte{}).Read(content)
-	name := "/v2/" + repository + "/blobs/" + digest.FromBytes(content).String()
 	var sent atomic.Int64
-	u.inject(func(w http.ResponseWriter, r *http.Request) bool {
-		if r.URL.Path != name {
-			return false
-		}
-		http.ServeContent(&limitedWriter{ResponseWriter: w, began: time.Now(), rate: rate, sent: &sent}, r, "", time.Time{}, bytes.NewReader(content))
-		return true
+	name := u.serveBlob(size, func(w http.ResponseWriter) http.ResponseWriter {
+		return &limitedWriter{ResponseWriter: &countingWriter{w, &sent}, began: time.Now(), rate: rate}
 	})
 	cfg := u.config(b)
 	client := u.front.Client()
@@ -153,13 +146,27 @@ func BenchmarkLimitedConnections(b *testing.B) {
 	}
 }
 
+// serveBlob adds a random blob to the upstream and returns its path. Its responses are written to the result of wrap.
+func (u *origin) serveBlob(size int, wrap func(http.ResponseWriter) http.ResponseWriter) (name string) {
+	content := make([]byte, size)
+	rand.NewChaCha8([32]byte{}).Read(content)
+	name = "/v2/" + repository + "/blobs/" + digest.FromBytes(content).String()
+	u.inject(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != name {
+			return false
+		}
+		http.ServeContent(wrap(w), r, "", time.Time{}, bytes.NewReader(content))
+		return true
+	})
+	return name
+}
+
 // limitedWriter delays its writes so that they do not exceed a rate.
 type limitedWriter struct {
 	http.ResponseWriter
 	began   time.Time
 	rate    float64 // bytes per second
 	written int64
-	sent    *atomic.Int64 // by all writers
 }
 
 func (w *limitedWriter) Write(p []byte) (int, error) {
@@ -167,7 +174,6 @@ func (w *limitedWriter) Write(p []byte) (int, error) {
 	<-time.After(due - time.Since(w.began))
 	n, err := w.ResponseWriter.Write(p)
 	w.written += int64(n)
-	w.sent.Add(int64(n))
 	return n, err
 }
 
@@ -180,17 +186,8 @@ func BenchmarkHerd(b *testing.B) {
 		clients = 33
 	)
 	u := newOrigin(b, upstream.Options{})
-	content := make([]byte, size)
-	rand.NewChaCha8([32]byte{}).Read(content)
-	name := "/v2/" + repository + "/blobs/" + digest.FromBytes(content).String()
 	var sent atomic.Int64
-	u.inject(func(w http.ResponseWriter, r *http.Request) bool {
-		if r.URL.Path != name {
-			return false
-		}
-		http.ServeContent(&countingWriter{w, &sent}, r, "", time.Time{}, bytes.NewReader(content))
-		return true
-	})
+	name := u.serveBlob(size, func(w http.ResponseWriter) http.ResponseWriter { return &countingWriter{w, &sent} })
 	ca, dir := newCA(b), b.TempDir()
 	issue(b, ca, dir, time.Now())
 	cfg := u.config(b)
