@@ -105,8 +105,8 @@ func limitProblems(problems []VolumeProblem) []VolumeProblem {
 }
 
 // DecodeVolumeState decodes the response body of an untrusted server. It ignores unknown fields, and cuts messages that are
-// too long and problems beyond the maximum. A body above MaxVolumeState, another version, an unknown reason, and a state that contradicts the reason are
-// errors. Errors do not repeat the body.
+// too long and problems beyond the maximum. A body above MaxVolumeState, another version, an unknown reason, and a state
+// that contradicts the reason are errors. Errors do not repeat the body.
 func DecodeVolumeState(body []byte) (VolumeState, error) {
 	if len(body) > MaxVolumeState {
 		return VolumeState{}, fmt.Errorf("volume state: more than %d bytes", MaxVolumeState)

@@ -190,8 +190,8 @@ type Blob struct {
 }
 
 // Queued returns how many bytes of the body are in the receive buffer of the connection, with those of TLS records. A
-// caller that finds some before a Read is slower than the upstream. It returns 0 if the number is unknown, and after
-// Close.
+// caller that finds some before a Read is slower than the upstream. It returns 0 if the number is unknown. It must not be
+// called after Close, when another request can use the connection.
 func (b *Blob) Queued() int { return b.receiving.queued() }
 
 // Range is the requested part of a blob. The zero value is the whole blob.
