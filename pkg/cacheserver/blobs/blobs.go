@@ -148,27 +148,16 @@ func (b *Blobs) Verify(ctx context.Context, d digest.Digest) {
 		return // there is nothing to verify
 	}
 	defer func() { _ = content.Close() }() // it was only read
-	reason := store.Corruption(ctx, content, d, func() {})
-	if reason == "" {
-		return
+	if err := store.Verify(ctx, content, d, func() {}, b.store.Drop); err != nil {
+		b.options.Logger.Warn("Cannot delete corrupt content", "digest", d, "error", err)
 	}
-	info, err := content.Stat()
-	if err != nil {
-		b.options.Logger.Warn("Cannot delete corrupt content", "digest", d, "reason", reason, "error", err)
-		return
-	}
-	b.drop(d, info, reason)
 }
 
 // Unreadable deletes stored content after an error of a read that the client could notice. The next request downloads it
 // again.
 func (b *Blobs) Unreadable(d digest.Digest, err error) {
-	b.drop(d, nil, "it cannot be read: "+err.Error())
-}
-
-func (b *Blobs) drop(d digest.Digest, read os.FileInfo, reason string) {
-	if err := b.store.Drop(d, read, reason); err != nil {
-		b.options.Logger.Warn("Cannot delete corrupt content", "digest", d, "reason", reason, "error", err)
+	if dropErr := b.store.Drop(d, nil, "it cannot be read: "+err.Error()); dropErr != nil {
+		b.options.Logger.Warn("Cannot delete corrupt content", "digest", d, "error", dropErr)
 	}
 }
 

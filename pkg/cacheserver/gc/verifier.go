@@ -4,7 +4,6 @@ package gc
 
 import (
 	"context"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"time"
@@ -63,16 +62,8 @@ func (v *verifier) verify(ctx context.Context, d digest.Digest, pause func()) {
 		return
 	}
 	defer func() { _ = f.Close() }() // it was only read
-	reason := store.Corruption(ctx, f, d, pause)
-	if reason == "" {
-		return
-	}
-	info, err := f.Stat()
-	if err == nil {
-		err = v.drop(d, info, reason)
-	}
-	if err != nil {
-		v.log.Warn("Cannot delete corrupt content", "digest", d, "reason", reason, "error", fmt.Sprint(err))
+	if err := store.Verify(ctx, f, d, pause, v.drop); err != nil {
+		v.log.Warn("Cannot delete corrupt content", "digest", d, "error", err)
 	}
 }
 

@@ -19,9 +19,9 @@ import (
 // verifyChunk is the number of bytes between two calls of pause.
 const verifyChunk = 1 << 20
 
-// Corruption reads content to its end and returns the reason why it is corrupt, "" if it has the digest. A canceled ctx and
+// corruption reads content to its end and returns the reason why it is corrupt, "" if it has the digest. A canceled ctx and
 // a volume that does not respond are no reasons. pause is called after each MiB.
-func Corruption(ctx context.Context, content io.Reader, d digest.Digest, pause func()) string {
+func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause func()) string {
 	verifier := d.Verifier()
 	var err error
 	for err == nil && ctx.Err() == nil {
@@ -37,6 +37,20 @@ func Corruption(ctx context.Context, content io.Reader, d digest.Digest, pause f
 		return "its content has another digest"
 	}
 	return ""
+}
+
+// Verify compares an open file of content with its digest, and calls drop, which is Store.Drop, if it is corrupt. The caller
+// closes the file afterwards: as long as it is open, no other file is taken for it. Errors are those of drop.
+func Verify(ctx context.Context, f fs.File, d digest.Digest, pause func(), drop func(digest.Digest, fs.FileInfo, string) error) error {
+	reason := corruption(ctx, f, d, pause)
+	if reason == "" {
+		return nil
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("dropping %s: %s: %w", d, reason, err)
+	}
+	return drop(d, info, reason)
 }
 
 // Drop deletes corrupt content, also while it is being read: its links first, then its file. The next request fetches it
