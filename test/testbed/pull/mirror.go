@@ -12,10 +12,13 @@ import (
 	"github.com/registry-cache/extension/test/testbed/poll"
 )
 
-// The unit on the nodes probes every 2 s and decides within 3 s; a new cache needs its volume and its pod before that.
 const (
 	mirrorInterval = 250 * time.Millisecond
-	mirrorTimeout  = 2 * time.Minute
+	// mirrorTimeout has room for the volume and the pod of a new cache on a slow machine: after a failed mount the kubelet
+	// waits up to 2 min before it repeats it.
+	mirrorTimeout = 5 * time.Minute
+	// noMirrorTimeout is much more than the 5 s within which the unit on the nodes withdraws a cache.
+	noMirrorTimeout = 2 * time.Minute
 )
 
 // Hosts returns the node's hosts.toml of an upstream, "" if it has none.
@@ -31,18 +34,18 @@ func Hosts(ctx context.Context, node kindcluster.Node, upstreamHost string) (str
 // UsesMirror tells whether a hosts.toml names a host beside the upstream itself.
 func UsesMirror(hosts string) bool { return strings.Contains(hosts, "[host.") }
 
-// WaitForMirror waits until the node's containerd is configured to use the cache of the upstream, at most two minutes.
+// WaitForMirror waits until the node's containerd is configured to use the cache of the upstream, at most five minutes.
 func WaitForMirror(ctx context.Context, node kindcluster.Node, upstreamHost string) error {
-	return waitForMirror(ctx, node, upstreamHost, true)
+	return waitForMirror(ctx, node, upstreamHost, true, mirrorTimeout)
 }
 
 // WaitForNoMirror waits until the node's containerd is configured to go to the upstream itself, at most two minutes.
 func WaitForNoMirror(ctx context.Context, node kindcluster.Node, upstreamHost string) error {
-	return waitForMirror(ctx, node, upstreamHost, false)
+	return waitForMirror(ctx, node, upstreamHost, false, noMirrorTimeout)
 }
 
-func waitForMirror(ctx context.Context, node kindcluster.Node, upstreamHost string, want bool) error {
-	return poll.Until(ctx, mirrorInterval, mirrorTimeout, func(ctx context.Context) error {
+func waitForMirror(ctx context.Context, node kindcluster.Node, upstreamHost string, want bool, timeout time.Duration) error {
+	return poll.Until(ctx, mirrorInterval, timeout, func(ctx context.Context) error {
 		hosts, err := Hosts(ctx, node, upstreamHost)
 		if err != nil {
 			return err

@@ -8,16 +8,21 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/registry-cache/extension/test/testbed"
+	"github.com/registry-cache/extension/test/testbed/artifacts"
 	"github.com/registry-cache/extension/test/testbed/images"
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
 	"github.com/registry-cache/extension/test/testbed/pull"
 	"github.com/registry-cache/extension/test/testbed/shoot"
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
+
+// summaryTimeout limits the requests for the state of the testbed after a failure.
+const summaryTimeout = time.Minute
 
 func demoCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "demo", Short: "From nothing to a pull served from the cache", Args: cobra.NoArgs}
@@ -28,9 +33,20 @@ func demoCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return demo(cmd.Context(), tb, progress)
+		if err := demo(cmd.Context(), tb, progress); err != nil {
+			summarize(cmd.Context(), tb)
+			return err
+		}
+		return nil
 	}
 	return cmd
+}
+
+// summarize prints the state of the testbed after a failure, also if ctx has ended.
+func summarize(ctx context.Context, tb *testbed.Testbed) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), summaryTimeout)
+	defer cancel()
+	artifacts.Summarize(ctx, tb, os.Stderr)
 }
 
 // demo makes a Shoot with empty caches, pulls one image on two nodes and prints where each byte came from. It fails if
