@@ -33,7 +33,7 @@ var (
 	quirks   = flag.String("differential.scenario", "", "the only scenario to run, as `quirks` in text form")
 	verbose  = flag.Bool("differential.log", false, "add the requests and the log of the cache to the output for a failed scenario")
 	shrunk   = flag.Int("differential.shrink", 5, "`number` of failed seeds that are shrunk")
-	excepted = flag.Bool("differential.excepted", false, "generate also scenarios with known regressions or exceptions")
+	excepted = flag.Bool("differential.excepted", false, "generate also scenarios with exceptions")
 )
 
 // attempts is the number of executions after which a failure counts. A failure that does not occur in each of them is
@@ -226,7 +226,7 @@ type candidate struct {
 	text string
 }
 
-// generate returns the scenario of a seed, without known regressions and exceptions.
+// generate returns the scenario of a seed, without exceptions.
 func generate(seed uint64) scenario.Scenario {
 	s := scenario.Generate(seed)
 	if *excepted {
@@ -268,7 +268,7 @@ func (f *finder) examine(ctx context.Context, name string, original scenario.Sce
 	s := f.withoutFound(original)
 	var firstErr error
 	fails := func(s scenario.Scenario) bool {
-		// A shrunk scenario can be a known regression or an exception, which explains nothing.
+		// A shrunk scenario can be an exception, which explains nothing.
 		if firstErr != nil || !*excepted && len(permitted(s)) != len(s) {
 			return false
 		}

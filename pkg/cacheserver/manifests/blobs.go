@@ -50,9 +50,13 @@ type blobSize struct {
 	ambiguous bool // manifests contradict each other
 }
 
+// maxNesting limits the indexes around a manifest for which an answer about a tag is looked up. Real images have one.
+const maxNesting = 4
+
+// ownerKey is a blob, or a manifest of an index.
 type ownerKey struct {
 	repository string
-	blob       sum
+	content    sum
 }
 
 // blobs contains the references of manifests to blobs.
@@ -101,17 +105,15 @@ func (b *blobs) record(manifest manifestKey, content []byte) {
 func (b *blobs) add(key ownerKey, owner sum, r oci.Descriptor) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if r.Role != oci.RoleManifest {
-		b.owners.Put(key, owner)
-	}
-	known, exists := b.sizes.Get(key.blob)
+	b.owners.Put(key, owner)
+	known, exists := b.sizes.Get(key.content)
 	switch {
 	case !exists:
 		known = blobSize{size: r.Size}
 	case !known.verified && known.size != r.Size:
 		known.ambiguous = true
 	}
-	b.sizes.Put(key.blob, known)
+	b.sizes.Put(key.content, known)
 }
 
 func (b *blobs) expectedSize(d digest.Digest) (int64, bool) {
@@ -138,6 +140,21 @@ func (b *blobs) requestOwner(ctx context.Context, repository string, blob digest
 		return false, err
 	}
 	return true, nil
+}
+
+// ownersOf returns the manifest that names a blob, followed by the indexes that contain it.
+func (b *blobs) ownersOf(repository string, blob digest.Digest) []digest.Digest {
+	var all []digest.Digest
+	content := sumOf(blob)
+	for range maxNesting {
+		owner, known := b.owner(ownerKey{repository, content})
+		if !known {
+			break
+		}
+		all = append(all, owner.digest())
+		content = owner
+	}
+	return all
 }
 
 func (b *blobs) owner(key ownerKey) (sum, bool) {

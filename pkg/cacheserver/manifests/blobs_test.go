@@ -132,3 +132,29 @@ func TestImport(t *testing.T) {
 		check("manifest was deleted, and no request", repository, blobs[1], false, result.NotFound)
 	})
 }
+
+// A6: the upstream has moved a tag and deleted the previous image, of which only the manifests are stored. The first pull
+// within Options.RevalidateAfter fails; the next one gets the new image.
+func TestTagOfADeletedImage(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, forEver, store.Options{})
+	content, blobs := image(7, 100)
+	child := f.upstream.addManifest(repository, "platform", content)
+	index := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"digest":%q,"size":%d}]}`, oci.MediaTypeIndex, child, len(content))
+	f.upstream.addManifest(repository, "v1", index)
+	if _, err := f.Get(t.Context(), repository, byTag); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Get(t.Context(), repository, oci.Reference{Digest: child}); err != nil {
+		t.Fatal(err)
+	}
+	f.upstream.remove(repository + "@" + child.String())
+	f.upstream.addManifest(repository, "v1", newManifest)
+	f.upstream.seen()
+
+	if _, err := f.Import(t.Context(), repository, blobs[1]); reasonOf(result.Explain(err)) != result.NotFound {
+		t.Fatalf("blob of a deleted image: %v", err)
+	}
+	f.wantCalls(t, "blob of a deleted image", "GET"+byDigest+child.String())
+	f.want(t, "next pull", byTag, newManifest, result.Miss, headTag, "GET"+byDigest+newDigest.String())
+}

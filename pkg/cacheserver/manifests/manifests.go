@@ -241,8 +241,16 @@ func (m *Manifests) Verified(d digest.Digest, size int64) { m.blobs.verified(d, 
 // upstream that is a cache itself imports an image when its manifest is requested. Import returns true if the upstream has
 // returned the manifest within the last minute; the caller then requests the blob once more. It returns false without an
 // error if no manifest with this blob was read.
+//
+// If the upstream has deleted the manifest, too, the tags of the image are resolved again by the next request.
 func (m *Manifests) Import(ctx context.Context, repository string, blob digest.Digest) (requested bool, err error) {
-	return m.blobs.requestOwner(ctx, repository, blob)
+	requested, err = m.blobs.requestOwner(ctx, repository, blob)
+	if isNotFound(err) {
+		for _, d := range m.blobs.ownersOf(repository, blob) {
+			m.tags.forget(repository, d)
+		}
+	}
+	return requested, err
 }
 
 // withTagOutcome returns a manifest as the answer to a request by tag. It returns nil for nil.
