@@ -20,7 +20,8 @@ func (s stop) Unwrap() error { return s.err }
 func Stop(err error) error { return stop{err} }
 
 // Until calls check now and then every interval until it returns nil. It returns what an error made with Stop wraps;
-// after timeout, or when ctx ends, it returns the last error of check: that is the reason of the wait.
+// after timeout, or when ctx ends, it returns the last error of check: that is the reason of the wait. If the end of the wait
+// has cut off a check that was longer than interval, the error states the duration of this check, too.
 //
 // The context of check ends with the wait, so a call that hangs cannot prolong it.
 func Until(ctx context.Context, interval, timeout time.Duration, check func(context.Context) error) error {
@@ -31,6 +32,7 @@ func Until(ctx context.Context, interval, timeout time.Duration, check func(cont
 
 	var reason error
 	for {
+		start := time.Now()
 		err := check(ctx)
 		if err == nil {
 			return nil
@@ -41,6 +43,8 @@ func Until(ctx context.Context, interval, timeout time.Duration, check func(cont
 		// A call that was cut off by the deadline says less than the one before it.
 		if reason == nil || ctx.Err() == nil {
 			reason = err
+		} else if took := time.Since(start); took > interval {
+			reason = fmt.Errorf("%w; the last check had no result after %s", reason, took.Round(time.Millisecond))
 		}
 		select {
 		case <-ctx.Done():

@@ -42,7 +42,7 @@ func TestUntilEndsWithTheReason(t *testing.T) {
 			<-ctx.Done()
 			return ctx.Err()
 		})
-		if want := "not within 1m30s: 2 of 3 nodes"; err == nil || err.Error() != want {
+		if want := "not within 1m30s: 2 of 3 nodes; the last check had no result after 10s"; err == nil || err.Error() != want {
 			t.Errorf("error is %v, want %q", err, want)
 		}
 		if got := time.Since(start); got != 90*time.Second {

@@ -19,6 +19,8 @@ const (
 	mirrorTimeout = 5 * time.Minute
 	// noMirrorTimeout is much more than the 5 s within which the unit on the nodes withdraws a cache.
 	noMirrorTimeout = 2 * time.Minute
+	// hostsTimeout limits one command in the node: on a slow disk a container engine can block for minutes.
+	hostsTimeout = 20 * time.Second
 )
 
 // Hosts returns the node's hosts.toml of an upstream, "" if it has none.
@@ -46,6 +48,8 @@ func WaitForNoMirror(ctx context.Context, node kindcluster.Node, upstreamHost st
 
 func waitForMirror(ctx context.Context, node kindcluster.Node, upstreamHost string, want bool, timeout time.Duration) error {
 	return poll.Until(ctx, mirrorInterval, timeout, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, hostsTimeout)
+		defer cancel()
 		hosts, err := Hosts(ctx, node, upstreamHost)
 		if err != nil {
 			return err

@@ -39,7 +39,7 @@ func Image(ctx context.Context, node kindcluster.Node, reference string) (time.D
 // The CRI plugin sees a new image by an event, and names it by its ID as well.
 const (
 	removeInterval = 100 * time.Millisecond
-	removeTimeout  = 30 * time.Second
+	removeTimeout  = 2 * time.Minute
 )
 
 // Remove deletes the images from the node, under all names that they have there, and waits until their content is gone, so
