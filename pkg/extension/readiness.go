@@ -38,7 +38,7 @@ type ReadinessIntervals struct {
 	// Ready holds while all is well. The resource manager notices when a pod is not ready any more, and nobody else
 	// notices a volume that was enlarged by hand, or an upstream that fails.
 	Ready time.Duration
-	// Unready holds while a pod is not ready, a volume grows or an upstream is not reachable.
+	// Unready holds while a pod is not ready, a volume grows or is not usable, or an upstream is not reachable.
 	Unready time.Duration
 }
 
@@ -48,7 +48,7 @@ type ReadinessIntervals struct {
 type readiness struct {
 	seed     client.Client
 	forShoot ShootClient
-	// proxied is how pods of the Shoot are asked about their upstreams; nil for not at all.
+	// proxied returns the configuration for requests to pods of the Shoot; nil disables the conditions that need them.
 	proxied   shootConfig
 	intervals ReadinessIntervals
 }
@@ -146,8 +146,8 @@ func (r *readiness) Reconcile(ctx context.Context, request reconcile.Request) (r
 	}
 	if r.proxied != nil {
 		config, err := r.proxied(ctx, ex.Namespace)
-		upstreamsChanged, upstreamsSettled := updateUpstreams(ctx, config, err, caches, configured)
-		changed, settled = changed || upstreamsChanged, settled && upstreamsSettled
+		reportsChanged, reportsSettled := updateReports(ctx, config, err, caches, configured)
+		changed, settled = changed || reportsChanged, settled && reportsSettled
 	}
 	if changed {
 		// With a lock: the addresses in caches are those of the moment when ex was read.

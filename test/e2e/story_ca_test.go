@@ -37,7 +37,7 @@ var _ = Describe("A cache of an upstream with a private CA", Ordered, Label("ca"
 		Expect(err).NotTo(HaveOccurred())
 		Expect(outcome.FromCache).To(BeZero(), "%+v", outcome)
 		Eventually(func(g Gomega) {
-			condition := upstreamCondition(ctx, g, result.Namespace)
+			condition := cacheCondition(ctx, g, result.Namespace, "UpstreamReachable")
 			g.Expect(condition.Status).To(Equal(metav1.ConditionFalse))
 			g.Expect(condition.Reason).To(Equal("CertificateNotTrusted"))
 			g.Expect(condition.Message).To(ContainSubstring("caBundleSecretReferenceName"))
@@ -48,7 +48,7 @@ var _ = Describe("A cache of an upstream with a private CA", Ordered, Label("ca"
 	It("serves pulls after the Shoot owner adds the CA in a Secret", func(ctx context.Context) {
 		result = applyShoot(ctx, withResource(shootOf("v1alpha3", "- upstream: quay.io\n  volume:\n    size: 1Gi\n  caBundleSecretReferenceName: roots"), "roots", secret))
 		Eventually(func(g Gomega) {
-			g.Expect(upstreamCondition(ctx, g, result.Namespace).Status).To(Equal(metav1.ConditionTrue))
+			g.Expect(cacheCondition(ctx, g, result.Namespace, "UpstreamReachable").Status).To(Equal(metav1.ConditionTrue))
 		}).WithContext(ctx).WithTimeout(3 * time.Minute).Should(Succeed())
 		waitForCaches(ctx, result)
 		outcome, err := pull.Measured(ctx, tb.Upstream, workers()[0], newSample(ctx, "quay.io", small).tag)

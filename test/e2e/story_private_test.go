@@ -46,7 +46,7 @@ var _ = Describe("A cache of a private upstream", Ordered, Label("private"), fun
 		_, err := pull.Measured(ctx, tb.Upstream, workers()[0], newSample(ctx, "quay.io", small).tag)
 		Expect(err).To(HaveOccurred(), "without credentials nobody may pull it")
 		Eventually(func(g Gomega) {
-			condition := upstreamCondition(ctx, g, result.Namespace)
+			condition := cacheCondition(ctx, g, result.Namespace, "UpstreamReachable")
 			g.Expect(condition.Status).To(Equal(metav1.ConditionFalse))
 			g.Expect(condition.Reason).To(Equal("Unauthorized"))
 			g.Expect(condition.Message).To(ContainSubstring("secretReferenceName"))
@@ -62,7 +62,8 @@ var _ = Describe("A cache of a private upstream", Ordered, Label("private"), fun
 		Expect(err).NotTo(HaveOccurred())
 		Expect(outcome.FromNodes).To(BeZero(), "%+v", outcome)
 		Eventually(func(g Gomega) {
-			g.Expect(upstreamCondition(ctx, g, result.Namespace).Status).To(Equal(metav1.ConditionTrue))
+			g.Expect(cacheCondition(ctx, g, result.Namespace, "UpstreamReachable").Status).To(Equal(metav1.ConditionTrue))
+			g.Expect(cacheCondition(ctx, g, result.Namespace, "VolumeUsable").Status).To(Equal(metav1.ConditionTrue))
 		}).WithContext(ctx).Should(Succeed())
 		expectSamePod(ctx, pod)
 	}, SpecTimeout(5*time.Minute))
@@ -129,14 +130,14 @@ func expectSamePod(ctx context.Context, before *corev1.Pod) {
 	Expect(after.Status.ContainerStatuses[0].RestartCount).To(BeZero())
 }
 
-// upstreamCondition is what the Extension says about the only upstream.
-func upstreamCondition(ctx context.Context, g Gomega, namespace string) metav1.Condition {
+// cacheCondition returns a condition of the only cache of the Extension.
+func cacheCondition(ctx context.Context, g Gomega, namespace, conditionType string) metav1.Condition {
 	extension := &extensionsv1alpha1.Extension{}
 	g.Expect(kube.Get(ctx, types.NamespacedName{Namespace: namespace, Name: "registry-cache"}, extension)).To(Succeed())
 	status, err := registry.DecodeStatus(extension.Status.ProviderStatus.Raw)
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(status.Caches).To(HaveLen(1))
-	condition := meta.FindStatusCondition(status.Caches[0].Conditions, "UpstreamReachable")
+	condition := meta.FindStatusCondition(status.Caches[0].Conditions, conditionType)
 	g.Expect(condition).NotTo(BeNil())
 	return *condition
 }

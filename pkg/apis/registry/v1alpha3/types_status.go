@@ -17,6 +17,9 @@ const (
 	// ConditionUpstreamReachable is the type of the condition that tells whether the upstream of a cache answers it, and if
 	// not, what to do. A cache serves what it has whatever it is.
 	ConditionUpstreamReachable = "UpstreamReachable"
+	// ConditionVolumeUsable is the type of the condition that reports whether a cache can read and write its volume, and if
+	// not, the consequence for pulls and what to do. Pulls succeed for each status.
+	ConditionVolumeUsable = "VolumeUsable"
 )
 
 // RegistryStatus is what the controller writes to status.providerStatus of the Extension: what the nodes need to know
@@ -55,7 +58,7 @@ type RegistryCacheStatus struct {
 	// +optional
 	Volume *VolumeStatus `json:"volume,omitempty"`
 	// Conditions tell how the cache is. The type Ready is always there, VolumeResized together with the volume,
-	// UpstreamReachable as soon as the cache was asked about its upstream.
+	// UpstreamReachable and VolumeUsable as soon as the cache was asked about its upstream and its volume.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

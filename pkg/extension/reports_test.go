@@ -4,10 +4,12 @@ package extension
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,22 +30,34 @@ import (
 type pods struct {
 	*httptest.Server
 	mu sync.Mutex // guards what follows
-	// answers are by the name of the pod.
-	answers map[string]http.HandlerFunc
-	asked   []string
+	// answers are by the name of the pod, and volumes too: the responses about the volume. The default is a usable volume, or
+	// no pod if the pod has no answer.
+	answers, volumes map[string]http.HandlerFunc
+	asked            []string
 }
 
 const noPod = `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404,"message":"pods not found"}`
 
 func newPods(t *testing.T) *pods {
 	t.Helper()
-	p := &pods{answers: map[string]http.HandlerFunc{}}
+	p := &pods{answers: map[string]http.HandlerFunc{}, volumes: map[string]http.HandlerFunc{}}
 	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.mu.Lock()
 		p.asked = append(p.asked, r.Method+" "+r.URL.Path)
 		pod, ours := strings.CutPrefix(r.URL.Path, "/api/v1/namespaces/kube-system/pods/")
-		pod, debug := strings.CutSuffix(pod, ":5001/proxy/upstream")
+		pod, path, debug := strings.Cut(pod, ":5001/proxy/")
 		answer := p.answers[pod]
+		switch path {
+		case "upstream":
+		case "volume":
+			if volume := p.volumes[pod]; volume != nil {
+				answer = volume
+			} else if answer != nil {
+				answer = volumeStates("ok", "Usable", "", "")
+			}
+		default:
+			debug = false
+		}
 		p.mu.Unlock()
 		if !ours || !debug || answer == nil {
 			answers(http.StatusNotFound, noPod)(w, r)
@@ -61,6 +75,12 @@ func (p *pods) set(pod string, answer http.HandlerFunc) {
 	p.answers[pod] = answer
 }
 
+func (p *pods) setVolume(pod string, answer http.HandlerFunc) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.volumes[pod] = answer
+}
+
 func (p *pods) config(context.Context, string) (*rest.Config, error) {
 	return &rest.Config{Host: p.URL}, nil
 }
@@ -74,6 +94,11 @@ func answers(status int, body string) http.HandlerFunc {
 
 func states(reachable, reason, message string) http.HandlerFunc {
 	return answers(http.StatusOK, `{"reachable":"`+reachable+`","reason":"`+reason+`","message":"`+message+`","since":"2026-01-01T00:00:00Z","aFieldOfTomorrow":1}`)
+}
+
+// volumeStates returns a report about a volume. problems is the JSON of the elements of the list.
+func volumeStates(state, reason, message, problems string) http.HandlerFunc {
+	return answers(http.StatusOK, `{"version":1,"state":"`+state+`","reason":"`+reason+`","message":"`+message+`","since":"2026-01-01T00:00:00Z","problems":[`+problems+`]}`)
 }
 
 func TestUpstreamReachable(t *testing.T) {
@@ -109,17 +134,17 @@ func TestUpstreamReachable(t *testing.T) {
 			metav1.Condition{Status: "False", Reason: "Unreachable", Message: "connection refused" + served + ". Check that the upstream is up, that pods of the Shoot can reach it, and remoteURL and proxy if the cache has them"}, testIntervals.Unready},
 		{"not asked", "", states("unknown", "NotAsked", "nothing was asked yet"), metav1.Condition{Status: "Unknown", Reason: "NotAsked", Message: "nothing was asked yet"}, testIntervals.Unready},
 		{"stock registry", "", answers(404, "404 page not found\n"),
-			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "the server in pod " + pod + " does not tell about its upstream"}, testIntervals.Ready},
+			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "the server in pod " + pod + " does not report the state of its upstream"}, testIntervals.Ready},
 		{"no pod", "", answers(404, noPod),
-			metav1.Condition{Status: "Unknown", Reason: "NotAnswered", Message: "pod " + pod + " was not asked: the API server of the Shoot answered 404 Not Found"}, testIntervals.Unready},
+			metav1.Condition{Status: "Unknown", Reason: "NotAnswered", Message: "pod " + pod + " did not respond: the API server of the Shoot returned 404 Not Found"}, testIntervals.Unready},
 		{"pod does not listen", "", answers(503, "connection refused"),
-			metav1.Condition{Status: "Unknown", Reason: "NotAnswered", Message: "pod " + pod + " was not asked: the API server of the Shoot answered 503 Service Unavailable"}, testIntervals.Unready},
+			metav1.Condition{Status: "Unknown", Reason: "NotAnswered", Message: "pod " + pod + " did not respond: the API server of the Shoot returned 503 Service Unavailable"}, testIntervals.Unready},
 		{"no JSON", "", answers(200, "<html>"),
-			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "what the server in pod " + pod + " tells about its upstream cannot be read"}, testIntervals.Ready},
+			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "the server in pod " + pod + " reports the state of its upstream in an unknown format"}, testIntervals.Ready},
 		{"too long", "", answers(200, `{"reachable":"yes","reason":"Answers"}`+strings.Repeat(" ", contract.MaxUpstreamState)),
-			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "what the server in pod " + pod + " tells about its upstream cannot be read"}, testIntervals.Ready},
+			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "the server in pod " + pod + " reports the state of its upstream in an unknown format"}, testIntervals.Ready},
 		{"reason that is none", "", states("no", "a reason with spaces", ""),
-			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "what the server in pod " + pod + " tells about its upstream cannot be read"}, testIntervals.Ready},
+			metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "the server in pod " + pod + " reports the state of its upstream in an unknown format"}, testIntervals.Ready},
 		{"long message", "", states("yes", "Answers", strings.Repeat("x", 10_000)),
 			metav1.Condition{Status: "True", Reason: "Answers", Message: strings.Repeat("x", contract.MaxUpstreamMessage-len("…")) + "…"}, testIntervals.Ready},
 	} {
@@ -150,7 +175,9 @@ func TestUpstreamReachable(t *testing.T) {
 			if diff := cmp.Diff(&tc.want, got, cmpopts.IgnoreFields(metav1.Condition{}, "LastTransitionTime")); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
-			if want := []string{"GET /api/v1/namespaces/kube-system/pods/" + pod + ":5001/proxy/upstream"}; !cmp.Equal(want, p.asked) {
+			prefix := "GET /api/v1/namespaces/kube-system/pods/" + pod + ":5001/proxy/"
+			slices.Sort(p.asked)
+			if want := []string{prefix + "upstream", prefix + "volume"}; !cmp.Equal(want, p.asked) {
 				t.Errorf("asked for %v, want %v", p.asked, want)
 			}
 
@@ -158,6 +185,66 @@ func TestUpstreamReachable(t *testing.T) {
 			before := s.writes
 			if _, err := r.Reconcile(t.Context(), request); err != nil || s.writes != before {
 				t.Errorf("%d writes, error %v", s.writes-before, err)
+			}
+		})
+	}
+}
+
+func TestVolumeUsable(t *testing.T) {
+	t.Parallel()
+	document, err := json.Marshal(contract.NewVolumeState(contract.ReasonIOError, "read a: input/output error", time.Unix(1, 0), nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const (
+		pod         = "registry-docker-io-0"
+		passThrough = ". The cache serves its readable content, and passes other content through. "
+		storage     = "Check the storage of the PersistentVolume"
+		access      = ". The cache serves all other content. Delete them, or give the user of the pod access"
+		file        = `{"path":"docker/a","message":"permission denied"}`
+	)
+	for _, tc := range []struct {
+		name   string
+		ready  int32
+		answer http.HandlerFunc
+		want   metav1.Condition
+		again  time.Duration
+	}{
+		{"usable", 1, volumeStates("ok", "Usable", "", ""), metav1.Condition{Status: "True", Reason: "Usable", Message: "the cache can read and write"}, testIntervals.Ready},
+		{"response of the server", 1, answers(200, string(document)), metav1.Condition{Status: "False", Reason: "IOError", Message: "read a: input/output error" + passThrough + storage}, testIntervals.Unready},
+		{"full", 1, volumeStates("full", "VolumeFull", "no space left", file), metav1.Condition{Status: "False", Reason: "VolumeFull", Message: "no space left" + passThrough + "Increase volume.size, or decrease garbageCollection.ttl"}, testIntervals.Unready},
+		{"read-only", 1, volumeStates("read-only", "NotWritable", "read-only file system", ""),
+			metav1.Condition{Status: "False", Reason: "NotWritable", Message: "read-only file system" + passThrough + "Check whether the file system is mounted read-only, and the owner and the permissions of its root directory"}, testIntervals.Unready},
+		{"hung, so the pod is not ready", 0, volumeStates("hung", "NoResponse", "no result", ""),
+			metav1.Condition{Status: "False", Reason: "NoResponse", Message: "no result. Nodes pull from the upstream until the volume responds. " + storage}, testIntervals.Unready},
+		{"unusable file", 1, volumeStates("ok", "Usable", "", file),
+			metav1.Condition{Status: "False", Reason: "UnusableFiles", Message: "the cache cannot use these files and directories: docker/a: permission denied" + access}, testIntervals.Unready},
+		{"many unusable files", 1, volumeStates("ok", "Usable", "", strings.Repeat(file+",", 4)+file),
+			metav1.Condition{Status: "False", Reason: "UnusableFiles", Message: "the cache cannot use these files and directories: " + strings.Repeat("docker/a: permission denied; ", 3) +
+				"and 2 more, see /volume on port 5001 of the pod" + access}, testIntervals.Unready},
+		{"stock registry", 1, answers(404, "404 page not found\n"), metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "the server in pod " + pod + " does not report the state of its volume"}, testIntervals.Ready},
+		{"no pod", 0, answers(404, noPod), metav1.Condition{Status: "Unknown", Reason: "NotAnswered", Message: "pod " + pod + " did not respond: the API server of the Shoot returned 404 Not Found"}, testIntervals.Unready},
+		{"unknown reason", 1, volumeStates("ok", "Sideways", "", ""), metav1.Condition{Status: "Unknown", Reason: "NotReported", Message: "the server in pod " + pod + " reports the state of its volume in an unknown format"}, testIntervals.Ready},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s, p := newTestShoot(t), newPods(t)
+			s.reconcile(t, s.ask(t, "docker.io"))
+			s.setReady(t, "docker.io", tc.ready)
+			p.set(pod, states("yes", "Answers", ""))
+			p.setVolume(pod, tc.answer)
+			r := &readiness{seed: s.seed, forShoot: s.client, proxied: p.config, intervals: testIntervals}
+			result, err := r.Reconcile(t.Context(), request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if result.RequeueAfter != tc.again {
+				t.Errorf("looks again after %s, want %s", result.RequeueAfter, tc.again)
+			}
+			tc.want.Type = "VolumeUsable"
+			got := meta.FindStatusCondition(s.status(t).Caches[0].Conditions, v1alpha3.ConditionVolumeUsable)
+			if diff := cmp.Diff(&tc.want, got, cmpopts.IgnoreFields(metav1.Condition{}, "LastTransitionTime")); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
 	}
@@ -228,7 +315,7 @@ func TestUpstreamsDoNotDisturbEachOther(t *testing.T) {
 	for i, ready := range []metav1.ConditionStatus{"True", "True", "False"} {
 		meta.SetStatusCondition(&caches[i].Conditions, metav1.Condition{Type: "Ready", Status: ready, Reason: "x"})
 	}
-	changed, settled := updateUpstreams(ctx, config, err, caches, configuredCaches(logr.Discard(), s.extension(t)))
+	changed, settled := updateReports(ctx, config, err, caches, configuredCaches(logr.Discard(), s.extension(t)))
 	if !changed || settled {
 		t.Errorf("changed: %t, settled: %t", changed, settled)
 	}
@@ -269,7 +356,7 @@ func TestPodsDoNotRedirect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := proxy.get(t.Context(), "p"); got.status != http.StatusFound || got.err != nil {
+	if got := proxy.get(t.Context(), "p", podReports[0]); got.status != http.StatusFound || got.err != nil {
 		t.Errorf("got %d, %v", got.status, got.err)
 	}
 }
