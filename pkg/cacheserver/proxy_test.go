@@ -70,10 +70,13 @@ func newConnectProxy(t *testing.T, target string) *connectProxy {
 	return p
 }
 
-func (p *connectProxy) seen() []string {
+// take returns the requests since the last call.
+func (p *connectProxy) take() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append([]string(nil), p.requests...)
+	requests := p.requests
+	p.requests = nil
+	return requests
 }
 
 // startProcess runs a server in a process of its own with more variables, until the end of the test. It returns its
@@ -114,59 +117,117 @@ func startProcess(t *testing.T, cfg config.Config, variables ...string) (address
 	return string(got), stop
 }
 
-// TestProxy lets the environment name a proxy. Go reads it once in a process, and never uses a proxy for loopback, so
-// the server is another process and its upstream a name that only the proxy resolves.
-func TestProxy(t *testing.T) {
-	t.Parallel()
-	const host = "registry.test" // reserved by RFC 6761
-	u := newFaulty(t, upstream.Options{DefaultHost: host})
+// proxiedUpstream is a cache in another process whose upstream only the proxy can reach: Go reads the environment once in a
+// process, and never uses a proxy for loopback, so the name of the upstream is one that only the proxy resolves.
+type proxiedUpstream struct {
+	*faulty
+	proxy *connectProxy
+	cfg   config.Config
+}
+
+const proxiedHost = "registry.test" // reserved by RFC 6761
+
+func newProxiedUpstream(t *testing.T) *proxiedUpstream {
+	t.Helper()
+	u := newFaulty(t, upstream.Options{DefaultHost: proxiedHost})
 	image := u.push(t, tag, 1)
-	if err := u.Push(t.Context(), host+"/"+repository+":"+tag, image); err != nil {
+	if err := u.Push(t.Context(), proxiedHost+"/"+repository+":"+tag, image); err != nil {
 		t.Fatal(err)
 	}
 	ca := newCA(t)
 	var certificate atomic.Pointer[tls.Certificate]
-	certificate.Store(certificateOf(t, ca, host))
+	certificate.Store(certificateOf(t, ca, proxiedHost))
 	front := serveTLS(t, u.Handler(), &certificate)
-	proxy := newConnectProxy(t, front.Listener.Addr().String())
 	cfg := u.config(t)
-	cfg.Upstream.Host, cfg.Upstream.RemoteURL = host, "https://"+host
+	cfg.Upstream.Host, cfg.Upstream.RemoteURL = proxiedHost, "https://"+proxiedHost
 	if err := os.WriteFile(cfg.Upstream.CAFile, ca.PEM(), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	address, stop := startProcess(t, cfg, "HTTPS_PROXY=http://robot:passwordSECRET@"+proxy.Listener.Addr().String(), "NO_PROXY=other.test")
+	return &proxiedUpstream{faulty: u, proxy: newConnectProxy(t, front.Listener.Addr().String()), cfg: cfg}
+}
+
+// variable returns the variable of the environment for the proxy. user is empty or ends with "@".
+func (u *proxiedUpstream) variable(user string) string {
+	return "HTTPS_PROXY=http://" + user + u.proxy.Listener.Addr().String()
+}
+
+// get requests content from the cache at address.
+func (u *proxiedUpstream) get(t *testing.T, address, name string) {
+	t.Helper()
 	var transport http.Transport
 	defer transport.CloseIdleConnections()
-	for _, name := range []string{u.tag(), u.blob()} {
-		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+address+"/v2/"+repository+"/"+name, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := transport.RoundTrip(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		if got, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK || !bytes.Equal(got, u.contents[name[strings.IndexByte(name, '/')+1:]]) {
-			t.Errorf("%s: %d, %d bytes, %v", name, resp.StatusCode, len(got), err)
-		}
+	req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+address+"/v2/"+repository+"/"+name, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
-	want := "CONNECT " + host + ":443 Basic " + base64.StdEncoding.EncodeToString([]byte("robot:passwordSECRET"))
-	for _, got := range proxy.seen() {
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK || !bytes.Equal(got, u.contents[name[strings.IndexByte(name, '/')+1:]]) {
+		t.Errorf("%s: %d, %d bytes, %v", name, resp.StatusCode, len(got), err)
+	}
+}
+
+// expectConnects compares the requests of the proxy since the last call. It wants at least one, with these credentials.
+func (u *proxiedUpstream) expectConnects(t *testing.T, credentials string) {
+	t.Helper()
+	want := "CONNECT " + proxiedHost + ":443 Basic " + base64.StdEncoding.EncodeToString([]byte(credentials))
+	seen := u.proxy.take()
+	for _, got := range seen {
 		if got != want {
 			t.Errorf("the proxy got %q, want %q", got, want)
 		}
 	}
-	if len(proxy.seen()) == 0 {
+	if len(seen) == 0 {
 		t.Error("the proxy got nothing")
 	}
-	for _, q := range u.Requests() {
-		if q.Host != host || q.UserAgent != "registry-cache/dev" {
-			t.Errorf("the upstream got a request for %s from %q", q.Host, q.UserAgent)
-		}
-	}
-	proxy.CloseClientConnections()
+}
+
+// expectNoSecret ends the cache and wants no password in its log.
+func (u *proxiedUpstream) expectNoSecret(t *testing.T, stop func() string) {
+	t.Helper()
+	u.proxy.CloseClientConnections()
 	if log := stop(); strings.Contains(log, "SECRET") {
 		t.Errorf("the password of the proxy is in the log:\n%s", log)
 	}
+}
+
+func TestProxy(t *testing.T) {
+	t.Parallel()
+	u := newProxiedUpstream(t)
+	address, stop := startProcess(t, u.cfg, u.variable("robot:passwordSECRET@"), "NO_PROXY=other.test")
+	for _, name := range []string{u.tag(), u.blob()} {
+		u.get(t, address, name)
+	}
+	u.expectConnects(t, "robot:passwordSECRET")
+	for _, q := range u.Requests() {
+		if q.Host != proxiedHost || q.UserAgent != "registry-cache/dev" {
+			t.Errorf("the upstream got a request for %s from %q", q.Host, q.UserAgent)
+		}
+	}
+	u.expectNoSecret(t, stop)
+}
+
+// The files are replaced by the kubelet; the next request uses them.
+func TestProxyCredentials(t *testing.T) {
+	t.Parallel()
+	u := newProxiedUpstream(t)
+	u.cfg.Upstream.ProxyCredentialsDir = t.TempDir()
+	write := func(file, content string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(u.cfg.Upstream.ProxyCredentialsDir, file), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("proxy-username", "robot")
+	write("proxy-password", "p@ss:/SECRET\n")
+	address, stop := startProcess(t, u.cfg, u.variable(""))
+	u.get(t, address, u.tag())
+	u.expectConnects(t, "robot:p@ss:/SECRET")
+	write("proxy-password", "newSECRET")
+	u.get(t, address, u.blob())
+	u.expectConnects(t, "robot:newSECRET")
+	u.expectNoSecret(t, stop)
 }

@@ -124,15 +124,16 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 		Registerer: registry,
 	})
 	s.upstream, err = upstream.New(cfg.Upstream.RemoteURL, upstream.Options{
-		CAFile:         cfg.Upstream.CAFile,
-		CredentialsDir: cfg.Upstream.CredentialsDir,
-		UserAgent:      "registry-cache/" + o.Version,
-		HeaderTimeout:  time.Duration(cfg.Upstream.HeaderTimeout),
-		IdleTimeout:    o.IdleTimeout,
-		MaxTransfers:   o.MaxTransfers,
-		QueueTimeout:   o.QueueTimeout,
-		Logger:         o.Logger,
-		Registerer:     registry,
+		CAFile:              cfg.Upstream.CAFile,
+		CredentialsDir:      cfg.Upstream.CredentialsDir,
+		ProxyCredentialsDir: cfg.Upstream.ProxyCredentialsDir,
+		UserAgent:           "registry-cache/" + o.Version,
+		HeaderTimeout:       time.Duration(cfg.Upstream.HeaderTimeout),
+		IdleTimeout:         o.IdleTimeout,
+		MaxTransfers:        o.MaxTransfers,
+		QueueTimeout:        o.QueueTimeout,
+		Logger:              o.Logger,
+		Registerer:          registry,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("configuring upstream %s: %w", cfg.Upstream.Host, err)

@@ -18,19 +18,39 @@ const (
 	// files in which the cache server finds them.
 	UsernameKey = "username"
 	PasswordKey = "password"
+	// ProxyUsernameKey and ProxyPasswordKey are the names of the files in which the cache server finds the credentials for
+	// a proxy. In the Secret of the Shoot owner, their keys are UsernameKey and PasswordKey.
+	ProxyUsernameKey = "proxy-username"
+	ProxyPasswordKey = "proxy-password"
 	// CABundleKey is the key of a Secret with certificate authorities in PEM.
 	CABundleKey = "bundle.crt"
 
 	// MaxCredential is the maximum size of a username and of a password, in bytes. MaxCABundle is that of a bundle of
-	// certificate authorities; Debian's bundle of all public roots has 220 KiB. Credentials, the Shoot owner's bundle and
-	// the operator's bundle of one cache fit together into one Secret, which Kubernetes limits to 1 MiB.
-	MaxCredential = 64 << 10
-	MaxCABundle   = 400 << 10
+	// certificate authorities; Debian's bundle of all public roots has 220 KiB. MaxProxyCredential is that of a username and
+	// of a password for a proxy, which are sent in a header. The credentials of both kinds, the Shoot owner's bundle and the
+	// operator's bundle of one cache fit together into one Secret, which Kubernetes limits to 1 MiB.
+	MaxCredential      = 64 << 10
+	MaxProxyCredential = 1 << 10
+	MaxCABundle        = 400 << 10
 )
 
 // Credential returns the credential in the value of a Secret or in a file: a Secret made from a file often ends with a
 // line end, which is not part of it.
 func Credential(content []byte) string { return strings.TrimRight(string(content), "\r\n") }
+
+// CheckProxyCredentials checks two results of Credential. The error does not repeat them.
+func CheckProxyCredentials(username, password string) error {
+	if err := CheckUsername(username); err != nil {
+		return fmt.Errorf("username: %w", err)
+	}
+	if err := CheckPassword(password); err != nil {
+		return fmt.Errorf("password: %w", err)
+	}
+	if len(username) > MaxProxyCredential || len(password) > MaxProxyCredential {
+		return fmt.Errorf("username and password must have at most %d bytes each", MaxProxyCredential)
+	}
+	return nil
+}
 
 // CheckUsername checks a result of Credential. The error does not repeat it.
 func CheckUsername(username string) error {

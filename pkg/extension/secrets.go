@@ -68,11 +68,9 @@ func (a *Actuator) referencedSecrets(ctx context.Context, namespace string, shoo
 	all := map[string]desired.Secrets{}
 	for _, cache := range config.Caches {
 		var secrets desired.Secrets
-		if credentials := data(cache.SecretReferenceName); credentials != nil {
-			secrets.Credentials = &desired.Credentials{
-				Username: contract.Credential(credentials[contract.UsernameKey]),
-				Password: contract.Credential(credentials[contract.PasswordKey]),
-			}
+		secrets.Credentials = credentialsIn(data(cache.SecretReferenceName))
+		if cache.Proxy != nil {
+			secrets.ProxyCredentials = credentialsIn(data(cache.Proxy.SecretReferenceName))
 		}
 		secrets.CABundle = string(data(cache.CABundleSecretReferenceName)[contract.CABundleKey])
 		if secrets != (desired.Secrets{}) {
@@ -80,6 +78,17 @@ func (a *Actuator) referencedSecrets(ctx context.Context, namespace string, shoo
 		}
 	}
 	return all, nil
+}
+
+// credentialsIn returns the credentials in the data of a Secret, nil for nil.
+func credentialsIn(data map[string][]byte) *desired.Credentials {
+	if data == nil {
+		return nil
+	}
+	return &desired.Credentials{
+		Username: contract.Credential(data[contract.UsernameKey]),
+		Password: contract.Credential(data[contract.PasswordKey]),
+	}
 }
 
 // referencedSecret reads the copy of a Secret and gives it the name by which the Shoot owner knows it. If there is none

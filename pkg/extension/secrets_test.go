@@ -95,6 +95,22 @@ func TestSecretsOfTheShootOwner(t *testing.T) {
 	}
 }
 
+func TestProxyCredentials(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	s.copySecret(t, "proxy-1", map[string]string{"username": "robot", "password": "hunter2"})
+	s.refer(t, map[string]string{"proxy": "proxy-1"})
+	s.reconcile(t, s.askRaw(t, []byte(`{"apiVersion":"registry.extensions.gardener.cloud/v1alpha3","kind":"RegistryConfig","caches":[
+		{"upstream":"docker.io","proxy":{"httpsProxy":"http://proxy:3128","secretReferenceName":"proxy"}}]}`)))
+	config := s.configSecret(t, "registry-docker-io")
+	if diff := cmp.Diff(map[string]string{"proxy-username": "robot", "proxy-password": "hunter2"}, withoutConfig(config)); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	if line := "proxyCredentialsDir: /etc/registry-cache"; !strings.Contains(config["config.yaml"], line) {
+		t.Errorf("the configuration does not contain %q:\n%s", line, config["config.yaml"])
+	}
+}
+
 func TestBadSecretChangesNothing(t *testing.T) {
 	t.Parallel()
 	const (

@@ -115,7 +115,7 @@ func TestDecodeNewerVersions(t *testing.T) {
   garbageCollection: {ttl: 0s, highWatermark: 70, lowWatermark: 20}
   secretReferenceName: our-credentials
   caBundleSecretReferenceName: our-roots
-  proxy: {httpProxy: "http://proxy:3128", httpsProxy: "http://proxy:3129", noProxy: "10.0.0.0/8,.example.com"}
+  proxy: {httpProxy: "http://proxy:3128", httpsProxy: "http://proxy:3129", noProxy: "10.0.0.0/8,.example.com", secretReferenceName: our-proxy}
   http: {tls: false}
   highAvailability: {enabled: true}
   serviceNameSuffix: ours`, v1alpha3.RegistryCache{
@@ -126,7 +126,7 @@ func TestDecodeNewerVersions(t *testing.T) {
 			GarbageCollection: &v1alpha3.GarbageCollection{
 				TTL: &metav1.Duration{}, HighWatermark: new(int32(70)), LowWatermark: new(int32(20)),
 			},
-			Proxy:                       &v1alpha3.Proxy{HTTPProxy: new("http://proxy:3128"), HTTPSProxy: new("http://proxy:3129"), NoProxy: new("10.0.0.0/8,.example.com")},
+			Proxy:                       &v1alpha3.Proxy{HTTPProxy: new("http://proxy:3128"), HTTPSProxy: new("http://proxy:3129"), NoProxy: new("10.0.0.0/8,.example.com"), SecretReferenceName: new("our-proxy")},
 			HighAvailability:            &v1alpha3.HighAvailability{Enabled: new(true)},
 			SecretReferenceName:         new("our-credentials"),
 			CABundleSecretReferenceName: new("our-roots"),

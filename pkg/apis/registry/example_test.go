@@ -53,7 +53,7 @@ func TestExampleShoots(t *testing.T) {
 		asDescribed := func(name string) (*corev1.Secret, error) {
 			secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, Immutable: new(true)}
 			switch name {
-			case "example-credentials-1":
+			case "example-credentials-1", "example-proxy-1":
 				secret.Data = map[string][]byte{"username": []byte("robot"), "password": []byte("hunter2")}
 			case "example-roots-1":
 				secret.Data = map[string][]byte{"bundle.crt": roots}

@@ -46,6 +46,10 @@ type Upstream struct {
 	CAFile string `json:"caFile,omitempty"`
 	// CredentialsDir is a folder with the files "username" and "password". Empty means anonymous.
 	CredentialsDir string `json:"credentialsDir,omitempty"`
+	// ProxyCredentialsDir is a folder with the files "proxy-username" and "proxy-password": the credentials for the proxies
+	// in the environment variables HTTP_PROXY and HTTPS_PROXY, for HTTP Basic authentication. They are read again after a
+	// change. Empty means those in the URLs of the variables.
+	ProxyCredentialsDir string `json:"proxyCredentialsDir,omitempty"`
 	// HeaderTimeout is the time in which the upstream must send the header of a response, including connecting and
 	// authenticating, from more than 0s to 28s: containerd waits 30 s for the cache. A longer time helps upstreams that are
 	// slow, for example because they are caches themselves. A shorter time helps if the upstream often accepts connections

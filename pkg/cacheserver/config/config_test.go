@@ -120,7 +120,7 @@ func TestValidate(t *testing.T) {
 func TestMarshal(t *testing.T) {
 	t.Parallel()
 	full := Default()
-	full.Upstream = Upstream{Host: "registry.example.com:5000", RemoteURL: "https://[2001:db8::1]:5000", CAFile: "/ca.crt", CredentialsDir: "/credentials"}
+	full.Upstream = Upstream{Host: "registry.example.com:5000", RemoteURL: "https://[2001:db8::1]:5000", CAFile: "/ca.crt", CredentialsDir: "/credentials", ProxyCredentialsDir: "/proxy"}
 	full.Listen.TLS = TLS{CertFile: "/tls.crt", KeyFile: "/tls.key"}
 	full.GarbageCollection.TTL = 0
 	got, err := full.Marshal()

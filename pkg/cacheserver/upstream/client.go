@@ -24,6 +24,7 @@ import (
 
 	"github.com/registry-cache/extension/pkg/cacheserver/background"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream/auth"
+	"github.com/registry-cache/extension/pkg/contract"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -58,6 +59,9 @@ type Options struct {
 	// CredentialsDir is a folder with the files "username" and "password". They are read for each use. Empty means
 	// anonymous.
 	CredentialsDir string
+	// ProxyCredentialsDir is a folder with the files "proxy-username" and "proxy-password" for the proxies in the environment
+	// variables HTTP_PROXY and HTTPS_PROXY. They are read for each request. Empty means those in the URLs of the variables.
+	ProxyCredentialsDir string
 	// UserAgent is sent with every request; empty means Go's default.
 	UserAgent string
 	// HeaderTimeout is the time from the start of a request, including connecting and authenticating, to the end of the
@@ -122,7 +126,7 @@ func New(remoteURL string, o Options) (*Client, error) {
 		return nil, err
 	}
 	responses := &responseTransport{next: transport, userAgent: o.UserAgent, httpsOnly: remote.Scheme == "https"}
-	credentials, err := readCredentials(o.CredentialsDir)
+	credentials, err := readCredentials(o.CredentialsDir, contract.UsernameKey, contract.PasswordKey)
 	if err != nil {
 		return nil, err
 	}

@@ -4,21 +4,23 @@ package upstream
 
 import (
 	"fmt"
+	"net/http"
+	"net/url"
 	"path/filepath"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream/auth"
 	"github.com/registry-cache/extension/pkg/contract"
 )
 
-// readCredentials returns a function that reads the files "username" and "password" in dir, so that a rotation needs no
-// restart. It returns nil without a folder, and an error if the files are not readable now.
-func readCredentials(dir string) (func() (auth.Credentials, error), error) {
+// readCredentials returns a function that reads the credentials in two files in dir, so that a rotation needs no restart. It
+// returns nil without a folder, and an error if the files are not readable now.
+func readCredentials(dir, username, password string) (func() (auth.Credentials, error), error) {
 	if dir == "" {
 		return nil, nil
 	}
 	read := func() (auth.Credentials, error) {
 		var values [2]string
-		for i, file := range []string{contract.UsernameKey, contract.PasswordKey} {
+		for i, file := range []string{username, password} {
 			content, err := readFile(filepath.Join(dir, file))
 			if err != nil {
 				return auth.Credentials{}, fmt.Errorf("reading credentials: %w", err)
@@ -29,4 +31,32 @@ func readCredentials(dir string) (func() (auth.Credentials, error), error) {
 	}
 	_, err := read()
 	return read, err
+}
+
+// proxyFunc returns the proxy for a request, nil for none, as http.Transport.Proxy does.
+type proxyFunc func(*http.Request) (*url.URL, error)
+
+// newProxyFunc returns a function for the proxies of the environment, with the credentials in dir. http.Transport sends them
+// to the proxy only, and opens new connections for new credentials.
+func newProxyFunc(dir string) (proxyFunc, error) {
+	credentials, err := readCredentials(dir, contract.ProxyUsernameKey, contract.ProxyPasswordKey)
+	if err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
+	if credentials == nil {
+		return http.ProxyFromEnvironment, nil
+	}
+	return func(r *http.Request) (*url.URL, error) {
+		address, err := http.ProxyFromEnvironment(r)
+		if err != nil || address == nil {
+			return nil, err
+		}
+		user, err := credentials()
+		if err != nil {
+			return nil, fmt.Errorf("proxy: %w", err)
+		}
+		withUser := *address
+		withUser.User = url.UserPassword(user.Username, user.Password)
+		return &withUser, nil
+	}, nil
 }

@@ -25,6 +25,7 @@ const maxFileSize = 1 << 20
 // reloadingTransport is an http.Transport that is replaced when the CA file changes. It is safe for concurrent use.
 type reloadingTransport struct {
 	caFile string
+	proxy  proxyFunc
 	log    *slog.Logger
 
 	mu      sync.Mutex // guards the fields below
@@ -40,7 +41,11 @@ type fileVersion struct {
 }
 
 func newReloadingTransport(o Options) (*reloadingTransport, error) {
-	t := &reloadingTransport{caFile: o.CAFile, log: o.Logger}
+	proxy, err := newProxyFunc(o.ProxyCredentialsDir)
+	if err != nil {
+		return nil, err
+	}
+	t := &reloadingTransport{caFile: o.CAFile, proxy: proxy, log: o.Logger}
 	version, err := t.version()
 	if err != nil {
 		return nil, err
@@ -107,7 +112,7 @@ func (t *reloadingTransport) version() (fileVersion, error) {
 func (t *reloadingTransport) build(pool *x509.CertPool) *http.Transport {
 	dialer := &net.Dialer{Timeout: connectTimeout, KeepAlive: 15 * time.Second}
 	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
+		Proxy:                  t.proxy,
 		DialContext:            dialer.DialContext,
 		TLSHandshakeTimeout:    connectTimeout,
 		TLSClientConfig:        &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},

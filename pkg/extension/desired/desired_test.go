@@ -191,6 +191,7 @@ func TestWhatRestartsThePod(t *testing.T) {
 		{"other image", v1alpha3.RegistryCache{}, Secrets{}, Options{Image: "j", CABundle: "a"}, true},
 		// The server must be told that there are credentials now.
 		{"credentials", v1alpha3.RegistryCache{}, Secrets{Credentials: &Credentials{Username: "robot", Password: "a"}}, options, true},
+		{"credentials of the proxy", v1alpha3.RegistryCache{}, Secrets{ProxyCredentials: &Credentials{Username: "robot", Password: "a"}}, options, true},
 		{"roots of the Shoot owner beside the operator's", v1alpha3.RegistryCache{}, Secrets{CABundle: "b"}, options, false},
 	} {
 		tc.cache.Upstream = "docker.io"
@@ -210,6 +211,7 @@ func TestRotationDoesNotRestartThePod(t *testing.T) {
 		{"password", Secrets{Credentials: &Credentials{Username: "robot", Password: "a"}}, Secrets{Credentials: &Credentials{Username: "robot", Password: "b"}}},
 		{"username", Secrets{Credentials: &Credentials{Username: "robot", Password: "a"}}, Secrets{Credentials: &Credentials{Username: "other", Password: "a"}}},
 		{"roots", Secrets{CABundle: "a"}, Secrets{CABundle: "b"}},
+		{"password of the proxy", Secrets{ProxyCredentials: &Credentials{Username: "robot", Password: "a"}}, Secrets{ProxyCredentials: &Credentials{Username: "robot", Password: "b"}}},
 	} {
 		cache := v1alpha3.RegistryCache{Upstream: "docker.io"}
 		before, after := podTemplate(t, cache, tc.before, Options{Image: "i"}), podTemplate(t, cache, tc.after, Options{Image: "i"})
@@ -338,4 +340,44 @@ func toYAML(t *testing.T, objects []client.Object) []byte {
 		documents = append(documents, document)
 	}
 	return bytes.Join(documents, []byte("---\n"))
+}
+
+// Both engines get the credentials of a proxy from the config Secret only.
+func TestProxyCredentials(t *testing.T) {
+	t.Parallel()
+	cache := defaulted(v1alpha3.RegistryCache{Upstream: "docker.io", Proxy: &v1alpha3.Proxy{
+		HTTPProxy: new("http://proxy:3128"), HTTPSProxy: new("https://proxy:3129"), NoProxy: new("10.0.0.0/8"), SecretReferenceName: new("proxy"),
+	}})
+	secrets := Secrets{ProxyCredentials: &Credentials{Username: "robot", Password: "p@ss:/"}}
+	fromSecret := func(variable, key string) corev1.EnvVar {
+		return corev1.EnvVar{Name: variable, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+			LocalObjectReference: corev1.LocalObjectReference{Name: "registry-docker-io-config"}, Key: key,
+		}}}
+	}
+	noProxy := corev1.EnvVar{Name: "NO_PROXY", Value: "10.0.0.0/8"}
+	for engine, want := range map[configv1alpha1.Engine]struct {
+		environment []corev1.EnvVar
+		files       map[string]string
+	}{
+		configv1alpha1.RegistryCache: {
+			[]corev1.EnvVar{{Name: "HTTP_PROXY", Value: "http://proxy:3128"}, {Name: "HTTPS_PROXY", Value: "https://proxy:3129"}, noProxy},
+			map[string]string{"proxy-username": "robot", "proxy-password": "p@ss:/"},
+		},
+		configv1alpha1.Distribution: {
+			[]corev1.EnvVar{fromSecret("HTTP_PROXY", "http-proxy"), fromSecret("HTTPS_PROXY", "https-proxy"), noProxy},
+			map[string]string{"http-proxy": "http://robot:p%40ss%3A%2F@proxy:3128", "https-proxy": "https://robot:p%40ss%3A%2F@proxy:3129"},
+		},
+	} {
+		options := Options{Engine: engine, Image: "i"}
+		got := podTemplate(t, cache, secrets, options).Spec.Containers[0].Env
+		if diff := cmp.Diff(want.environment, got[:min(3, len(got))]); diff != "" {
+			t.Errorf("%s: environment: -want +got:\n%s", engine, diff)
+		}
+		files := workload(t, cache, secrets, options)[0].(*corev1.Secret).Data
+		for name, content := range want.files {
+			if string(files[name]) != content {
+				t.Errorf("%s: file %s is %q, want %q", engine, name, files[name], content)
+			}
+		}
+	}
 }

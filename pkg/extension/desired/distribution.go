@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -150,6 +152,10 @@ func distribution(cache v1alpha3.RegistryCache, secrets Secrets, options Options
 		// Environment variables would be parsed as YAML, in which a password may be a comment.
 		server.Proxy.Username, server.Proxy.Password = credentials.Username, credentials.Password
 	}
+	proxyURLs, err := addProxyURLs(files, cache.Proxy, secrets.ProxyCredentials)
+	if err != nil {
+		return engine{}, err
+	}
 	configuration, err := yaml.Marshal(server)
 	if err != nil {
 		return engine{}, fmt.Errorf("encoding: %w", err)
@@ -164,8 +170,31 @@ func distribution(cache v1alpha3.RegistryCache, secrets Secrets, options Options
 		configDir:     distributionDir,
 		args:          []string{"serve", distributionDir + "/" + distributionKey},
 		environment:   environment,
+		proxyURLs:     proxyURLs,
 		readinessPath: "/debug/health",
 		livenessPath:  "/debug/health",
 		checksum:      checksum(read),
 	}, nil
+}
+
+// addProxyURLs adds a file for each proxy with its URL and the credentials, because the registry reads credentials only from
+// the URLs in its environment. It returns the names of the files by the names of the variables.
+func addProxyURLs(files map[string][]byte, proxy *v1alpha3.Proxy, credentials *Credentials) (map[string]string, error) {
+	if proxy == nil || credentials == nil {
+		return nil, nil
+	}
+	keys := map[string]string{}
+	for variable, value := range map[string]*string{httpProxyVariable: proxy.HTTPProxy, httpsProxyVariable: proxy.HTTPSProxy} {
+		if value == nil {
+			continue
+		}
+		address, err := url.Parse(*value)
+		if err != nil {
+			return nil, fmt.Errorf("parsing the URL of a proxy: %w", err)
+		}
+		address.User = url.UserPassword(credentials.Username, credentials.Password)
+		key := strings.ReplaceAll(strings.ToLower(variable), "_", "-")
+		keys[variable], files[key] = key, []byte(address.String())
+	}
+	return keys, nil
 }

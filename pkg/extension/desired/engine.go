@@ -35,6 +35,8 @@ type engine struct {
 	// args follow the entrypoint of the image.
 	args        []string
 	environment []corev1.EnvVar
+	// proxyURLs are the keys of files with the URL of a proxy that contains credentials, by the name of the variable.
+	proxyURLs map[string]string
 	// readinessPath and livenessPath are on the debug port.
 	readinessPath, livenessPath string
 	// checksum covers what the program reads only when it starts.
@@ -69,6 +71,10 @@ func registryCache(cache v1alpha3.RegistryCache, secrets Secrets, options Option
 	if credentials := secrets.Credentials; credentials != nil {
 		server.Upstream.CredentialsDir = registryCacheDir
 		files[contract.UsernameKey], files[contract.PasswordKey] = []byte(credentials.Username), []byte(credentials.Password)
+	}
+	if credentials := secrets.ProxyCredentials; credentials != nil {
+		server.Upstream.ProxyCredentialsDir = registryCacheDir
+		files[contract.ProxyUsernameKey], files[contract.ProxyPasswordKey] = []byte(credentials.Username), []byte(credentials.Password)
 	}
 	configuration, err := server.Marshal()
 	if err != nil {

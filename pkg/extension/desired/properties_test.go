@@ -32,6 +32,8 @@ type variant struct {
 const (
 	secretUsername = "user-that-nobody-may-see"
 	secretPassword = "password-that-nobody-may-see"
+	proxyUsername  = "proxy-user-that-is-secret"
+	proxyPassword  = "proxy-password-that-is-secret"
 )
 
 // variants are, for each of three upstreams, no choice, each choice alone, all of them, and all but one: so each two
@@ -44,6 +46,10 @@ func variants() []variant {
 		func(v *variant) { v.secrets.CABundle = "of the Shoot owner" },
 		func(v *variant) { v.options.CABundle = "of the operator" },
 		func(v *variant) { v.cache.Proxy = &v1alpha3.Proxy{HTTPSProxy: new("http://proxy:3128")} },
+		func(v *variant) {
+			v.cache.Proxy = &v1alpha3.Proxy{HTTPSProxy: new("http://proxy:3128"), SecretReferenceName: new("proxy")}
+			v.secrets.ProxyCredentials = &Credentials{proxyUsername, proxyPassword}
+		},
 		func(v *variant) {
 			v.cache.Volume = &v1alpha3.Volume{StorageClassName: new("fast"), Size: new(resource.MustParse("1Gi"))}
 		},
@@ -154,13 +160,15 @@ func TestNamesFitTheirLimits(t *testing.T) {
 
 func TestSecretsAreNowhereElse(t *testing.T) {
 	t.Parallel()
-	found := 0
+	found := map[string]int{}
 	for _, v := range variants() {
 		for _, obj := range v.objects(t) {
 			if secret, ok := obj.(*corev1.Secret); ok {
 				for _, value := range secret.Data {
-					if strings.Contains(string(value), secretPassword) {
-						found++
+					for _, password := range []string{secretPassword, proxyPassword} {
+						if strings.Contains(string(value), password) {
+							found[password]++
+						}
 					}
 				}
 				secret.Data = nil
@@ -169,13 +177,17 @@ func TestSecretsAreNowhereElse(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if strings.Contains(string(text), secretUsername) || strings.Contains(string(text), secretPassword) {
-				t.Errorf("%s: %T holds credentials", v.name, obj)
+			for _, value := range []string{secretUsername, secretPassword, proxyUsername, proxyPassword} {
+				if strings.Contains(string(text), value) {
+					t.Errorf("%s: %T holds credentials", v.name, obj)
+				}
 			}
 		}
 	}
-	if found != len(variants())/2 {
-		t.Errorf("%d Secrets hold the password, want half of %d: this test does not test what it should", found, len(variants()))
+	for _, password := range []string{secretPassword, proxyPassword} {
+		if found[password] != len(variants())/2 {
+			t.Errorf("%d Secrets hold %s, want half of %d: this test does not test what it should", found[password], password, len(variants()))
+		}
 	}
 }
 

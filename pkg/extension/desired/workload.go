@@ -47,6 +47,8 @@ type Secrets struct {
 	Certificate *Certificate
 	// Credentials are for the upstream. nil means anonymous access.
 	Credentials *Credentials
+	// ProxyCredentials are for the proxies of the cache. nil means no authentication.
+	ProxyCredentials *Credentials
 	// CABundle are roots, in PEM, which the cache trusts for its upstream beside the public ones and those of Options.
 	// "" means none.
 	CABundle string
@@ -88,6 +90,8 @@ func Workload(cache v1alpha3.RegistryCache, secrets Secrets, options Options) ([
 	return objects, nil
 }
 
+func configSecretName(cache v1alpha3.RegistryCache) string { return cache.ObjectName() + "-config" }
+
 // configSecret has the same name with any content. A name with a hash would have to change in the StatefulSet at the
 // same time, but the resource manager deletes the old Secret first: a pod that restarts in between would not find it.
 //
@@ -95,7 +99,7 @@ func Workload(cache v1alpha3.RegistryCache, secrets Secrets, options Options) ([
 // configuration that names files which are not there yet. They are not mounted with a subPath: such files stay as they
 // were when the pod started.
 func configSecret(cache v1alpha3.RegistryCache, files map[string][]byte) *corev1.Secret {
-	return &corev1.Secret{ObjectMeta: objectMeta(cache, cache.ObjectName()+"-config"), Type: corev1.SecretTypeOpaque, Data: files}
+	return &corev1.Secret{ObjectMeta: objectMeta(cache, configSecretName(cache)), Type: corev1.SecretTypeOpaque, Data: files}
 }
 
 func statefulSet(cache v1alpha3.RegistryCache, options Options, engine engine) *appsv1.StatefulSet {
@@ -152,7 +156,7 @@ func podSpec(cache v1alpha3.RegistryCache, options Options, engine engine) corev
 			Image:           options.Image,
 			ImagePullPolicy: corev1.PullIfNotPresent,
 			Args:            engine.args,
-			Env:             append(proxyEnvironment(cache.Proxy), engine.environment...),
+			Env:             append(proxyEnvironment(cache, engine.proxyURLs), engine.environment...),
 			Ports: []corev1.ContainerPort{
 				{Name: contract.RegistryPortName, ContainerPort: contract.RegistryPort, Protocol: corev1.ProtocolTCP},
 				{Name: contract.DebugPortName, ContainerPort: contract.DebugPort, Protocol: corev1.ProtocolTCP},
@@ -175,14 +179,23 @@ func podSpec(cache v1alpha3.RegistryCache, options Options, engine engine) corev
 		Volumes: []corev1.Volume{{
 			Name: configVolume,
 			VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{
-				SecretName:  cache.ObjectName() + "-config",
+				SecretName:  configSecretName(cache),
 				DefaultMode: new(int32(0o440)),
 			}},
 		}},
 	}
 }
 
-func proxyEnvironment(proxy *v1alpha3.Proxy) []corev1.EnvVar {
+// Variables for the proxies of a program.
+const (
+	httpProxyVariable  = "HTTP_PROXY"
+	httpsProxyVariable = "HTTPS_PROXY"
+)
+
+// proxyEnvironment returns the variables for the proxies of a cache. The value of a variable in keys is that key of the
+// config Secret.
+func proxyEnvironment(cache v1alpha3.RegistryCache, keys map[string]string) []corev1.EnvVar {
+	proxy := cache.Proxy
 	if proxy == nil {
 		return nil
 	}
@@ -191,11 +204,15 @@ func proxyEnvironment(proxy *v1alpha3.Proxy) []corev1.EnvVar {
 		name  string
 		value *string
 	}{
-		{"HTTP_PROXY", proxy.HTTPProxy},
-		{"HTTPS_PROXY", proxy.HTTPSProxy},
+		{httpProxyVariable, proxy.HTTPProxy},
+		{httpsProxyVariable, proxy.HTTPSProxy},
 		{"NO_PROXY", proxy.NoProxy},
 	} {
-		if variable.value != nil {
+		if key, ok := keys[variable.name]; ok {
+			environment = append(environment, corev1.EnvVar{Name: variable.name, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+				LocalObjectReference: corev1.LocalObjectReference{Name: configSecretName(cache)}, Key: key,
+			}}})
+		} else if variable.value != nil {
 			// The kubelet would take "$(" for the beginning of a variable; validation lets no "$" in.
 			environment = append(environment, corev1.EnvVar{Name: variable.name, Value: *variable.value})
 		}

@@ -108,6 +108,12 @@ type Proxy struct {
 	// ("10.0.0.0/8"). "*" means everything.
 	// +optional
 	NoProxy *string `json:"noProxy,omitempty"`
+	// SecretReferenceName is the name of the entry of the Shoot's spec.resources that refers to the Secret with the
+	// credentials for the proxies of HTTPProxy and HTTPSProxy (HTTP Basic authentication). The Secret must be immutable and
+	// have the keys "username" and "password", no others, with at most 1024 bytes each. For new credentials, let the entry
+	// refer to another Secret; the cache reads them without a restart. No authentication if it is left out.
+	// +optional
+	SecretReferenceName *string `json:"secretReferenceName,omitempty"`
 }
 
 // HTTP is how nodes and pods of the Shoot speak to a cache.

@@ -63,6 +63,9 @@ func ValidateSecrets(config *v1alpha3.RegistryConfig, resources []gardencorev1be
 		cache, path := &config.Caches[i], fldPath.Child("caches").Index(i)
 		check(cache.SecretReferenceName, path.Child("secretReferenceName"), credentialsComplaint)
 		check(cache.CABundleSecretReferenceName, path.Child("caBundleSecretReferenceName"), caBundleComplaint)
+		if cache.Proxy != nil {
+			check(cache.Proxy.SecretReferenceName, path.Child("proxy", "secretReferenceName"), proxyComplaint)
+		}
 	}
 	return errs
 }
@@ -103,6 +106,17 @@ func credentialsComplaint(data map[string][]byte) string {
 	if username == serviceAccountKey && !isServiceAccountKey(password) {
 		return fmt.Sprintf("must have the JSON key of a service account as \"password\", because \"username\" is %s: an object of strings with no other fields than %s",
 			serviceAccountKey, strings.Join(serviceAccountFields, ", "))
+	}
+	return ""
+}
+
+// proxyComplaint says what is wrong with the data of a Secret with the credentials for a proxy, "" for nothing.
+func proxyComplaint(data map[string][]byte) string {
+	if complaint := keysComplaint(data, contract.PasswordKey, contract.UsernameKey); complaint != "" {
+		return complaint
+	}
+	if err := contract.CheckProxyCredentials(string(data[contract.UsernameKey]), contract.Credential(data[contract.PasswordKey])); err != nil {
+		return fmt.Sprintf("has invalid credentials, %v", err)
 	}
 	return ""
 }

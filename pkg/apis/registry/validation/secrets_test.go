@@ -63,6 +63,24 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
+func TestProxyCredentials(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name string
+		data map[string]string
+		want string
+	}{
+		{"good", map[string]string{"username": "robot", "password": leak + "@:/ \n"}, ""},
+		{"nothing", nil, `must have the keys "password", "username" and no others; it has none`},
+		{"colon in the username", map[string]string{"username": "a:" + leak, "password": leak}, `has invalid credentials, username: must not have a colon, which would begin the password in HTTP basic authentication`},
+		{"blank password", map[string]string{"username": "robot", "password": ""}, `has invalid credentials, password: must not be blank`},
+		{"long password", map[string]string{"username": "robot", "password": strings.Repeat(leak, 200)}, `has invalid credentials, username and password must have at most 1024 bytes each`},
+	} {
+		proxy := &v1alpha3.Proxy{HTTPProxy: new("http://proxy"), SecretReferenceName: new("ref")}
+		checkSecret(t, tc.name, "proxy.secretReferenceName", v1alpha3.RegistryCache{Proxy: proxy}, tc.data, tc.want)
+	}
+}
+
 func TestCABundleSecret(t *testing.T) {
 	t.Parallel()
 	good := certificate(t)
