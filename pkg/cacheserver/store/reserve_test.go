@@ -14,7 +14,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
-// Only a volume that is full, or fails, makes a reservation fail.
+// Only a volume that is full, or fails, makes a reservation fail. Other errors are no problem of the volume.
 func TestReserveErrors(t *testing.T) {
 	t.Parallel()
 	for injected, want := range map[error]bool{
@@ -39,6 +39,9 @@ func TestReserveErrors(t *testing.T) {
 			err = p.Reserve(t.Context(), 4096)
 			if want && err != nil || !want && !errors.Is(err, injected) {
 				t.Errorf("got %v", err)
+			}
+			if health := files.Health(); (health.State == volume.OK) != want {
+				t.Errorf("the volume is %+v", health)
 			}
 		})
 	}
