@@ -2,6 +2,8 @@
 
 package contract
 
+import "time"
+
 // Ports of the cache server. Container and Service have the same ones.
 const (
 	// RegistryPort serves the registry API, over https if the server has a certificate.
@@ -30,6 +32,11 @@ const (
 	// VolumePath answers with a VolumeState as JSON.
 	VolumePath = "/volume"
 )
+
+// MaxAnswerTime is the time within which the server sends the header of a response, or an error, also if several requests to
+// the upstream are necessary for it. containerd waits 30 s (from version 2.3 on), and then pulls from the upstream itself;
+// the rest of this time is for the connection to the server.
+const MaxAnswerTime = 27 * time.Second
 
 // BasePath is the base endpoint of the registry API on RegistryPort (OCI distribution specification, end-1). Nodes use
 // a cache only while it answers 200 to it. The server answers 503 while its volume does not respond.

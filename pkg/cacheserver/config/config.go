@@ -51,7 +51,7 @@ type Upstream struct {
 	// change. Empty means those in the URLs of the variables.
 	ProxyCredentialsDir string `json:"proxyCredentialsDir,omitempty"`
 	// HeaderTimeout is the time in which the upstream must send the header of a response, including connecting and
-	// authenticating, from more than 0s to 28s: containerd waits 30 s for the cache. A longer time helps upstreams that are
+	// authenticating, from more than 0s to 27s: containerd waits 30 s for the cache. A longer time helps upstreams that are
 	// slow, for example because they are caches themselves. A shorter time helps if the upstream often accepts connections
 	// without responding. It does not delay the detection of an unreachable upstream: connecting has a limit of 5 s.
 	// Default 25s.

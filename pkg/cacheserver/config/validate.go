@@ -13,9 +13,6 @@ import (
 	"github.com/registry-cache/extension/pkg/contract"
 )
 
-// maxHeaderTimeout is the maximum of Upstream.HeaderTimeout. containerd waits 30 s for the header of a response.
-const maxHeaderTimeout = 28 * time.Second
-
 // FieldError is one wrong value.
 type FieldError struct {
 	// Field is the path of the field, such as "storage.highWatermark".
@@ -36,8 +33,8 @@ func (c Config) Validate() error {
 	}
 	check("upstream.host", address(c.Upstream.Host, "must be set to the registry of the image references, such as docker.io", contract.ParseHost))
 	check("upstream.remoteURL", address(c.Upstream.RemoteURL, "must be set to the URL of the registry, such as https://registry-1.docker.io", contract.ParseRemoteURL))
-	if timeout := time.Duration(c.Upstream.HeaderTimeout); timeout < 0 || timeout > maxHeaderTimeout {
-		check("upstream.headerTimeout", fmt.Errorf("%s must be more than 0s and at most %s", timeout, maxHeaderTimeout))
+	if timeout := time.Duration(c.Upstream.HeaderTimeout); timeout < 0 || timeout > contract.MaxAnswerTime {
+		check("upstream.headerTimeout", fmt.Errorf("%s must be more than 0s and at most %s", timeout, contract.MaxAnswerTime))
 	}
 	check("listen.address", validateAddress(c.Listen.Address))
 	switch {

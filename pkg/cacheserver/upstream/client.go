@@ -32,12 +32,6 @@ const (
 	// defaultHeaderTimeout allows upstreams that are caches themselves to contact their own upstream: zot was measured with
 	// up to 8 s for a tag, Harbor with up to 10 s. It leaves time for the queue, and for the response to the client.
 	defaultHeaderTimeout = 25 * time.Second
-	// MaxHeaderTimeout is the maximum of Options.HeaderTimeout. containerd waits 30 s for the header of a response (from
-	// version 2.3 on), and then pulls from the upstream itself.
-	MaxHeaderTimeout = 28 * time.Second
-	// MaxAnswerTime is the time within which a client should receive the header of its response, also if several requests
-	// to the upstream are necessary for it. The rest of the 30 s of containerd is for its own requests.
-	MaxAnswerTime = 27 * time.Second
 	// connectTimeout limits connecting, and the TLS handshake. Both need a few round trips, also if the upstream is slow to
 	// respond. It is shorter than the header timeout, so that clients do not wait for an unreachable upstream.
 	connectTimeout     = 5 * time.Second
@@ -45,9 +39,8 @@ const (
 	// defaultAnswerTimeout limits the body of a manifest or list, of at most 4 MiB.
 	defaultAnswerTimeout = 15 * time.Second
 	// completeTimeout limits a request including the queue: up to the header for a blob, and up to the last byte for a
-	// manifest or list, because the client gets its header only after the content was verified. It
-	// equals MaxHeaderTimeout for the same reason.
-	completeTimeout = MaxHeaderTimeout
+	// manifest or list, because the client gets its header only after the content was verified.
+	completeTimeout = contract.MaxAnswerTime
 	// maxRedirects is the number of redirects that containerd follows.
 	maxRedirects = 10
 )
@@ -65,13 +58,13 @@ type Options struct {
 	// UserAgent is sent with every request; empty means Go's default.
 	UserAgent string
 	// HeaderTimeout is the time from the start of a request, including connecting and authenticating, to the end of the
-	// header of the response. Default 25 s, at most MaxHeaderTimeout. Connecting and the TLS handshake have their own limit
+	// header of the response. Default 25 s, at most contract.MaxAnswerTime. Connecting and the TLS handshake have their own limit
 	// of 5 s each.
 	HeaderTimeout time.Duration
 	// IdleTimeout is the time in which a read of a body must return bytes. Default 10 s.
 	IdleTimeout time.Duration
 	// AnswerTimeout is the time from the header to the end of a response other than a blob. Such content is forwarded only
-	// when it is complete. Default 15 s. A complete request, including the queue, takes at most 28 s.
+	// when it is complete. Default 15 s. A complete request, including the queue, takes at most 27 s.
 	AnswerTimeout time.Duration
 	// MaxTransfers and MaxRequests limit the concurrent requests for blobs, and the other concurrent requests. Default 128
 	// each. Further requests wait in the order of their arrival, for at most QueueTimeout. Default 5 s.
@@ -112,8 +105,8 @@ func New(remoteURL string, o Options) (*Client, error) {
 	if o.HeaderTimeout == 0 {
 		o.HeaderTimeout = defaultHeaderTimeout
 	}
-	if o.HeaderTimeout < 0 || o.HeaderTimeout > MaxHeaderTimeout {
-		return nil, fmt.Errorf("the header timeout must be at most %s", MaxHeaderTimeout)
+	if o.HeaderTimeout < 0 || o.HeaderTimeout > contract.MaxAnswerTime {
+		return nil, fmt.Errorf("the header timeout must be at most %s", contract.MaxAnswerTime)
 	}
 	if o.IdleTimeout == 0 {
 		o.IdleTimeout = defaultIdleTimeout
@@ -224,9 +217,9 @@ func (c *Client) HeadManifest(ctx context.Context, repository string, ref oci.Re
 }
 
 // AnswerContext returns a context for all requests to the upstream that the response to a client needs. It ends
-// MaxAnswerTime after the request of the client began, with a timeout *Error of the operation op as its cause.
+// contract.MaxAnswerTime after the request of the client began, with a timeout *Error of the operation op as its cause.
 func AnswerContext(ctx context.Context, began time.Time, op string) (context.Context, context.CancelFunc) {
-	return context.WithDeadlineCause(ctx, began.Add(MaxAnswerTime), &Error{Op: op, Err: os.ErrDeadlineExceeded})
+	return context.WithDeadlineCause(ctx, began.Add(contract.MaxAnswerTime), &Error{Op: op, Err: os.ErrDeadlineExceeded})
 }
 
 // HeadBlob returns the size of a blob in bytes, -1 if the upstream does not report it. Only a success of HEAD is final:

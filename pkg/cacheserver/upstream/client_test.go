@@ -585,7 +585,7 @@ func TestNewErrors(t *testing.T) {
 		want string
 	}{
 		{"no host", "https://", upstream.Options{}, "parsing the remote URL: it must have scheme and host"},
-		{"header timeout beyond containerd's", "https://a", upstream.Options{HeaderTimeout: 29 * time.Second}, "the header timeout must be at most 28s"},
+		{"header timeout beyond containerd's", "https://a", upstream.Options{HeaderTimeout: 28 * time.Second}, "the header timeout must be at most 27s"},
 		{"missing CA file", "https://a", upstream.Options{CAFile: "/nonexistent"}, "reading CA file: stat /nonexistent: no such file or directory"},
 		{"CA file without certificate", "https://a", upstream.Options{CAFile: empty}, "reading CA file " + empty + ": one of its PEM blocks cannot be read, want -----BEGIN CERTIFICATE-----, base64, -----END CERTIFICATE-----"},
 		{"missing credentials", "https://a", upstream.Options{CredentialsDir: "/nonexistent"}, "reading credentials: open /nonexistent/username: no such file or directory"},

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+	"github.com/registry-cache/extension/pkg/contract"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -25,7 +26,7 @@ func TestLargeTagListsNeedLittleMemory(t *testing.T) {
 	const parallel, limit = 24, 150 << 20
 	body := []byte(`{"tags":[` + strings.Repeat(`"v1.2.3",`, oci.MaxManifestSize/9-4) + `"v1.2.4"]}`)
 	r := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) })
-	client := r.client(t, upstream.Options{AnswerTimeout: time.Minute, HeaderTimeout: upstream.MaxHeaderTimeout})
+	client := r.client(t, upstream.Options{AnswerTimeout: time.Minute, HeaderTimeout: contract.MaxAnswerTime})
 	defer debug.SetGCPercent(debug.SetGCPercent(10))
 	runtime.GC()
 	before := heapSize()
