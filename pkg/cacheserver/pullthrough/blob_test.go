@@ -28,6 +28,8 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+	"github.com/registry-cache/extension/pkg/contract"
+	"github.com/registry-cache/extension/pkg/oci"
 )
 
 // buffer is the unit of the sizes below, in bytes.
@@ -782,5 +784,60 @@ func TestReasons(t *testing.T) {
 		if _, _, err := f.StatBlob(t.Context(), repository, d); reasonOf(t, err) != want {
 			t.Errorf("size of blob: %v, want reason %d", err, want)
 		}
+	}
+}
+
+// The upstream accepts all requests and never responds. Each response to a client must begin before the client gives up.
+func TestAnswerTime(t *testing.T) {
+	t.Parallel()
+	d := digest.FromString("x")
+	for name, request := range map[string]func(ctx context.Context, c *Cache) error{
+		"GET of a tag": func(ctx context.Context, c *Cache) error {
+			_, err := c.Manifest(ctx, repository, oci.Reference{Tag: "v1"})
+			return err
+		},
+		"GET of a manifest": func(ctx context.Context, c *Cache) error {
+			_, err := c.Manifest(ctx, repository, oci.Reference{Digest: d})
+			return err
+		},
+		"HEAD of a tag": func(ctx context.Context, c *Cache) error {
+			_, err := c.StatManifest(ctx, repository, oci.Reference{Tag: "v1"})
+			return err
+		},
+		"HEAD of a blob": func(ctx context.Context, c *Cache) error {
+			_, _, err := c.StatBlob(ctx, repository, d)
+			return err
+		},
+		"GET of a blob": func(ctx context.Context, c *Cache) error {
+			b, err := c.Blob(ctx, repository, d, download.Part{})
+			if err != nil {
+				return err
+			}
+			return errors.Join(b.Await(ctx, 0), b.Close())
+		},
+		"tags": func(ctx context.Context, c *Cache) error {
+			_, err := c.Tags(ctx, repository, nil)
+			return err
+		},
+		"referrers": func(ctx context.Context, c *Cache) error {
+			_, err := c.Referrers(ctx, repository, d, nil)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				f := newFixture(t, 0, store.Options{})
+				f.upstream.silent = true
+				start := time.Now()
+				err := request(t.Context(), f.Cache)
+				if reason := reasonOf(t, err); reason != result.TimedOut {
+					t.Errorf("reason %v of %v", reason, err)
+				}
+				if got := time.Since(start); got != contract.MaxAnswerTime {
+					t.Errorf("took %s, want %s", got, contract.MaxAnswerTime)
+				}
+			})
+		})
 	}
 }

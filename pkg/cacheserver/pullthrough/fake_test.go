@@ -43,6 +43,8 @@ type fakeUpstream struct {
 	tags      func(query url.Values) *upstream.TagPage
 	// fail is called before each answer; an error is the answer.
 	fail func(call string) error
+	// silent delays each answer until the end of its context.
+	silent bool
 	// body returns the response with the content from an offset; nil sends all of it.
 	body func(ctx context.Context, content []byte, offset int64) *upstream.Blob
 	// headWithoutDigest leaves the digest out of answers to HEAD.
@@ -88,13 +90,17 @@ func (u *fakeUpstream) count(call string) int {
 	return n
 }
 
-func (u *fakeUpstream) answer(contents map[string][]byte, method, name string) ([]byte, error) {
+func (u *fakeUpstream) answer(ctx context.Context, contents map[string][]byte, method, name string) ([]byte, error) {
 	u.mu.Lock()
 	call := method + " " + name
 	u.calls = append(u.calls, call)
 	content, ok := contents[name]
-	content, fail := slices.Clone(content), u.fail
+	content, fail, silent := slices.Clone(content), u.fail, u.silent
 	u.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}
 	if fail != nil {
 		if err := fail(call); err != nil {
 			return nil, err
@@ -106,8 +112,8 @@ func (u *fakeUpstream) answer(contents map[string][]byte, method, name string) (
 	return content, nil
 }
 
-func (u *fakeUpstream) HeadManifest(_ context.Context, repository string, ref oci.Reference) (upstream.Descriptor, error) {
-	content, err := u.answer(u.manifests, "HEAD", ref.In(repository))
+func (u *fakeUpstream) HeadManifest(ctx context.Context, repository string, ref oci.Reference) (upstream.Descriptor, error) {
+	content, err := u.answer(ctx, u.manifests, "HEAD", ref.In(repository))
 	if err != nil {
 		return upstream.Descriptor{}, err
 	}
@@ -118,16 +124,16 @@ func (u *fakeUpstream) HeadManifest(_ context.Context, repository string, ref oc
 	return described, nil
 }
 
-func (u *fakeUpstream) Manifest(_ context.Context, repository string, ref oci.Reference) (*upstream.Manifest, error) {
-	content, err := u.answer(u.manifests, "GET", ref.In(repository))
+func (u *fakeUpstream) Manifest(ctx context.Context, repository string, ref oci.Reference) (*upstream.Manifest, error) {
+	content, err := u.answer(ctx, u.manifests, "GET", ref.In(repository))
 	if err != nil {
 		return nil, err
 	}
 	return &upstream.Manifest{MediaType: oci.MediaTypeManifest, Digest: digest.FromBytes(content), Content: content}, nil
 }
 
-func (u *fakeUpstream) HeadBlob(_ context.Context, repository string, d digest.Digest) (int64, error) {
-	content, err := u.answer(u.blobs, "HEAD", repository+"@"+d.String())
+func (u *fakeUpstream) HeadBlob(ctx context.Context, repository string, d digest.Digest) (int64, error) {
+	content, err := u.answer(ctx, u.blobs, "HEAD", repository+"@"+d.String())
 	return int64(len(content)), err
 }
 
@@ -139,7 +145,7 @@ func (u *fakeUpstream) Blob(ctx context.Context, repository string, d digest.Dig
 	if from.IfRange != "" {
 		method += " if " + from.IfRange
 	}
-	content, err := u.answer(u.blobs, method, repository+"@"+d.String())
+	content, err := u.answer(ctx, u.blobs, method, repository+"@"+d.String())
 	if err != nil {
 		return nil, err
 	}
@@ -154,8 +160,8 @@ func (u *fakeUpstream) Blob(ctx context.Context, repository string, d digest.Dig
 	return whole(content, offset), nil
 }
 
-func (u *fakeUpstream) Tags(_ context.Context, repository string, query url.Values) (*upstream.TagPage, error) {
-	if _, err := u.answer(map[string][]byte{repository: nil}, "TAGS", repository); err != nil {
+func (u *fakeUpstream) Tags(ctx context.Context, repository string, query url.Values) (*upstream.TagPage, error) {
+	if _, err := u.answer(ctx, map[string][]byte{repository: nil}, "TAGS", repository); err != nil {
 		return nil, err
 	}
 	u.mu.Lock()
@@ -163,9 +169,9 @@ func (u *fakeUpstream) Tags(_ context.Context, repository string, query url.Valu
 	return u.tags(query), nil
 }
 
-func (u *fakeUpstream) Referrers(_ context.Context, repository string, d digest.Digest, query url.Values) (*upstream.Referrers, error) {
+func (u *fakeUpstream) Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*upstream.Referrers, error) {
 	name := repository + "@" + d.String()
-	content, err := u.answer(u.referrers, "REFERRERS", name+"?"+query.Encode())
+	content, err := u.answer(ctx, u.referrers, "REFERRERS", name+"?"+query.Encode())
 	if err != nil {
 		return nil, err
 	}
