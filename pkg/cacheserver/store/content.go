@@ -3,12 +3,15 @@
 package store
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
@@ -16,8 +19,8 @@ import (
 // Content is an open file with content. It is not evicted before Close.
 type Content struct {
 	*volume.File
-	store  *Store
-	digest digest.Digest
+	contents *contents
+	digest   digest.Digest
 }
 
 // Close implements io.Closer.
@@ -26,33 +29,44 @@ func (c *Content) Close() error {
 	if errors.Is(err, os.ErrClosed) {
 		return err
 	}
-	c.store.release(c.digest)
+	c.contents.release(c.digest)
 	return err
 }
 
+// contents are the files with content of one volume, with their index. Content is pinned while it is open or being
+// written, so that it is not evicted.
+type contents struct {
+	*disk
+	tags      *tags
+	index     *evict.Index
+	collector *collectorRef
+	// recorded are sizes that an earlier process has recorded. They do not change after Maintenance.SetRecordedSizes.
+	recorded map[digest.Digest]int64
+}
+
 // openPinned pins and opens content, unless allowed returns an error.
-func (s *Store) openPinned(d digest.Digest, allowed func() error) (*Content, error) {
-	s.pin(d)
+func (c *contents) openPinned(d digest.Digest, allowed func() error) (*Content, error) {
+	c.pin(d)
 	err := allowed()
 	if err == nil {
 		var f *volume.File
-		if f, err = s.open(d); err == nil {
-			return &Content{File: f, store: s, digest: d}, nil
+		if f, err = c.open(d); err == nil {
+			return &Content{File: f, contents: c, digest: d}, nil
 		}
 	}
-	s.release(d)
+	c.release(d)
 	return nil, err
 }
 
-func (s *Store) pin(d digest.Digest) { s.index.Pin(d, s.Collector().Now()) }
+func (c *contents) pin(d digest.Digest) { c.index.Pin(d, c.collector.get().Now()) }
 
-func (s *Store) release(d digest.Digest) { s.index.Unpin(d, s.Collector().Now()) }
+func (c *contents) release(d digest.Digest) { c.index.Unpin(d, c.collector.get().Now()) }
 
 // EmptyDigest is the digest of empty content.
 const EmptyDigest = digest.Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
-func (s *Store) open(d digest.Digest) (*volume.File, error) {
-	f, err := s.fs.Open(s.layout.Data(d))
+func (c *contents) open(d digest.Digest) (*volume.File, error) {
+	f, err := c.fs.Open(c.layout.Data(d))
 	if err != nil {
 		return nil, layout.NotFound(err)
 	}
@@ -65,7 +79,7 @@ func (s *Store) open(d digest.Digest) (*volume.File, error) {
 		// A power failure can leave an empty file if it was renamed without fsync.
 		err = fmt.Errorf("%w: the file is empty", ErrNotFound)
 	default:
-		err = s.checkSize(d, info)
+		err = c.checkSize(d, info)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -74,11 +88,31 @@ func (s *Store) open(d digest.Digest) (*volume.File, error) {
 }
 
 // stored updates the index after content was written, successfully or not. The caller has pinned the digest.
-func (s *Store) stored(d digest.Digest) {
-	info, err := s.fs.Stat(s.layout.Data(d))
+func (c *contents) stored(d digest.Digest) {
+	info, err := c.fs.Stat(c.layout.Data(d))
 	if err != nil {
 		return // the caller returns the error of the write
 	}
-	s.index.SetStored(d, info.Size())
-	s.Collector().Grown()
+	c.index.SetStored(d, info.Size())
+	c.collector.get().Grown()
+}
+
+// remove deletes the files of an object, see Maintenance.Remove.
+func (c *contents) remove(v evict.Victim) error {
+	links := slices.SortedFunc(slices.Values(v.Links), func(a, b evict.Link) int { return -cmp.Compare(a.Kind, b.Kind) })
+	for _, l := range links {
+		var err error
+		if l.Kind == evict.Tag {
+			err = c.tags.removeFor(l, v.Digest)
+		} else {
+			err = c.removeUpTo(c.layout.Link(l, v.Digest), c.layout.Repositories())
+		}
+		if err != nil {
+			return fmt.Errorf("removing a link of repository %s: %w", l.Repository, err)
+		}
+	}
+	if err := c.removeUpTo(c.layout.Data(v.Digest), c.layout.Blobs()); err != nil {
+		return fmt.Errorf("removing content: %w", err)
+	}
+	return nil
 }

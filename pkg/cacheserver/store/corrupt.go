@@ -56,52 +56,52 @@ func Verify(ctx context.Context, f fs.File, d digest.Digest, pause func(), drop 
 // Drop deletes corrupt content, also while it is being read: its links first, then its file. The next request fetches it
 // again. read is the file that was found to be corrupt: nothing is deleted if it was deleted or replaced since then. nil means
 // any file. Reason is for the log.
-func (s *Store) Drop(d digest.Digest, read fs.FileInfo, reason string) error {
+func (c *contents) Drop(d digest.Digest, read fs.FileInfo, reason string) error {
 	if read != nil {
-		current, err := s.fs.Stat(s.layout.Data(d))
+		current, err := c.fs.Stat(c.layout.Data(d))
 		if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(read, current) {
 			return nil
 		}
 	}
-	v, ok := s.index.Take(d, evict.Corrupt)
+	v, ok := c.index.Take(d, evict.Corrupt)
 	if !ok {
 		// Not indexed yet: links without content are deleted when the volume is indexed. Or another removal is in progress.
-		if _, indexed := s.index.Size(d); indexed {
+		if _, indexed := c.index.Size(d); indexed {
 			return nil
 		}
 		v = evict.Victim{Digest: d, Reason: evict.Corrupt}
 	}
-	err := Maintenance{s}.Remove(v)
+	err := c.remove(v)
 	switch {
 	case ok && err != nil:
-		s.index.RemovalFailed(d)
-		s.index.Retry(d)
+		c.index.RemovalFailed(d)
+		c.index.Retry(d)
 	case ok:
-		s.index.RemovalDone(d)
+		c.index.RemovalDone(d)
 	}
 	if err != nil {
 		return fmt.Errorf("dropping %s: %w", d, err)
 	}
-	s.Collector().Dropped(v, reason)
+	c.collector.get().Dropped(v, reason)
 	return nil
 }
 
 // Suspect requests the verification of stored content against its digest, after a read error for example. Corrupt content
 // is dropped. It does not block.
-func (s *Store) Suspect(d digest.Digest) { s.Collector().Suspect(d) }
+func (c *contents) Suspect(d digest.Digest) { c.collector.get().Suspect(d) }
 
 // checkSize returns an error that wraps ErrNotFound, and drops the content, if the file does not have the size that is
 // indexed or recorded.
-func (s *Store) checkSize(d digest.Digest, info fs.FileInfo) error {
-	want, known := s.index.Size(d)
+func (c *contents) checkSize(d digest.Digest, info fs.FileInfo) error {
+	want, known := c.index.Size(d)
 	if !known {
-		want, known = s.recorded[d]
+		want, known = c.recorded[d]
 	}
 	if !known || want == info.Size() {
 		return nil
 	}
 	reason := fmt.Sprintf("the file has %d bytes instead of %d", info.Size(), want)
-	if err := s.Drop(d, info, reason); err != nil {
+	if err := c.Drop(d, info, reason); err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrNotFound, reason, err)
 	}
 	return fmt.Errorf("%w: %s", ErrNotFound, reason)

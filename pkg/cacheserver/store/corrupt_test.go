@@ -25,7 +25,7 @@ func TestCorruptFileIsDroppedOnce(t *testing.T) {
 	root := t.TempDir()
 	s := open(t, root, Options{})
 	counter := &droppedCounter{}
-	s.setCollector(counter)
+	s.collector.set(counter)
 	commit(t, s, repository)
 	f, err := os.Open(filepath.Join(root, layerFile))
 	if err != nil {

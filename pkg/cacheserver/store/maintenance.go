@@ -3,13 +3,10 @@
 package store
 
 import (
-	"cmp"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"path/filepath"
-	"slices"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
@@ -25,7 +22,7 @@ type Maintenance struct{ store *Store }
 // Maintain returns the access for the collector, which receives the events of the store from now on. A store has one
 // collector.
 func (s *Store) Maintain(c Collector) Maintenance {
-	s.setCollector(c)
+	s.collector.set(c)
 	return Maintenance{s}
 }
 
@@ -37,25 +34,7 @@ func (m Maintenance) Reader() layout.Reader { return m.store.reader }
 
 // Remove deletes the files of an object. Tags are deleted before other links, and links before content, so that after an
 // interruption no link or tag refers to deleted content. The next scan finds the remaining files.
-func (m Maintenance) Remove(v evict.Victim) error {
-	s := m.store
-	links := slices.SortedFunc(slices.Values(v.Links), func(a, b evict.Link) int { return -cmp.Compare(a.Kind, b.Kind) })
-	for _, l := range links {
-		var err error
-		if l.Kind == evict.Tag {
-			err = s.tags.removeFor(l, v.Digest)
-		} else {
-			err = s.removeUpTo(s.layout.Link(l, v.Digest), s.layout.Repositories())
-		}
-		if err != nil {
-			return fmt.Errorf("removing a link of repository %s: %w", l.Repository, err)
-		}
-	}
-	if err := s.removeUpTo(s.layout.Data(v.Digest), s.layout.Blobs()); err != nil {
-		return fmt.Errorf("removing content: %w", err)
-	}
-	return nil
-}
+func (m Maintenance) Remove(v evict.Victim) error { return m.store.remove(v) }
 
 // PruneContent deletes the directory of content without a file, unless a file was created concurrently.
 func (m Maintenance) PruneContent(d digest.Digest) error {
@@ -101,7 +80,7 @@ func (m Maintenance) Statfs() (syscall.Statfs_t, error) {
 }
 
 // AddProblem records a problem of the volume that a scan has found. A nil error records nothing.
-func (m Maintenance) AddProblem(path string, err error) { m.store.addProblem(path, err) }
+func (m Maintenance) AddProblem(path string, err error) { m.store.problems.addFile(path, err) }
 
 // SetRecordedSizes sets the sizes that an earlier process has recorded, by digest. They are used for content that is not
 // indexed yet. It must be called before the store is used.

@@ -4,9 +4,10 @@ package store
 
 import (
 	"errors"
-	"io/fs"
 	"path/filepath"
 	"slices"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
 )
 
 // ownFiles are the entries of the directory of the cache server.
@@ -21,26 +22,19 @@ func (s *Store) prepare() {
 	if err != nil {
 		return
 	}
-	s.checkOwnDirectory(filepath.Dir(s.layout.Partials()))
-	s.adoptPartials(s.layout.Partials())
+	checkOwnDirectory(s.reader, s.problems)
+	s.partials.adoptAll(s.layout.Partials())
 }
 
 // checkOwnDirectory reports unexpected files in the directory of the cache server, and a file in its place.
-func (s *Store) checkOwnDirectory(dir string) {
-	entries, err := s.reader.ReadDir(dir)
-	s.addProblem(dir, err)
+func checkOwnDirectory(files layout.Reader, p *problems) {
+	dir := filepath.Dir(files.Partials())
+	entries, err := files.ReadDir(dir)
+	p.addFile(dir, err)
 	for _, entry := range entries {
 		if slices.Contains(ownFiles, entry.Name()) || len(entry.Name()) > 6 && entry.Name()[:6] == "probe-" {
 			continue
 		}
-		s.addProblem(filepath.Join(dir, entry.Name()), errors.New("unexpected file; it is not used and can be deleted"))
+		p.addFile(filepath.Join(dir, entry.Name()), errors.New("unexpected file; it is not used and can be deleted"))
 	}
-}
-
-// addProblem records a problem with an absolute path. The error of a system call is recorded without its path.
-func (s *Store) addProblem(path string, err error) {
-	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
-		err = errors.New(pathError.Op + ": " + pathError.Err.Error())
-	}
-	s.problems.add(s.layout.Relative(path), err)
 }

@@ -4,10 +4,14 @@ package store
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"sync"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
 )
 
 // maxProblems bounds the recorded problems of a volume.
@@ -21,14 +25,26 @@ type Problem struct {
 	Message string
 }
 
-// problems are the problems of a volume by path. The zero value is empty. It is safe for concurrent use.
+// problems are the problems of a volume by path. It is safe for concurrent use.
 type problems struct {
+	root layout.Root
+
 	mu     sync.Mutex // guards the following fields
 	byPath map[string]string
 	more   int // problems that were not recorded
 }
 
-// add records a problem. A nil error records nothing.
+func newProblems(root layout.Root) *problems { return &problems{root: root} }
+
+// addFile records a problem with an absolute path. The error of a system call is recorded without its path.
+func (p *problems) addFile(path string, err error) {
+	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
+		err = errors.New(pathError.Op + ": " + pathError.Err.Error())
+	}
+	p.add(p.root.Relative(path), err)
+}
+
+// add records a problem with a path that is relative to the root. A nil error records nothing.
 func (p *problems) add(path string, err error) {
 	if err == nil {
 		return

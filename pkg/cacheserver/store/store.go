@@ -10,13 +10,11 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -47,56 +45,14 @@ type Options struct {
 	Policy evict.Policy
 }
 
-// Collector deletes content when the store needs space. Package gc implements it. Its methods are safe for concurrent
-// use and do not block, except MakeRoom.
-type Collector interface {
-	// Grown: content was added.
-	Grown()
-	// Full: a write has failed because the volume is full.
-	Full()
-	// Reserve reserves bytes of the configured size of the cache. Errors wrap EDQUOT if that is exceeded. Release reverts it.
-	Reserve(bytes int64) error
-	Release(bytes int64)
-	// MakeRoom evicts content for an object of size bytes if reserve fails because the volume is full, and calls reserve
-	// again. It returns the last error of reserve. It returns within a few seconds.
-	MakeRoom(ctx context.Context, size int64, reserve func() error) error
-	// Dropped: corrupt content was deleted for a reason.
-	Dropped(v evict.Victim, reason string)
-	// Suspect requests the verification of content.
-	Suspect(d digest.Digest)
-	// Now returns the time of a use that happens now. It differs from the system clock if that is wrong.
-	Now() time.Time
-}
-
-// noCollector is the Collector of a store without garbage collection.
-type noCollector struct{}
-
-func (noCollector) Grown() {}
-func (noCollector) Full()  {}
-func (noCollector) MakeRoom(_ context.Context, _ int64, reserve func() error) error {
-	return reserve()
-}
-func (noCollector) Reserve(int64) error { return nil }
-func (noCollector) Release(int64)       {}
-
-func (noCollector) Dropped(evict.Victim, string) {}
-func (noCollector) Suspect(digest.Digest)        {}
-
-func (noCollector) Now() time.Time { return time.Now() }
-
 // Store is the content of one volume. It is safe for concurrent use. Repository names and tags must be valid by the
 // grammar of package oci, because they become paths.
 type Store struct {
-	*disk
-	tags      *tags
-	syncer    *syncer
-	index     *evict.Index
-	collector atomic.Pointer[Collector]
-	problems  problems
-	close     func() // nil if the volume belongs to the caller
-	partials  *partials
-	// recorded are sizes that an earlier process has recorded. They do not change after Maintenance.SetRecordedSizes.
-	recorded map[digest.Digest]int64
+	*contents
+	syncer   *syncer
+	problems *problems
+	partials *partials
+	close    func() // nil if the volume belongs to the caller
 }
 
 // Open returns the store in the directory root. It creates the directory if it is missing, and keeps the partial
@@ -117,17 +73,18 @@ func Open(root string, o Options) (*Store, error) {
 	if o.CreateFile == nil {
 		o.CreateFile = func(dir, prefix string) (File, error) { return created(o.Volume.Create(dir, prefix)) }
 	}
-	s.index, s.partials = evict.NewIndex(o.Policy), newPartials()
-	s.disk = &disk{
+	collector := newCollectorRef()
+	files := &disk{
 		fs:         o.Volume,
 		layout:     layout.Root(root),
 		reader:     layout.Reader{Root: layout.Root(root), FS: o.Volume},
 		createFile: o.CreateFile,
-		full:       func() { s.Collector().Full() },
+		full:       func() { collector.get().Full() },
 	}
-	s.tags = newTags(s.disk)
-	s.syncer = newSyncer(s.disk, func(path string, err error) { s.problems.add(s.layout.Relative(path), err) })
-	s.setCollector(noCollector{})
+	s.problems = newProblems(files.layout)
+	s.contents = &contents{disk: files, tags: newTags(files), index: evict.NewIndex(o.Policy), collector: collector}
+	s.syncer = newSyncer(files, s.problems.addFile)
+	s.partials = newPartials(files, s.problems)
 	s.prepare()
 	return s, nil
 }
@@ -153,9 +110,7 @@ func (s *Store) Close() {
 func (s *Store) Problems() []Problem { return s.problems.list() }
 
 // Collector returns the collector of the store.
-func (s *Store) Collector() Collector { return *s.collector.Load() }
-
-func (s *Store) setCollector(c Collector) { s.collector.Store(&c) }
+func (s *Store) Collector() Collector { return s.collector.get() }
 
 // Check returns an error if the volume cannot be read.
 func (s *Store) Check() error {
@@ -208,7 +163,7 @@ func (s *Store) Manifest(repository string, d digest.Digest) ([]byte, error) {
 // UseManifest records the use of a manifest by a caller that already has its content. It returns false if the repository
 // has no such manifest, or if that is unknown without access to the volume.
 func (s *Store) UseManifest(repository string, d digest.Digest) bool {
-	return s.index.Use(d, evict.Link{Kind: evict.Revision, Repository: repository}, s.Collector().Now())
+	return s.index.Use(d, evict.Link{Kind: evict.Revision, Repository: repository}, s.collector.get().Now())
 }
 
 // Tag returns the digest that the last SetTag has set. Errors wrap ErrNotFound if there is none.
