@@ -29,7 +29,14 @@ const (
 	hashBuffer = 128 << 10
 )
 
-// run downloads the blob: it is the supervisor.
+// supervisor decides which transfers a download needs, and verifies the bytes that they receive. It exists while the file of
+// the download can be written.
+type supervisor struct {
+	*download
+	incoming *store.Incoming
+}
+
+// run downloads the blob.
 func (d *download) run(ctx context.Context) {
 	defer d.release()
 	defer d.owner.remove(d)
@@ -41,8 +48,9 @@ func (d *download) run(ctx context.Context) {
 		return
 	}
 	transferring, cancel := context.WithCancel(ctx)
-	d.work.Go(func() { d.hash(transferring, incoming) })
-	d.supervise(transferring, incoming)
+	s := &supervisor{d, incoming}
+	d.work.Go(func() { s.hash(transferring) })
+	s.supervise(transferring)
 	cancel()
 	d.work.Wait()
 	d.finish(incoming)
@@ -94,76 +102,76 @@ func (d *download) receive() *store.Incoming {
 }
 
 // supervise starts transfers until the download has ended.
-func (d *download) supervise(ctx context.Context, incoming *store.Incoming) {
+func (s *supervisor) supervise(ctx context.Context) {
 	planned := time.Now().Add(tick)
 	timer := time.NewTimer(tick)
 	defer timer.Stop()
 	recorded := time.Now()
-	for d.step(ctx, incoming, time.Now()) {
+	for s.step(ctx, time.Now()) {
 		select {
-		case <-d.events:
+		case <-s.events:
 		case <-timer.C:
 			now := time.Now()
-			d.observeDelay(now.Sub(planned))
+			s.observeDelay(now.Sub(planned))
 			planned = now.Add(tick)
 			timer.Reset(tick)
 		case <-ctx.Done():
-			d.mu.Lock()
-			d.fail(context.Cause(ctx))
-			d.mu.Unlock()
+			s.mu.Lock()
+			s.fail(context.Cause(ctx))
+			s.mu.Unlock()
 		}
 		if now := time.Now(); now.Sub(recorded) >= recordInterval {
 			recorded = now
-			d.warn("Cannot record the progress of a download", incoming.Record(d.progress()))
+			s.warn("Cannot record the progress of a download", s.incoming.Record(s.progress()))
 		}
 	}
 }
 
 // observeDelay averages the delays of the last ticks. Without other work for the processor, they are less than 1 ms.
-func (d *download) observeDelay(delay time.Duration) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.facts.delay += (delay - d.facts.delay) / 4
+func (s *supervisor) observeDelay(delay time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.facts.delay += (delay - s.facts.delay) / 4
 }
 
 // step starts the transfers that are due. It returns false when the download has ended.
-func (d *download) step(ctx context.Context, incoming *store.Incoming, now time.Time) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.cancelObsolete()
-	for !d.state.ended() {
-		v := d.look(now)
+func (s *supervisor) step(ctx context.Context, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cancelObsolete()
+	for !s.state.ended() {
+		v := s.look(now)
 		v.speedup = v.speedup.judge(v)
-		d.facts.speedup = v.speedup
+		s.facts.speedup = v.speedup
 		if v.ends() {
 			break
 		}
 		next := v.next()
-		if next == nil || !d.start(ctx, incoming, v, *next) {
+		if next == nil || !s.start(ctx, v, *next) {
 			return true
 		}
 	}
-	d.closed = true
+	s.closed = true
 	return false
 }
 
 // cancelObsolete cancels the transfers of bytes that other transfers have received. The caller holds the lock.
-func (d *download) cancelObsolete() {
-	for _, t := range d.transfers {
-		if t.next < t.end && d.facts.have.firstGap(Span{t.next, t.end}).empty() {
+func (s *supervisor) cancelObsolete() {
+	for _, t := range s.transfers {
+		if t.next < t.end && s.facts.have.firstGap(Span{t.next, t.end}).empty() {
 			t.abandon()
 		}
 	}
 }
 
 // look returns the input of the next decision. The caller holds the lock.
-func (d *download) look(now time.Time) view {
-	v := view{facts: d.facts, now: now}
-	v.typical = d.owner.pace.typical(now)
-	for _, t := range d.transfers {
+func (s *supervisor) look(now time.Time) view {
+	v := view{facts: s.facts, now: now}
+	v.typical = s.owner.pace.typical(now)
+	for _, t := range s.transfers {
 		v.flows = append(v.flows, t.flow(now))
 	}
-	for _, r := range d.readers {
+	for _, r := range s.readers {
 		if n, ok := r.need(v.facts); ok {
 			v.needs = append(v.needs, n)
 		}
@@ -172,46 +180,46 @@ func (d *download) look(now time.Time) view {
 }
 
 // start starts a transfer. It returns false if the process has too many additional connections. The caller holds the lock.
-func (d *download) start(ctx context.Context, incoming *store.Incoming, v view, o order) bool {
-	t := newTransfer(d, incoming, o.Span, v.now)
+func (s *supervisor) start(ctx context.Context, v view, o order) bool {
+	t := newTransfer(s.download, s.incoming, o.Span, v.now)
 	if o.reason == speeding {
 		select {
-		case d.owner.extra <- struct{}{}:
-			t.done = func() { <-d.owner.extra }
+		case s.owner.extra <- struct{}{}:
+			t.done = func() { <-s.owner.extra }
 		default:
 			return false
 		}
-		d.facts.speedup = v.speedup.add(v)
+		s.facts.speedup = v.speedup.add(v)
 	}
 	if o.replace >= 0 {
-		t.replaces = d.transfers[o.replace]
+		t.replaces = s.transfers[o.replace]
 		t.replaces.replacement = t
 		t.additional = true
 	}
 	if o.cut >= 0 {
-		d.transfers[o.cut].end = o.Start
+		s.transfers[o.cut].end = o.Start
 	}
-	d.owner.metrics.connections.WithLabelValues(string(o.reason)).Inc()
-	d.transfers = append(d.transfers, t)
+	s.owner.metrics.connections.WithLabelValues(string(o.reason)).Inc()
+	s.transfers = append(s.transfers, t)
 	ctx, t.cancel = context.WithCancelCause(ctx)
-	d.work.Go(func() {
-		d.ended(t, t.run(ctx))
+	s.work.Go(func() {
+		s.ended(t, t.run(ctx))
 	})
 	return true
 }
 
 // ended handles the end of a transfer: it was successful, or the download continues with another one, or fails.
-func (d *download) ended(t *transfer, err error) {
+func (s *supervisor) ended(t *transfer, err error) {
 	t.done()
-	defer d.wake()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.owner.pace.observe(t.received, t.firstAt, t.lastByte)
-	d.transfers = slices.DeleteFunc(d.transfers, func(other *transfer) bool { return other == t })
+	defer s.wake()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.owner.pace.observe(t.received, t.firstAt, t.lastByte)
+	s.transfers = slices.DeleteFunc(s.transfers, func(other *transfer) bool { return other == t })
 	if t.replaces != nil {
 		t.replaces.replacement = nil
 		if t.received == 0 || errors.Is(err, errObsolete) {
-			d.facts.replacing = false // the other connection was not faster
+			s.facts.replacing = false // the other connection was not faster
 		}
 	}
 	if t.replacement != nil {
@@ -221,45 +229,45 @@ func (d *download) ended(t *transfer, err error) {
 	switch {
 	case err == nil || errors.Is(err, errObsolete):
 	case !fromUpstream:
-		d.fail(err)
-	case failure.RefusesRange() && t.ranged && d.facts.ranges != no:
-		d.facts.ranges = no
-	case len(d.transfers) > 0:
+		s.fail(err)
+	case failure.RefusesRange() && t.ranged && s.facts.ranges != no:
+		s.facts.ranges = no
+	case len(s.transfers) > 0:
 		// Another connection continues. The upstream may not allow several.
-		d.facts.speedup = d.facts.speedup.limit()
+		s.facts.speedup = s.facts.speedup.limit()
 	default:
-		d.retry(failure, t.fresh)
+		s.retry(failure, t.fresh)
 	}
 }
 
 // retry decides how an interrupted download continues. The caller holds the lock.
-func (d *download) retry(failure *upstream.Error, fresh int64) {
-	if failure.Busy() && slices.ContainsFunc(d.readers, func(r *Reader) bool { return r.part.First > 0 }) {
+func (s *supervisor) retry(failure *upstream.Error, fresh int64) {
+	if failure.Busy() && slices.ContainsFunc(s.readers, func(r *Reader) bool { return r.part.First > 0 }) {
 		// containerd requests the upstream only for the first part of a layer that it pulls in parts. For a later one, an
 		// error ends the pull, so the client has to wait.
-		d.facts.notBefore = time.Now().Add(busyPause)
+		s.facts.notBefore = time.Now().Add(busyPause)
 		return
 	}
-	d.facts.retries = d.facts.retries.after(fresh, len(d.readers) == 0)
-	pause, again := d.facts.retries.pause()
+	s.facts.retries = s.facts.retries.after(fresh, len(s.readers) == 0)
+	pause, again := s.facts.retries.pause()
 	broken := failure.StatusCode == 0 && !failure.Busy()
 	// Clients that have received nothing get the error immediately and can pull from the upstream themselves. A body that
 	// breaks off before its first byte is requested again as often as containerd would.
-	unread := d.facts.have == nil && !d.state.announced
+	unread := s.facts.have == nil && !s.state.announced
 	if !again || !broken || unread {
-		d.fail(failure)
+		s.fail(failure)
 		return
 	}
-	d.facts.notBefore = time.Now().Add(pause)
+	s.facts.notBefore = time.Now().Add(pause)
 }
 
 // hash verifies the bytes in their order, as far as they are there.
-func (d *download) hash(ctx context.Context, incoming *store.Incoming) {
+func (s *supervisor) hash(ctx context.Context) {
 	hasher := digest.SHA256.Digester()
 	var hashed int64
 	generation := 0
 	for {
-		facts, state, changed := d.snapshot()
+		facts, state, changed := s.snapshot()
 		if state.ended() {
 			return
 		}
@@ -268,19 +276,19 @@ func (d *download) hash(ctx context.Context, incoming *store.Incoming) {
 			hasher.Hash().Reset()
 		}
 		if n := min(facts.have.endAt(hashed)-hashed, hashBuffer); n > 0 {
-			if err := hashPart(hasher.Hash(), incoming, hashed, n); err != nil {
-				d.end(fmt.Errorf("%w: %w", errStorage, err))
+			if err := hashPart(hasher.Hash(), s.incoming, hashed, n); err != nil {
+				s.end(fmt.Errorf("%w: %w", errStorage, err))
 				return
 			}
 			hashed += n
 			continue
 		}
 		if hashed == facts.size {
-			if got := hasher.Digest(); got != d.digest {
-				d.end(fmt.Errorf("verifying blob %s: %w: %s", d.digest, store.ErrDigestMismatch, got))
+			if got := hasher.Digest(); got != s.digest {
+				s.end(fmt.Errorf("verifying blob %s: %w: %s", s.digest, store.ErrDigestMismatch, got))
 				return
 			}
-			d.end(nil)
+			s.end(nil)
 			return
 		}
 		select {

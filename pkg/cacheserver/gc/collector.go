@@ -342,7 +342,9 @@ func (c *Collector) buildIndex(ctx context.Context) bool {
 		if err == nil {
 			c.records = nil
 			c.index.Complete()
-			c.removeDistributionState()
+			if c.limits.TTL > 0 {
+				removeDistributionState(c.volume, c.log)
+			}
 			c.log.Info("Indexed the volume", "objects", c.index.Stats().Objects, "duration", time.Since(began).String())
 			return true
 		}
@@ -374,16 +376,6 @@ func (c *Collector) expiryTime() time.Time {
 		return time.Time{}
 	}
 	return now
-}
-
-// removeDistributionState deletes the state of a stock registry: it becomes wrong when this server serves content.
-func (c *Collector) removeDistributionState() {
-	if c.limits.TTL <= 0 {
-		return
-	}
-	if err := c.volume.RemoveFile(c.volume.Reader().DistributionState()); err != nil {
-		c.log.Warn("Cannot delete the state of the stock registry", "error", err)
-	}
 }
 
 // save records the last uses on the volume, for this server and for a stock registry, if they have changed.

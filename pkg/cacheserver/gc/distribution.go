@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"time"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+	"github.com/registry-cache/extension/pkg/cacheserver/store"
 )
 
 // Entry types of distribution's registry/proxy/scheduler.
@@ -28,6 +30,13 @@ type distributionEntry struct {
 	ExpiryData time.Time
 	// EntryType is distributionBlob or distributionManifest.
 	EntryType int
+}
+
+// removeDistributionState deletes the state of a stock registry: it becomes wrong when this server serves content.
+func removeDistributionState(v store.Maintenance, log *slog.Logger) {
+	if err := v.RemoveFile(v.Reader().DistributionState()); err != nil {
+		log.Warn("Cannot delete the state of the stock registry", "error", err)
+	}
 }
 
 // writeDistributionState writes the entries of all stored content. A stock registry never deletes content without an

@@ -149,11 +149,6 @@ func (f *FS) Stat(path string) (fs.FileInfo, error) {
 	return do(f, OpStat, path, func() (fs.FileInfo, error) { return f.calls.stat(path) }, nil)
 }
 
-// Lstat is os.Lstat.
-func (f *FS) Lstat(path string) (fs.FileInfo, error) {
-	return do(f, OpStat, path, func() (fs.FileInfo, error) { return f.calls.lstat(path) }, nil)
-}
-
 // ReadDir is os.ReadDir. The method Info of an entry has a deadline, too.
 func (f *FS) ReadDir(path string) ([]fs.DirEntry, error) {
 	entries, err := do(f, OpReadDir, path, func() ([]fs.DirEntry, error) { return f.calls.readDir(path) }, nil)
@@ -171,7 +166,10 @@ type dirEntry struct {
 }
 
 // Info implements fs.DirEntry.
-func (e dirEntry) Info() (fs.FileInfo, error) { return e.files.Lstat(filepath.Join(e.dir, e.Name())) }
+func (e dirEntry) Info() (fs.FileInfo, error) {
+	path := filepath.Join(e.dir, e.Name())
+	return do(e.files, OpStat, path, func() (fs.FileInfo, error) { return e.files.calls.lstat(path) }, nil)
+}
 
 // Mkdir is os.Mkdir.
 func (f *FS) Mkdir(path string, perm fs.FileMode) error {

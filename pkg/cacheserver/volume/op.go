@@ -22,7 +22,7 @@ const (
 	OpChmod    Op = "chmod"     // FS.Chmod, FS.Chtimes
 	OpOpen     Op = "open"      // FS.Open, FS.OpenFile, FS.ReadFile
 	OpCreate   Op = "create"    // FS.Create
-	OpStat     Op = "stat"      // FS.Stat, FS.Lstat, FS.MkdirAll, File.Stat, File.Seek from the end
+	OpStat     Op = "stat"      // FS.Stat, FS.ReadDir, FS.MkdirAll, File.Stat, File.Seek from the end
 	OpReadDir  Op = "readdir"   // FS.ReadDir, FS.RemoveAll
 	OpRead     Op = "read"      // File.Read, File.ReadAt, FS.ReadFile, sendfile
 	OpWrite    Op = "write"     // File.Write, File.WriteAt

@@ -165,17 +165,17 @@ func (in injector) truncate(f *os.File, size int64) error {
 // allocate reserves space without changing the size of the file. The error wraps errors.ErrUnsupported if the file system
 // cannot do that. Some return ENODEV (man 2 fallocate), which other calls return for a removed device.
 func (in injector) allocate(f *os.File, offset, size int64) error {
-	err := in.tryAllocate(f, offset, size)
+	err := in.check(OpAllocate, f.Name())
+	if err == nil {
+		err = fallocate(f, offset, size)
+	}
 	if errors.Is(err, syscall.ENODEV) {
 		return fmt.Errorf("reserving space for %s: %w", f.Name(), errors.ErrUnsupported)
 	}
 	return err
 }
 
-func (in injector) tryAllocate(f *os.File, offset, size int64) error {
-	if err := in.check(OpAllocate, f.Name()); err != nil {
-		return err
-	}
+func fallocate(f *os.File, offset, size int64) error {
 	conn, err := f.SyscallConn()
 	if err != nil {
 		return err
