@@ -28,6 +28,8 @@ type download struct {
 	events chan struct{}
 	// work are the transfers and the hasher.
 	work sync.WaitGroup
+	// space serializes the reservations of the transfers.
+	space sync.Mutex
 
 	mu        sync.Mutex    // guards all that follows
 	changed   chan struct{} // closed and replaced when readers may continue
@@ -40,6 +42,8 @@ type download struct {
 	repositories []string
 	etag         string        // of the latest response
 	reserved     bool          // the space for all of the blob
+	written      int64         // bytes in the file, of this process
+	accounted    int64         // bytes of written that are reserved, unless reserved is set
 	linked       []string      // repositories for which the blob was stored
 	stored       bool          // for all of them
 	closed       bool          // accepts no more readers unless it is verified

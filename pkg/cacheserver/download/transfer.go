@@ -20,6 +20,8 @@ const (
 	// maxRecord is more than the size of a TLS record, in bytes (RFC 8446, section 5.2). If as much is in the receive buffer
 	// of a connection, a Read does not block.
 	maxRecord = 17 << 10
+	// accountStep is the number of bytes for which space is reserved at once, if not for the whole blob.
+	accountStep = 1 << 20
 )
 
 // errObsolete ends a transfer if another transfer receives its bytes.
@@ -109,7 +111,7 @@ func (t *transfer) run(ctx context.Context) (err error) {
 	if err := t.accept(blob, part); err != nil {
 		return err
 	}
-	return orCause(ctx, t.copy(blob))
+	return orCause(ctx, t.copy(ctx, blob))
 }
 
 // orCause returns the cause of a context that was canceled on purpose instead of the error that this caused.
@@ -161,7 +163,32 @@ func (t *transfer) reserve(ctx context.Context, size int64) error {
 	if !due {
 		return nil
 	}
+	d.space.Lock()
+	defer d.space.Unlock()
 	if err := t.incoming.Reserve(ctx, size); err != nil {
+		return d.unstorable(err)
+	}
+	return nil
+}
+
+// account reserves space for the next n bytes of a blob that is not downloaded completely, or whose size is unknown, in
+// steps.
+func (t *transfer) account(ctx context.Context, n int64) error {
+	d := t.download
+	d.mu.Lock()
+	d.written += n
+	due := !d.reserved && d.written > d.accounted
+	if due {
+		d.accounted = (d.written + accountStep - 1) / accountStep * accountStep
+	}
+	total := d.accounted
+	d.mu.Unlock()
+	if !due {
+		return nil
+	}
+	d.space.Lock()
+	defer d.space.Unlock()
+	if err := t.incoming.Account(ctx, total); err != nil {
 		return d.unstorable(err)
 	}
 	return nil
@@ -211,12 +238,15 @@ func (t *transfer) accept(blob *upstream.Blob, part upstream.Range) error {
 }
 
 // copy writes the body to the file up to the limit.
-func (t *transfer) copy(body *upstream.Blob) error {
+func (t *transfer) copy(ctx context.Context, body *upstream.Blob) error {
 	buffer := make([]byte, transferBuffer)
 	for {
 		n, waited, readErr := fill(body, buffer)
 		skip, keep, ended := t.claim(int64(n), waited)
 		if keep > skip {
+			if err := t.account(ctx, keep-skip); err != nil {
+				return err
+			}
 			if _, err := t.incoming.WriteAt(buffer[skip:keep], t.next+skip); err != nil {
 				return t.download.unstorable(err)
 			}

@@ -16,14 +16,15 @@ import (
 )
 
 // Incoming is a blob whose bytes arrive from the upstream, in any order. Several goroutines may call WriteAt, ReadAt and
-// Open concurrently. One goroutine calls Reserve, Record, Commit, Keep, Discard and, after all others have ended, Close.
+// Open concurrently. One goroutine calls Record, Commit, Keep, Discard and, after all others have ended, Close. Reserve and
+// Account are called by one goroutine at a time.
 type Incoming struct {
 	store     *Store
 	file      File
 	digest    digest.Digest
 	committed bool
 	kept      bool
-	reserved  int64 // bytes that Close releases
+	reserved  int64 // bytes of the size of the cache, which Close releases
 }
 
 // Receive returns the partial download with the digest and its progress, or a new one. Content with the digest is not
@@ -83,7 +84,17 @@ func (i *Incoming) Open() (*volume.File, error) {
 // clients receive any byte. If the space is missing, other partial downloads and the least recently used content are
 // deleted, which takes some seconds at most. A volume that does not support reservations is no error.
 func (i *Incoming) Reserve(ctx context.Context, size int64) error {
-	try := func() error { return i.reserve(size) }
+	return i.makeRoom(ctx, size, func() error { return i.reserve(size) })
+}
+
+// Account is Reserve for a blob that is not downloaded completely, or whose size is unknown: it reserves size bytes within
+// the size of the cache, but no space of the file system. size is the total of all calls.
+func (i *Incoming) Account(ctx context.Context, size int64) error {
+	return i.makeRoom(ctx, size, func() error { return i.account(size) })
+}
+
+// makeRoom calls try again after deletions while the volume is full.
+func (i *Incoming) makeRoom(ctx context.Context, size int64, try func() error) error {
 	err := try()
 	for volume.IsFull(err) && i.store.partials.drop() {
 		err = try()
@@ -98,17 +109,25 @@ func (i *Incoming) Reserve(ctx context.Context, size int64) error {
 	return nil
 }
 
-// reserve reserves the space once, within the size of the cache and on the file system.
+// reserve reserves space within the size of the cache and on the file system. Without space on the file system, the next
+// call, or Close, finds the former reserved.
 func (i *Incoming) reserve(size int64) error {
-	collector := i.store.collector.get()
-	if err := collector.Reserve(size); err != nil {
+	if err := i.account(size); err != nil {
 		return err
 	}
-	if err := allocate(i.file, size); err != nil {
-		collector.Release(size)
+	return allocate(i.file, size)
+}
+
+// account reserves space within the size of the cache.
+func (i *Incoming) account(size int64) error {
+	more := size - i.reserved
+	if more <= 0 {
+		return nil
+	}
+	if err := i.store.collector.get().Reserve(more); err != nil {
 		return err
 	}
-	i.reserved += size
+	i.reserved = size
 	return nil
 }
 

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package download
+
+import (
+	"context"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+)
+
+// quota is a collector that permits a number of bytes and deletes nothing.
+type quota struct {
+	mu                        sync.Mutex // guards all fields
+	limit, reserved, required int64
+}
+
+func (q *quota) Reserve(bytes int64) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.required = max(q.required, q.reserved+bytes)
+	if q.reserved+bytes > q.limit {
+		return syscall.EDQUOT
+	}
+	q.reserved += bytes
+	return nil
+}
+
+func (q *quota) Release(bytes int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.reserved -= bytes
+}
+
+func (q *quota) MakeRoom(_ context.Context, _ int64, reserve func() error) error { return reserve() }
+func (q *quota) Now() time.Time                                                  { return time.Now() }
+func (q *quota) Grown()                                                          {}
+func (q *quota) Full()                                                           {}
+func (q *quota) Dropped(evict.Victim, string)                                    {}
+func (q *quota) Suspect(digest.Digest)                                           {}
+
+// Bytes are reserved before they are written, also if the size of the blob is unknown, or if only parts of it are read.
+func TestSpaceOfUnknownSize(t *testing.T) {
+	t.Parallel()
+	const size = 6 * mib
+	for _, tc := range []struct {
+		name   string
+		noSize bool
+		part   Part
+		// required are the bytes that must be reserved.
+		required int64
+		limit    int64
+		stored   bool
+	}{
+		{"known size", false, Part{}, size, size, true},
+		{"known size, no space", false, Part{}, size, size - 1, false},
+		{"unknown size", true, Part{}, size, size, true},
+		{"unknown size, no space", true, Part{}, size, size - 1, false},
+		{"part", false, Part{First: mib, Length: 3 * mib}, 3 * mib, size, false},
+		{"part, no space", false, Part{First: mib, Length: 3 * mib}, 3 * mib, 2 * mib, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				o := &origin{content: randomContent(size), noSize: tc.noSize}
+				r := newRig(t, o, Options{Unstored: func(digest.Digest, error) {}})
+				q := &quota{limit: tc.limit}
+				r.store.Maintain(q)
+				if _, err := r.pull(tc.part); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				q.mu.Lock()
+				defer q.mu.Unlock()
+				if q.required < tc.required || q.reserved != 0 {
+					t.Errorf("%d bytes were reserved, want at least %d; %d are left", q.required, tc.required, q.reserved)
+				}
+				if got := r.stored(); got != tc.stored {
+					t.Errorf("stored: %t, want %t", got, tc.stored)
+				}
+			})
+		})
+	}
+}
