@@ -156,7 +156,7 @@ func (b *Blobs) Verify(ctx context.Context, d digest.Digest) {
 // Unreadable deletes stored content after an error of a read that the client could notice. The next request downloads it
 // again.
 func (b *Blobs) Unreadable(d digest.Digest, err error) {
-	if dropErr := b.store.Drop(d, nil, "it cannot be read: "+err.Error()); dropErr != nil {
+	if dropErr := b.store.Unreadable(d, err); dropErr != nil {
 		b.options.Logger.Warn("Cannot delete corrupt content", "digest", d, "error", dropErr)
 	}
 }

@@ -86,6 +86,12 @@ func (c *contents) Drop(d digest.Digest, read fs.FileInfo, reason string) error 
 	return nil
 }
 
+// Unreadable is Drop after an error of a read, also of one by the kernel itself (sendfile), which the volume has not noticed.
+func (c *contents) Unreadable(d digest.Digest, err error) error {
+	c.fs.ReportRead(err)
+	return c.Drop(d, nil, "it cannot be read: "+err.Error())
+}
+
 // Suspect requests the verification of stored content against its digest, after a read error for example. Corrupt content
 // is dropped. It does not block.
 func (c *contents) Suspect(d digest.Digest) { c.collector.get().Suspect(d) }

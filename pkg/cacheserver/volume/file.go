@@ -128,7 +128,7 @@ func (f *File) Truncate(size int64) error {
 // Allocate reserves space for size bytes from offset, without changing the size of the file: fallocate(2) with
 // FALLOC_FL_KEEP_SIZE. File systems without support return an error that wraps errors.ErrUnsupported.
 func (f *File) Allocate(offset, size int64) error {
-	return f.files.do(OpAllocate, f.Name(), func() error { return f.files.calls.allocate(f.file, offset, size) })
+	return run(f.files, OpAllocate, f.Name(), func() error { return f.files.calls.allocate(f.file, offset, size) })
 }
 
 // Sync is os.File.Sync. After an error the file is unusable: the kernel may have dropped unwritten data and returns
@@ -161,7 +161,7 @@ func (f *File) change(op Op, work func() error) error {
 	if err := f.Err(); err != nil {
 		return err
 	}
-	err := f.files.do(op, f.Name(), work)
+	err := run(f.files, op, f.Name(), work)
 	if errors.Is(err, ErrHung) {
 		f.fail(err)
 	}
@@ -211,7 +211,7 @@ func (f *File) Close() error {
 }
 
 func (f *File) close() error {
-	err := f.files.do(OpClose, f.Name(), func() error { return f.files.calls.close(f.file) })
+	err := run(f.files, OpClose, f.Name(), func() error { return f.files.calls.close(f.file) })
 	if errors.Is(err, ErrHung) || errors.Is(err, errClosed) {
 		// Closing twice is harmless. The number of these goroutines is bounded by the number of open files.
 		go func() { _ = f.file.Close() }()

@@ -173,7 +173,7 @@ func (e dirEntry) Info() (fs.FileInfo, error) {
 
 // Mkdir is os.Mkdir.
 func (f *FS) Mkdir(path string, perm fs.FileMode) error {
-	return f.do(OpMkdir, path, func() error { return f.calls.mkdir(path, perm) })
+	return run(f, OpMkdir, path, func() error { return f.calls.mkdir(path, perm) })
 }
 
 // MkdirAll is os.MkdirAll.
@@ -204,27 +204,27 @@ func (f *FS) MkdirAll(path string, perm fs.FileMode) error {
 
 // Chmod is os.Chmod.
 func (f *FS) Chmod(path string, perm fs.FileMode) error {
-	return f.do(OpChmod, path, func() error { return f.calls.chmod(path, perm) })
+	return run(f, OpChmod, path, func() error { return f.calls.chmod(path, perm) })
 }
 
 // Chtimes is os.Chtimes.
 func (f *FS) Chtimes(path string, accessed, modified time.Time) error {
-	return f.do(OpChmod, path, func() error { return f.calls.chtimes(path, accessed, modified) })
+	return run(f, OpChmod, path, func() error { return f.calls.chtimes(path, accessed, modified) })
 }
 
 // SyncDir is fsync of the directory: created, renamed and removed entries survive a power failure.
 func (f *FS) SyncDir(path string) error {
-	return f.do(OpSyncDir, path, func() error { return f.calls.syncDir(path) })
+	return run(f, OpSyncDir, path, func() error { return f.calls.syncDir(path) })
 }
 
 // Rename is os.Rename. An abandoned call can still rename the file later.
 func (f *FS) Rename(from, to string) error {
-	return f.do(OpRename, to, func() error { return f.calls.rename(from, to) })
+	return run(f, OpRename, to, func() error { return f.calls.rename(from, to) })
 }
 
 // Remove is os.Remove. An abandoned call can still remove the file later.
 func (f *FS) Remove(path string) error {
-	return f.do(OpRemove, path, func() error { return f.calls.remove(path) })
+	return run(f, OpRemove, path, func() error { return f.calls.remove(path) })
 }
 
 // RemoveAll is os.RemoveAll. Each removal and each read of a directory has its own deadline. It does not follow symbolic
@@ -263,8 +263,16 @@ func (f *FS) Statfs(path string) (syscall.Statfs_t, error) {
 	return do(f, OpStatfs, path, func() (syscall.Statfs_t, error) { return f.calls.statfs(path) }, nil)
 }
 
-// do is the function do for calls without a result.
-func (f *FS) do(op Op, path string, work func() error) error {
+// ReportRead records the error of a read that was no call of this package: an error of sendfile, which package net returns.
+// It ignores nil, and errors of calls of this package, which are recorded already.
+func (f *FS) ReportRead(err error) {
+	if _, recorded := errors.AsType[*fs.PathError](err); !recorded {
+		f.health.observe(OpRead, err)
+	}
+}
+
+// run is do for calls without a result.
+func run(f *FS, op Op, path string, work func() error) error {
 	_, err := do(f, op, path, func() (struct{}, error) { return struct{}{}, work() }, nil)
 	return err
 }
