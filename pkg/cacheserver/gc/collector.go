@@ -208,7 +208,7 @@ func (c *Collector) canMakeRoom(size int64) bool {
 // Reserve implements store.Collector.
 func (c *Collector) Reserve(bytes int64) error {
 	reserved := c.reserved.Add(bytes)
-	if limits := c.currentLimits(); limits.Size > 0 && c.index.Stats().Bytes+reserved > limits.Size {
+	if limits := c.currentLimits(); limits.Size > 0 && c.index.Stats().Bytes+c.volume.PartialBytes()+reserved > limits.Size {
 		c.reserved.Add(-bytes)
 		return fmt.Errorf("the cache may use %d bytes: %w", limits.Size, syscall.EDQUOT)
 	}

@@ -170,6 +170,37 @@ func TestSize(t *testing.T) {
 	})
 }
 
+// Partial downloads of earlier requests use a part of the size. They are deleted when another download needs it.
+func TestSizeWithPartialDownloads(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), setup{limits: week, size: func() int64 { return 1000 },
+		fileSystem: func() (Space, error) { return Space{Bytes: evict.Amount{Used: 1 << 30, Limit: 1 << 60}}, nil }})
+	kept, progress, err := s.Receive(layerDigest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	progress.Spans = [][2]int64{{100, 700}}
+	if err := errors.Join(kept.Keep(progress), kept.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Collector.Reserve(400); err != nil {
+		t.Errorf("600 and 400 of 1000 bytes: %v", err)
+	}
+	if err := s.Collector.Reserve(1); !errors.Is(err, syscall.EDQUOT) {
+		t.Errorf("one byte more than the size: %v", err)
+	}
+	other, _, err := s.Receive(digest.FromString("other"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Reserve(t.Context(), 600); err != nil {
+		t.Errorf("instead of the partial download: %v", err)
+	}
+	if err := errors.Join(other.Discard(), other.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A volume without inodes is full although it has free bytes.
 func TestInodes(t *testing.T) {
 	t.Parallel()

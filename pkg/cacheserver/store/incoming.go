@@ -23,8 +23,8 @@ type Incoming struct {
 	file      File
 	digest    digest.Digest
 	committed bool
-	kept      bool
-	reserved  int64 // bytes of the size of the cache, which Close releases
+	kept      *Progress // of Keep
+	reserved  int64     // bytes of the size of the cache, which Close releases
 }
 
 // Receive returns the partial download with the digest and its progress, or a new one. Content with the digest is not
@@ -171,7 +171,7 @@ func (i *Incoming) Keep(p Progress) error {
 	if err := i.Record(p); err != nil {
 		return errors.Join(err, i.Discard())
 	}
-	i.kept = true
+	i.kept = &p
 	return nil
 }
 
@@ -189,9 +189,9 @@ func (i *Incoming) Close() error {
 	if errors.Is(err, os.ErrClosed) {
 		return nil
 	}
-	if i.kept {
+	if i.kept != nil {
 		// Not earlier, because the file is locked until it is closed.
-		i.store.partials.add(i.digest, i.file.Name())
+		i.store.partials.add(*i.kept, i.file.Name())
 	}
 	i.store.collector.get().Release(i.reserved)
 	i.store.release(i.digest)

@@ -45,9 +45,16 @@ func TestKeptBlobIsContinued(t *testing.T) {
 		if restart {
 			s = open(t, root, Options{})
 		}
+		partialBytes := s.Maintain(noCollector{}).PartialBytes
+		if got := partialBytes(); got != 4 {
+			t.Errorf("restart %t: %d bytes in partial downloads, want 4", restart, got)
+		}
 		i, progress, err := s.Receive(layerDigest)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if got := partialBytes(); got != 0 {
+			t.Errorf("restart %t: %d bytes in partial downloads while the only one continues", restart, got)
 		}
 		if diff := cmp.Diff(progressOf(4), progress); diff != "" {
 			t.Errorf("restart %t: -want +got\n%s", restart, diff)

@@ -74,6 +74,10 @@ func (m Maintenance) RemoveFile(path string) error {
 	return errors.Join(m.store.removeIfExists(path), m.store.removeTemporary(path))
 }
 
+// PartialBytes returns the number of bytes of partial downloads that no Incoming uses. They are not in the index. The store
+// deletes them if they leave no space for an Incoming.
+func (m Maintenance) PartialBytes() int64 { return m.store.partials.total() }
+
 // Statfs returns the usage of the file system.
 func (m Maintenance) Statfs() (syscall.Statfs_t, error) {
 	return m.store.fs.Statfs(string(m.store.layout))

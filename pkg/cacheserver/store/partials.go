@@ -42,6 +42,15 @@ type Progress struct {
 	Repositories []string `json:"repositories"`
 }
 
+// bytes returns the number of bytes that are in the file.
+func (p Progress) bytes() int64 {
+	var n int64
+	for _, span := range p.Spans {
+		n += span[1] - span[0]
+	}
+	return n
+}
+
 func (p Progress) validate() error {
 	if _, err := oci.ParseDigest(p.Digest.String()); err != nil {
 		return err
@@ -64,38 +73,60 @@ type partials struct {
 	*disk
 	problems *problems
 
-	mu    sync.Mutex // guards paths
-	paths map[digest.Digest]string
+	mu    sync.Mutex // guards the following fields
+	files map[digest.Digest]partial
+	bytes int64 // of all files
+}
+
+// partial is a file that contains a part of a blob.
+type partial struct {
+	path  string
+	bytes int64
 }
 
 func newPartials(d *disk, p *problems) *partials {
-	return &partials{disk: d, problems: p, paths: map[digest.Digest]string{}}
+	return &partials{disk: d, problems: p, files: map[digest.Digest]partial{}}
 }
 
-func (p *partials) add(d digest.Digest, path string) {
+// add adds a file with the bytes of the progress. A file of the same blob is replaced in the list.
+func (p *partials) add(progress Progress, path string) {
+	added := partial{path: path, bytes: progress.bytes()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.paths[d] = path
+	p.bytes += added.bytes - p.files[progress.Digest].bytes
+	p.files[progress.Digest] = added
+}
+
+// total returns the number of bytes in all files.
+func (p *partials) total() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.bytes
 }
 
 // take returns the path of a partial download, which has no entry afterwards, or "".
 func (p *partials) take(d digest.Digest) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	path := p.paths[d]
-	delete(p.paths, d)
-	return path
+	return p.remove(d)
 }
 
 // takeAny is take for any digest.
 func (p *partials) takeAny() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for d, path := range p.paths {
-		delete(p.paths, d)
-		return path
+	for d := range p.files {
+		return p.remove(d)
 	}
 	return ""
+}
+
+// remove removes an entry and returns its path. The caller holds the lock.
+func (p *partials) remove(d digest.Digest) (path string) {
+	removed := p.files[d]
+	delete(p.files, d)
+	p.bytes -= removed.bytes
+	return removed.path
 }
 
 // reopen opens a partial download and reads its record. Bytes that the file lacks are not part of the progress.
@@ -220,7 +251,7 @@ func (p *partials) adopt(path string) bool {
 	if err != nil {
 		return false
 	}
-	p.add(progress.Digest, path)
+	p.add(progress, path)
 	return true
 }
 
