@@ -42,7 +42,7 @@ type download struct {
 	repositories []string
 	etag         string        // of the latest response
 	reserved     bool          // the space for all of the blob
-	written      int64         // bytes in the file, of this process
+	written      int64         // bytes in the file
 	accounted    int64         // bytes of written that are reserved, unless reserved is set
 	linked       []string      // repositories for which the blob was stored
 	stored       bool          // for all of them

@@ -89,3 +89,26 @@ func TestSpaceOfUnknownSize(t *testing.T) {
 		})
 	}
 }
+
+// The bytes of an earlier, partial download need space, too.
+func TestSpaceOfContinuedDownload(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{content: randomContent(6 * mib)}
+		r := newRig(t, o, Options{})
+		q := &quota{limit: 6 * mib}
+		r.store.Maintain(q)
+		for _, part := range []Part{{Length: 3 * mib}, {First: 4 * mib, Length: mib}} {
+			if _, err := r.pull(part); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Minute) // the download ends and is kept
+			synctest.Wait()
+		}
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if q.required < 4*mib {
+			t.Errorf("%d bytes were reserved, want those of both parts", q.required)
+		}
+	})
+}

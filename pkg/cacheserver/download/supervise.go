@@ -95,6 +95,9 @@ func (d *download) receive() *store.Incoming {
 	sameSize := d.facts.size < 0 || progress.Size < 0 || progress.Size == d.facts.size
 	if sameSize && slices.Contains(progress.Repositories, d.repositories[0]) {
 		d.facts.have.load(progress.Spans)
+		for _, span := range d.facts.have {
+			d.written += span.End - span.Start
+		}
 		d.facts.size = max(d.facts.size, progress.Size)
 	}
 	d.broadcast()
