@@ -15,6 +15,7 @@ import (
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 func TestMeter(t *testing.T) {
@@ -256,4 +257,33 @@ func TestHiddenLimit(t *testing.T) {
 			t.Errorf("%d objects remain, want the 19 most recently used", got)
 		}
 	})
+}
+
+// A download that found no space on the file system bypasses the volume, so other downloads may use the size of the cache.
+func TestFailedReservationIsReleased(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), setup{limits: week, size: func() int64 { return 1000 },
+		fault: func(op volume.Op, _ string) error {
+			if op == volume.OpAllocate {
+				return syscall.ENOSPC
+			}
+			return nil
+		}})
+	p, _, err := s.Receive(layerDigest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Reserve(t.Context(), 800); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("on a full file system: %v", err)
+	}
+	if err := s.Collector.Reserve(1000); err != nil {
+		t.Errorf("while the other download bypasses the volume: %v", err)
+	}
+	if err := errors.Join(p.Discard(), p.Close()); err != nil {
+		t.Error(err)
+	}
+	s.Collector.Release(1000)
+	if got := s.Collector.reserved.Load(); got != 0 {
+		t.Errorf("%d bytes are still reserved", got)
+	}
 }

@@ -95,6 +95,7 @@ func (i *Incoming) Account(ctx context.Context, size int64) error {
 
 // makeRoom calls try again after deletions while the volume is full.
 func (i *Incoming) makeRoom(ctx context.Context, size int64, try func() error) error {
+	before := i.reserved
 	err := try()
 	for volume.IsFull(err) && i.store.partials.drop() {
 		err = try()
@@ -103,14 +104,16 @@ func (i *Incoming) makeRoom(ctx context.Context, size int64, try func() error) e
 		err = i.store.collector.get().MakeRoom(ctx, size, try)
 	}
 	if err != nil {
+		i.store.collector.get().Release(i.reserved - before)
+		i.reserved = before
 		i.store.noticeFull(err)
 		return fmt.Errorf("reserving %d bytes for blob %s: %w", size, i.digest, err)
 	}
 	return nil
 }
 
-// reserve reserves space within the size of the cache and on the file system. Without space on the file system, the next
-// call, or Close, finds the former reserved.
+// reserve reserves space within the size of the cache and on the file system. Without space on the file system, the former
+// stays reserved.
 func (i *Incoming) reserve(size int64) error {
 	if err := i.account(size); err != nil {
 		return err
