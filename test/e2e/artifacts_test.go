@@ -36,10 +36,10 @@ var _ = JustAfterEach(func(ctx context.Context) {
 		AddReportEntry("artifacts", err.Error())
 		return
 	}
-	problems := artifacts.Collect(ctx, tb, dir)
+	problems := artifacts.Collect(ctx, tb.Cluster, tb.Upstream, dir)
 	AddReportEntry("artifacts", dir+"\n"+strings.Join(problems, "\n"))
 	var summary strings.Builder
-	artifacts.Summarize(ctx, tb, &summary)
+	artifacts.Summarize(ctx, tb.Cluster, &summary)
 	AddReportEntry("summary", summary.String())
 }, NodeTimeout(collectTimeout))
 

@@ -26,8 +26,8 @@ import (
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
 	resourcesv1alpha1 "github.com/gardener/gardener/pkg/apis/resources/v1alpha1"
 
-	"github.com/registry-cache/extension/test/testbed"
 	"github.com/registry-cache/extension/test/testbed/kindcluster"
+	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
 // maxLog bounds the collected log of one container, in bytes.
@@ -38,11 +38,11 @@ const unit = "configure-containerd-registries"
 
 // Collect writes the state of the testbed to files in dir, which is created if necessary. It collects as much as possible
 // and returns one line for each part that was not available, so that the failure itself stays the first error to see.
-func Collect(ctx context.Context, tb *testbed.Testbed, dir string) (problems []string) {
+func Collect(ctx context.Context, cluster *kindcluster.Cluster, registry *upstream.Client, dir string) (problems []string) {
 	a := &collection{dir: dir}
-	a.nodes(ctx, tb.Cluster)
-	a.upstreamLog(ctx, tb)
-	clients, err := newClients(tb.Cluster)
+	a.nodes(ctx, cluster)
+	a.upstreamLog(ctx, registry)
+	clients, err := newClients(cluster)
 	if err != nil {
 		return append(a.problems, err.Error())
 	}
@@ -133,8 +133,8 @@ func (a *collection) nodes(ctx context.Context, cluster *kindcluster.Cluster) {
 	}
 }
 
-func (a *collection) upstreamLog(ctx context.Context, tb *testbed.Testbed) {
-	requests, err := tb.Upstream.Requests(ctx, 0)
+func (a *collection) upstreamLog(ctx context.Context, registry *upstream.Client) {
+	requests, err := registry.Requests(ctx, 0)
 	var lines []byte
 	for _, request := range requests {
 		line, err := json.Marshal(request)
@@ -145,7 +145,7 @@ func (a *collection) upstreamLog(ctx context.Context, tb *testbed.Testbed) {
 	}
 	a.save("upstream-requests.jsonl", lines, err)
 
-	faults, err := tb.Upstream.Faults(ctx)
+	faults, err := registry.Faults(ctx)
 	if err == nil {
 		lines, err = json.MarshalIndent(faults, "", "  ")
 	}

@@ -16,7 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
-	"github.com/registry-cache/extension/test/testbed"
+	"github.com/registry-cache/extension/test/testbed/kindcluster"
 )
 
 const (
@@ -29,7 +29,7 @@ const (
 // Summarize writes the part of the state that explains most failures of caches, in about a hundred lines: the pods of the
 // caches with the ends of their logs, the latest warnings, and the end of the journal of the unit on each node. CI keeps
 // its output, but not the files of Collect.
-func Summarize(ctx context.Context, tb *testbed.Testbed, out io.Writer) {
+func Summarize(ctx context.Context, cluster *kindcluster.Cluster, out io.Writer) {
 	section := func(title string, content []byte, err error) {
 		fmt.Fprintf(out, "---- %s\n", title)
 		if err != nil {
@@ -37,7 +37,7 @@ func Summarize(ctx context.Context, tb *testbed.Testbed, out io.Writer) {
 		}
 		_, _ = out.Write(lastLines(content, summaryLines)) // as for the lines above
 	}
-	nodes, err := tb.Cluster.Nodes(ctx)
+	nodes, err := cluster.Nodes(ctx)
 	if err != nil {
 		section("nodes", nil, err)
 	}
@@ -45,7 +45,7 @@ func Summarize(ctx context.Context, tb *testbed.Testbed, out io.Writer) {
 		journal, err := node.Run(ctx, nil, "journalctl", "--no-pager", fmt.Sprintf("--lines=%d", summaryLines), "--output=short-precise", "--unit="+unit)
 		section(fmt.Sprintf("journal of %s on %s", unit, node.Name), journal, err)
 	}
-	c, err := newClients(tb.Cluster)
+	c, err := newClients(cluster)
 	if err != nil {
 		section("pods", nil, err)
 		return

@@ -46,7 +46,7 @@ func demoCommand() *cobra.Command {
 func summarize(ctx context.Context, tb *testbed.Testbed) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), summaryTimeout)
 	defer cancel()
-	artifacts.Summarize(ctx, tb, os.Stderr)
+	artifacts.Summarize(ctx, tb.Cluster, os.Stderr)
 }
 
 // demo makes a Shoot with empty caches, pulls one image on two nodes and prints where each byte came from. It fails if
