@@ -220,6 +220,10 @@ func (v view) covering(offset int64) int {
 // starves reports that a transfer is so slow for a reader that another connection is likely to be faster.
 func (v view) starves(n need, f flow) bool {
 	silence, tolerated := f.silence(v.now)
+	if v.delay >= busy {
+		// This process is slow, or silent, so all connections are.
+		return silence >= 2*tolerated
+	}
 	if silence >= tolerated {
 		return true
 	}
@@ -231,8 +235,7 @@ func (v view) starves(n need, f flow) bool {
 		return false // another connection would repeat all of it
 	}
 	left := time.Duration(float64(f.End-f.Start) / max(f.rate, 1) * float64(time.Second))
-	// On a busy processor, all connections can be slow.
-	slower := n.joined && v.delay < busy && f.rate < v.typical/slowFactor
+	slower := n.joined && f.rate < v.typical/slowFactor
 	return left > retryPatience && (f.rate < slowRate || slower)
 }
 

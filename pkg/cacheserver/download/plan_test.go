@@ -61,6 +61,9 @@ func TestNext(t *testing.T) {
 		{"silent body", known, []flow{silent(mib, size, silentAfter)}, []need{whole}, nil},
 		{"silent body, reader at the frontier", with(func(f *facts) { f.have.add(Span{0, mib}) }), []flow{silent(mib, size, silentAfter)}, []need{whole},
 			&order{Span{mib, size}, replacing, -1, 0}},
+		{"silent body on a busy processor", with(func(f *facts) { f.have.add(Span{0, mib}); f.delay = busy }), []flow{silent(mib, size, silentAfter)}, []need{whole}, nil},
+		{"silent body for long on a busy processor", with(func(f *facts) { f.have.add(Span{0, mib}); f.delay = busy }), []flow{silent(mib, size, 2*silentAfter)}, []need{whole},
+			&order{Span{mib, size}, replacing, -1, 0}},
 		{"useless replacement", with(func(f *facts) { f.have.add(Span{0, mib}); f.replacing = false }), []flow{silent(mib, size, silentAfter)}, []need{whole}, nil},
 		{"slow", with(func(f *facts) { f.have.add(Span{0, mib}) }), []flow{running(mib, size, slowAfter, slowRate-1)}, []need{whole},
 			&order{Span{mib, size}, replacing, -1, 0}},
@@ -169,5 +172,26 @@ func TestSpeedup(t *testing.T) {
 	}
 	if four := (speedup{connections: maxConnections}); four.allows(view(maxConnections, mib)) || !four.allows(view(1, mib)) {
 		t.Error("not exactly the connections that were found to be useful")
+	}
+}
+
+// A processor remains busy for some seconds after the last late tick.
+func TestAverageDelay(t *testing.T) {
+	t.Parallel()
+	var average time.Duration
+	for range 4 {
+		average = averageDelay(average, 60*time.Millisecond)
+	}
+	for at, want := range map[int]bool{0: true, 8: true, 60: false} {
+		later := average
+		for range at {
+			later = averageDelay(later, time.Millisecond)
+		}
+		if got := later >= busy; got != want {
+			t.Errorf("%d ticks after the last late one: average %s, busy %t", at, later, got)
+		}
+	}
+	if once := averageDelay(0, 30*time.Millisecond); once >= busy {
+		t.Errorf("after one late tick: %s", once)
 	}
 }

@@ -130,11 +130,20 @@ func (s *supervisor) supervise(ctx context.Context) {
 	}
 }
 
-// observeDelay averages the delays of the last ticks. Without other work for the processor, they are less than 1 ms.
+// observeDelay records the delay of a tick. Without other work for the processor, it is less than 1 ms.
 func (s *supervisor) observeDelay(delay time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.facts.delay += (delay - s.facts.delay) / 4
+	s.facts.delay = averageDelay(s.facts.delay, delay)
+}
+
+// averageDelay returns the average delay after another tick. It follows a larger delay within a second and a smaller one
+// within several seconds: on a busy processor, some ticks are in time.
+func averageDelay(average, latest time.Duration) time.Duration {
+	if latest > average {
+		return average + (latest-average)/4
+	}
+	return average + (latest-average)/16
 }
 
 // step starts the transfers that are due. It returns false when the download has ended.
