@@ -146,6 +146,7 @@ func (d *download) unlinked() []string {
 func (d *download) restart() {
 	d.facts.have = nil
 	d.facts.generation++
+	d.written = 0
 }
 
 func (d *download) allowed() []string {

@@ -83,6 +83,14 @@ func (d *download) serveStored() bool {
 // written.
 func (d *download) receive() *store.Incoming {
 	incoming, progress, err := d.owner.store.Receive(d.digest)
+	facts, _, _ := d.snapshot()
+	if err == nil && !isUsable(progress, facts.size, d.allowed()[0]) {
+		// Its bytes would stay in the file, where nothing counts them.
+		err = errors.Join(incoming.Discard(), incoming.Close())
+		if err == nil {
+			incoming, progress, err = d.owner.store.Receive(d.digest)
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil {
@@ -92,16 +100,22 @@ func (d *download) receive() *store.Incoming {
 		return nil
 	}
 	d.source = incoming
-	sameSize := d.facts.size < 0 || progress.Size < 0 || progress.Size == d.facts.size
-	if sameSize && slices.Contains(progress.Repositories, d.repositories[0]) {
-		d.facts.have.load(progress.Spans)
-		for _, span := range d.facts.have {
-			d.written += span.End - span.Start
-		}
-		d.facts.size = max(d.facts.size, progress.Size)
+	d.facts.have.load(progress.Spans)
+	for _, span := range d.facts.have {
+		d.written += span.End - span.Start
 	}
+	d.facts.size = max(d.facts.size, progress.Size)
 	d.broadcast()
 	return incoming
+}
+
+// isUsable reports whether a download of a blob of this size, -1 if it is unknown, from the repository can continue with the
+// progress of an earlier one.
+func isUsable(p store.Progress, size int64, repository string) bool {
+	if len(p.Spans) == 0 {
+		return true
+	}
+	return (size < 0 || p.Size < 0 || p.Size == size) && slices.Contains(p.Repositories, repository)
 }
 
 // supervise starts transfers until the download has ended.
@@ -126,6 +140,9 @@ func (s *supervisor) supervise(ctx context.Context) {
 		if now := time.Now(); now.Sub(recorded) >= recordInterval {
 			recorded = now
 			s.warn("Cannot record the progress of a download", s.incoming.Record(s.progress()))
+			// The time of the record is that of the volume, not a delay of the processor.
+			planned = time.Now().Add(tick)
+			timer.Reset(tick)
 		}
 	}
 }
@@ -137,9 +154,13 @@ func (s *supervisor) observeDelay(delay time.Duration) {
 	s.facts.delay = averageDelay(s.facts.delay, delay)
 }
 
+// maxDelay bounds the effect of one tick, for example after a suspension of the machine.
+const maxDelay = 10 * busy
+
 // averageDelay returns the average delay after another tick. It follows a larger delay within a second and a smaller one
 // within several seconds: on a busy processor, some ticks are in time.
 func averageDelay(average, latest time.Duration) time.Duration {
+	latest = min(latest, maxDelay)
 	if latest > average {
 		return average + (latest-average)/4
 	}

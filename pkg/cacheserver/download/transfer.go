@@ -155,19 +155,21 @@ func (t *transfer) part() (upstream.Range, string) {
 // receive any byte. size is that of the response, in bytes.
 func (t *transfer) reserve(ctx context.Context, size int64) error {
 	d := t.download
+	d.space.Lock()
+	defer d.space.Unlock()
 	d.mu.Lock()
 	size = max(size, d.facts.size)
 	due := d.facts.complete && !d.reserved && size > 0
-	d.reserved = d.reserved || due
 	d.mu.Unlock()
 	if !due {
 		return nil
 	}
-	d.space.Lock()
-	defer d.space.Unlock()
 	if err := t.incoming.Reserve(ctx, size); err != nil {
-		return d.unstorable(err)
+		return t.noSpace(ctx, err)
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.reserved = true
 	return nil
 }
 
@@ -177,21 +179,44 @@ func (t *transfer) account(ctx context.Context, n int64) error {
 	d := t.download
 	d.mu.Lock()
 	d.written += n
-	due := !d.reserved && d.written > d.accounted
-	if due {
-		d.accounted = (d.written + accountStep - 1) / accountStep * accountStep
-	}
-	total := d.accounted
+	due := t.unaccounted() > 0
 	d.mu.Unlock()
 	if !due {
 		return nil
 	}
 	d.space.Lock()
 	defer d.space.Unlock()
-	if err := t.incoming.Account(ctx, total); err != nil {
-		return d.unstorable(err)
+	d.mu.Lock()
+	total := t.unaccounted() // another transfer may have reserved it
+	d.mu.Unlock()
+	if total == 0 {
+		return nil
 	}
+	if err := t.incoming.Account(ctx, total); err != nil {
+		return t.noSpace(ctx, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.accounted = total
 	return nil
+}
+
+// unaccounted returns the number of bytes for which space must be reserved, 0 if that was done. The caller holds the lock.
+func (t *transfer) unaccounted() int64 {
+	d := t.download
+	if d.reserved || d.written <= d.accounted {
+		return 0
+	}
+	return (d.written + accountStep - 1) / accountStep * accountStep
+}
+
+// noSpace handles the error of a reservation. The end of the transfer, which ends the wait for space, is no problem of the
+// volume.
+func (t *transfer) noSpace(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return t.download.unstorable(err)
 }
 
 // accept checks the header of the response and copies its statements to the facts.

@@ -168,13 +168,13 @@ func signal(c chan struct{}) {
 }
 
 // MakeRoom implements store.Collector.
-func (c *Collector) MakeRoom(ctx context.Context, size int64, reserve func() error) error {
+func (c *Collector) MakeRoom(ctx context.Context, size, missing int64, reserve func() error) error {
 	if !c.canMakeRoom(size) {
 		return reserve()
 	}
 	ctx, cancel := context.WithTimeout(ctx, roomTimeout)
 	defer cancel()
-	r := roomRequest{bytes: size, done: make(chan struct{})}
+	r := roomRequest{bytes: missing, done: make(chan struct{})}
 	select {
 	case c.requests <- r:
 	case <-ctx.Done():

@@ -19,16 +19,19 @@ func TestMakeRoom(t *testing.T) {
 		name string
 		// bytes is the requested space; objects of 10 bytes each are there.
 		bytes int64
+		// size of the object, if some of its space is reserved already.
+		size int64
 		// lasts is how often trying fails after enough has gone.
 		lasts int
 		want  error
 		took  time.Duration
 		left  int
 	}{
-		{"one object goes", 10, 0, nil, 0, 4},
-		{"three objects go", 21, 0, nil, 0, 2},
-		{"the volume shows it late", 10, 5, nil, 5 * roomInterval, 4},
-		{"it is never enough", 1000, 1 << 20, syscall.ENOSPC, roomTimeout, 0},
+		{"one object goes", 10, 0, 0, nil, 0, 4},
+		{"three objects go", 21, 0, 0, nil, 0, 2},
+		{"one object goes for the rest of a large one", 10, 1000, 0, nil, 0, 4},
+		{"the volume shows it late", 10, 0, 5, nil, 5 * roomInterval, 4},
+		{"it is never enough", 1000, 0, 1 << 20, syscall.ENOSPC, roomTimeout, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -43,7 +46,7 @@ func TestMakeRoom(t *testing.T) {
 				stop := run(t, s)
 				defer stop()
 				began, tries := time.Now(), 0
-				err := s.MakeRoom(t.Context(), test.bytes, func() error {
+				err := s.MakeRoom(t.Context(), max(test.bytes, test.size), test.bytes, func() error {
 					if tries++; tries <= test.lasts {
 						return syscall.ENOSPC
 					}
@@ -101,7 +104,7 @@ func TestMakeRoomEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	// The collector does not run, so it does not receive the request.
-	if err := s.MakeRoom(ctx, 1, func() error { return syscall.ENOSPC }); !errors.Is(err, syscall.ENOSPC) {
+	if err := s.MakeRoom(ctx, 1, 1, func() error { return syscall.ENOSPC }); !errors.Is(err, syscall.ENOSPC) {
 		t.Error(err)
 	}
 }

@@ -22,9 +22,9 @@ type Collector interface {
 	// Reserve reserves bytes of the configured size of the cache. Errors wrap EDQUOT if that is exceeded. Release reverts it.
 	Reserve(bytes int64) error
 	Release(bytes int64)
-	// MakeRoom evicts content for an object of size bytes if reserve fails because the volume is full, and calls reserve
-	// again. It returns the last error of reserve. It returns within a few seconds.
-	MakeRoom(ctx context.Context, size int64, reserve func() error) error
+	// MakeRoom evicts content of missing bytes for an object of size bytes, which is at least as much, if the object can fit.
+	// Then it calls reserve until that finds space. It returns the last error of reserve. It returns within a few seconds.
+	MakeRoom(ctx context.Context, size, missing int64, reserve func() error) error
 	// Dropped: corrupt content was deleted for a reason.
 	Dropped(v evict.Victim, reason string)
 	// Suspect requests the verification of content.
@@ -38,7 +38,7 @@ type noCollector struct{}
 
 func (noCollector) Grown() {}
 func (noCollector) Full()  {}
-func (noCollector) MakeRoom(_ context.Context, _ int64, reserve func() error) error {
+func (noCollector) MakeRoom(_ context.Context, _, _ int64, reserve func() error) error {
 	return reserve()
 }
 func (noCollector) Reserve(int64) error { return nil }

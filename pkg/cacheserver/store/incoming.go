@@ -101,7 +101,7 @@ func (i *Incoming) makeRoom(ctx context.Context, size int64, try func() error) e
 		err = try()
 	}
 	if volume.IsFull(err) {
-		err = i.store.collector.get().MakeRoom(ctx, size, try)
+		err = i.store.collector.get().MakeRoom(ctx, size, size-before, try)
 	}
 	if err != nil {
 		i.store.collector.get().Release(i.reserved - before)
