@@ -28,7 +28,7 @@ const (
 	// reportsTimeout limits the requests to all pods of a Shoot, and leaves time to write the status. A server responds within
 	// ten seconds even if it requests the upstream first.
 	reportsTimeout = 12 * time.Second
-	// maxLooks is the number of caches that are requested concurrently.
+	// maxLooks is the number of reports that are requested concurrently.
 	maxLooks = 8
 	// shownProblems limits the files that a condition names.
 	shownProblems = 3
@@ -106,7 +106,7 @@ func updateReports(ctx context.Context, config *rest.Config, configErr error, ca
 	_ = running.Wait() // no look returns an error
 	settled = true
 	for _, l := range looks {
-		changed = setReport(&caches[l.index].Conditions, l.condition) || changed
+		changed = setReport(&caches[l.index].Conditions, l.condition, l.advice()) || changed
 		settled = settled && (l.condition.Status == metav1.ConditionTrue || l.condition.Reason == reasonNotReported)
 	}
 	return changed, settled
@@ -133,11 +133,12 @@ func planLooks(caches []v1alpha3.RegistryCacheStatus, configured map[string]v1al
 	return append(ofReady, others...)
 }
 
-// setReport sets a condition and returns whether its status or reason has changed. Otherwise the previous condition remains:
-// messages of the network differ from one request to the next, and each change of the status leads to another look.
-func setReport(conditions *[]metav1.Condition, condition metav1.Condition) bool {
+// setReport sets a condition and returns whether its status, its reason or the end of its message, advice, has changed.
+// Otherwise the previous condition remains: messages of the network differ from one request to the next, and each change of
+// the status leads to another look.
+func setReport(conditions *[]metav1.Condition, condition metav1.Condition, advice string) bool {
 	before := meta.FindStatusCondition(*conditions, condition.Type)
-	if before != nil && before.Status == condition.Status && before.Reason == condition.Reason {
+	if before != nil && before.Status == condition.Status && before.Reason == condition.Reason && strings.HasSuffix(before.Message, advice) {
 		return false
 	}
 	return meta.SetStatusCondition(conditions, condition)
@@ -162,6 +163,19 @@ func (l *look) result(ctx context.Context, proxy *podProxy, proxyErr error) meta
 		}
 	}
 	return found
+}
+
+// advice returns the end of the message of the condition that describes what the owner has to do. It is the same for each
+// request in the same situation.
+func (l *look) advice() string {
+	switch c := l.condition; {
+	case c.Reason == reasonUnusableFiles:
+		return c.Message
+	case c.Type == v1alpha3.ConditionUpstreamReachable && c.Status == metav1.ConditionFalse:
+		return upstreamRemedy(l.cache, contract.Reason(c.Reason))
+	default:
+		return ""
+	}
 }
 
 func (l *look) unknown(reason, message string) metav1.Condition {

@@ -250,6 +250,36 @@ func TestVolumeUsable(t *testing.T) {
 	}
 }
 
+// What the owner has to do is up to date, also if the reason is the same.
+func TestAdviceFollows(t *testing.T) {
+	t.Parallel()
+	s, p := newTestShoot(t), newPods(t)
+	s.reconcile(t, s.ask(t, "docker.io"))
+	s.setReady(t, "docker.io", 1)
+	p.set("registry-docker-io-0", states("no", "Unauthorized", "it answered 401"))
+	r := &readiness{seed: s.seed, forShoot: s.client, proxied: p.config, intervals: testIntervals}
+	message := func(conditionType string) string {
+		t.Helper()
+		if _, err := r.Reconcile(t.Context(), request); err != nil {
+			t.Fatal(err)
+		}
+		return meta.FindStatusCondition(s.status(t).Caches[0].Conditions, conditionType).Message
+	}
+	for _, file := range []string{"a", "b"} {
+		p.setVolume("registry-docker-io-0", volumeStates("ok", "Usable", "", `{"path":"`+file+`","message":"permission denied"}`))
+		if got := message("VolumeUsable"); !strings.Contains(got, ": "+file+": permission denied") {
+			t.Errorf("file %s: %s", file, got)
+		}
+	}
+	if got := message("UpstreamReachable"); !strings.Contains(got, "Give the cache credentials") {
+		t.Errorf("without credentials: %s", got)
+	}
+	s.askRaw(t, []byte(`{"apiVersion":"registry.extensions.gardener.cloud/v1alpha3","kind":"RegistryConfig","caches":[{"upstream":"docker.io","secretReferenceName":"robot"}]}`))
+	if got := message("UpstreamReachable"); !strings.Contains(got, `Correct the Secret of secretReferenceName "robot"`) {
+		t.Errorf("with wrong credentials: %s", got)
+	}
+}
+
 // A message that differs with each request, such as one with a port, must not lead from one look to the next.
 func TestUpstreamMessagesDoNotCauseWrites(t *testing.T) {
 	t.Parallel()
