@@ -121,6 +121,7 @@ func validateProxy(proxy *v1alpha3.Proxy, path *field.Path) field.ErrorList {
 	if proxy.NoProxy != nil {
 		errs = append(errs, validateAddress(*proxy.NoProxy, contract.ParseNoProxy, path.Child("noProxy"))...)
 	}
+	errs = append(errs, validateReference(proxy.SecretReferenceName, path.Child("secretReferenceName"))...)
 	if proxy.SecretReferenceName != nil && proxy.HTTPProxy == nil && proxy.HTTPSProxy == nil {
 		errs = append(errs, field.Forbidden(path.Child("secretReferenceName"), "credentials need a proxy: set httpProxy or httpsProxy, or remove them"))
 	}

@@ -123,6 +123,8 @@ func TestProxy(t *testing.T) {
 	} {
 		checkErrors(t, fmt.Sprint(proxy), v1alpha3.RegistryCache{Upstream: "a", Proxy: &proxy}, "")
 	}
+	checkErrors(t, "blank reference", v1alpha3.RegistryCache{Upstream: "a", Proxy: &v1alpha3.Proxy{HTTPProxy: new("http://proxy"), SecretReferenceName: new(" ")}},
+		`caches[0].proxy.secretReferenceName: Invalid value: " ": must be the name of an entry of spec.resources, or be left out`)
 	checkErrors(t, "credentials without a proxy", v1alpha3.RegistryCache{Upstream: "a", Proxy: &v1alpha3.Proxy{NoProxy: new("a"), SecretReferenceName: new("proxy")}},
 		"caches[0].proxy.secretReferenceName: Forbidden: credentials need a proxy: set httpProxy or httpsProxy, or remove them")
 	for _, noProxy := range []string{"", ",", "a,", "**", "*a", "..a", "a b", "a:0", "http://a", "10.0.0.0/33", "$(HOME)", "[fd00::1]"} {
