@@ -15,7 +15,7 @@ import (
 	"github.com/registry-cache/extension/test/testbed/artifacts"
 )
 
-const collectTimeout = time.Minute
+const collectTimeout = 2 * time.Minute
 
 // watched says that every spec is followed by what collects its artifacts.
 var watched bool
@@ -36,11 +36,12 @@ var _ = JustAfterEach(func(ctx context.Context) {
 		AddReportEntry("artifacts", err.Error())
 		return
 	}
-	problems := artifacts.Collect(ctx, tb.Cluster, tb.Upstream, dir)
-	AddReportEntry("artifacts", dir+"\n"+strings.Join(problems, "\n"))
+	// The summary first: on a busy machine, the time may be too short for all artifacts.
 	var summary strings.Builder
 	artifacts.Summarize(ctx, tb.Cluster, &summary)
 	AddReportEntry("summary", summary.String())
+	problems := artifacts.Collect(ctx, tb.Cluster, tb.Upstream, dir)
+	AddReportEntry("artifacts", dir+"\n"+strings.Join(problems, "\n"))
 }, NodeTimeout(collectTimeout))
 
 // fileRune keeps what is safe in a file name everywhere.

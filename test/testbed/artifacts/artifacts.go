@@ -146,10 +146,12 @@ func (a *collection) upstreamLog(ctx context.Context, registry *upstream.Client)
 	a.save("upstream-requests.jsonl", lines, err)
 
 	faults, err := registry.Faults(ctx)
-	if err == nil {
-		lines, err = json.MarshalIndent(faults, "", "  ")
+	if err != nil {
+		a.save("upstream-faults.json", nil, err)
+		return
 	}
-	a.save("upstream-faults.json", lines, err)
+	content, err := json.MarshalIndent(faults, "", "  ")
+	a.save("upstream-faults.json", content, err)
 }
 
 func (a *collection) objects(ctx context.Context, c clients) {
