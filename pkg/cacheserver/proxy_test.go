@@ -20,6 +20,7 @@ import (
 	"testing"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/config"
+	"github.com/registry-cache/extension/pkg/contract"
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
 
@@ -27,6 +28,8 @@ import (
 type connectProxy struct {
 	*httptest.Server
 	target string
+	// rejects makes it require other credentials.
+	rejects atomic.Bool
 
 	mu       sync.Mutex // guards requests
 	requests []string   // "METHOD host:port authorization"
@@ -40,6 +43,10 @@ func newConnectProxy(t *testing.T, target string) *connectProxy {
 		p.mu.Lock()
 		p.requests = append(p.requests, r.Method+" "+r.Host+" "+r.Header.Get("Proxy-Authorization"))
 		p.mu.Unlock()
+		if p.rejects.Load() {
+			w.WriteHeader(http.StatusProxyAuthRequired)
+			return
+		}
 		if r.Method != http.MethodConnect {
 			w.WriteHeader(http.StatusMethodNotAllowed)
 			return
@@ -229,5 +236,57 @@ func TestProxyCredentials(t *testing.T) {
 	write("proxy-password", "newSECRET")
 	u.get(t, address, u.blob())
 	u.expectConnects(t, "robot:newSECRET")
+	u.expectNoSecret(t, stop)
+}
+
+// freeAddress returns an address of this host that no process listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// docs/operations.md names the text by which the owner of a cache recognizes wrong credentials.
+func TestProxyRejectsCredentials(t *testing.T) {
+	t.Parallel()
+	u := newProxiedUpstream(t)
+	u.proxy.rejects.Store(true)
+	u.cfg.Debug.Address = freeAddress(t)
+	address, stop := startProcess(t, u.cfg, u.variable("robot:passwordSECRET@"))
+	var transport http.Transport
+	defer transport.CloseIdleConnections()
+	get := func(url string) (status int, body string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), "GET", url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		content, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(content)
+	}
+	if status, body := get("http://" + address + "/v2/" + repository + "/" + u.tag()); status < 500 || strings.Contains(body, "SECRET") {
+		t.Errorf("got %d, %s", status, body)
+	}
+	_, body := get("http://" + u.cfg.Debug.Address + contract.UpstreamPath)
+	state, err := contract.DecodeUpstreamState([]byte(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if state.Reachable != contract.ReachableNo || !strings.Contains(state.Message, "Proxy Authentication Required") {
+		t.Errorf("got %+v", state)
+	}
+	transport.CloseIdleConnections()
 	u.expectNoSecret(t, stop)
 }
