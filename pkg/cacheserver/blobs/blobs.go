@@ -153,11 +153,15 @@ func (b *Blobs) Verify(ctx context.Context, d digest.Digest) {
 	}
 }
 
-// Unreadable deletes stored content after an error of a read that the client could notice. The next request downloads it
-// again.
-func (b *Blobs) Unreadable(d digest.Digest, err error) {
-	if dropErr := b.store.Unreadable(d, err); dropErr != nil {
-		b.options.Logger.Warn("Cannot delete corrupt content", "digest", d, "error", dropErr)
+// Unreadable deletes the stored content of an open blob after an error of a read that the client could notice. The next
+// request downloads it again.
+func (b *Blobs) Unreadable(blob Blob, readErr error) {
+	s, ok := blob.(*stored)
+	if !ok {
+		return // its download handles errors
+	}
+	if err := s.Unreadable(readErr); err != nil {
+		b.options.Logger.Warn("Cannot delete corrupt content", "error", err)
 	}
 }
 

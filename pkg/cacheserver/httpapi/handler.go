@@ -47,7 +47,7 @@ type Cache interface {
 	Blob(ctx context.Context, repository string, d digest.Digest, part download.Part) (blobs.Blob, error)
 	StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, result.Outcome, error)
 	VerifyBlob(ctx context.Context, d digest.Digest)
-	UnreadableBlob(d digest.Digest, err error)
+	UnreadableBlob(b blobs.Blob, err error)
 	Tags(ctx context.Context, repository string, query url.Values) (*pullthrough.TagPage, error)
 	Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*pullthrough.Referrers, error)
 }
@@ -240,7 +240,7 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 	switch {
 	case b.Outcome() != result.Hit:
 	case w.readErr != nil:
-		h.cache.UnreadableBlob(d, w.readErr)
+		h.cache.UnreadableBlob(b, w.readErr)
 	case w.err == nil && w.sent == b.Size():
 		h.repeats.complete(r.RemoteAddr, d, time.Now())
 	}

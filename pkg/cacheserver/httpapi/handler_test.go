@@ -79,7 +79,7 @@ func (c *fakeCache) VerifyBlob(_ context.Context, d digest.Digest) {
 	c.verified = append(c.verified, d)
 }
 
-func (c *fakeCache) UnreadableBlob(d digest.Digest, err error) {
+func (c *fakeCache) UnreadableBlob(_ blobs.Blob, err error) {
 	c.unreadable = append(c.unreadable, err)
 }
 

@@ -39,5 +39,5 @@ func (c *Cache) StatBlob(ctx context.Context, repository string, d digest.Digest
 // VerifyBlob compares a stored blob with its digest, and deletes it if it is corrupt.
 func (c *Cache) VerifyBlob(ctx context.Context, d digest.Digest) { c.blobs.Verify(ctx, d) }
 
-// UnreadableBlob deletes a stored blob after an error of a read.
-func (c *Cache) UnreadableBlob(d digest.Digest, err error) { c.blobs.Unreadable(d, err) }
+// UnreadableBlob deletes a stored blob, which is still open, after an error of a read.
+func (c *Cache) UnreadableBlob(b blobs.Blob, err error) { c.blobs.Unreadable(b, err) }

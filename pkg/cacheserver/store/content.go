@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/moby/locker"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
@@ -40,6 +41,8 @@ type contents struct {
 	tags      *tags
 	index     *evict.Index
 	collector *collectorRef
+	// replacements has a lock for each digest whose file is being replaced or dropped.
+	replacements *locker.Locker
 	// recorded are sizes that an earlier process has recorded. They do not change after Maintenance.SetRecordedSizes.
 	recorded map[digest.Digest]int64
 }
@@ -87,14 +90,17 @@ func (c *contents) open(d digest.Digest) (*volume.File, error) {
 	return f, nil
 }
 
-// stored updates the index after content was written, successfully or not. The caller has pinned the digest.
-func (c *contents) stored(d digest.Digest) {
-	info, err := c.fs.Stat(c.layout.Data(d))
-	if err != nil {
-		return // the caller returns the error of the write
+// replace calls write, which replaces the file of the content, and updates the index, also after an error. The caller has
+// pinned the digest.
+func (c *contents) replace(d digest.Digest, write func(path string) error) error {
+	defer c.replacing(d)()
+	path := c.layout.Data(d)
+	err := write(path)
+	if info, statErr := c.fs.Stat(path); statErr == nil {
+		c.index.SetStored(d, info.Size())
+		c.collector.get().Grown()
 	}
-	c.index.SetStored(d, info.Size())
-	c.collector.get().Grown()
+	return err
 }
 
 // remove deletes the files of an object, see Maintenance.Remove.

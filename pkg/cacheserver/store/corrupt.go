@@ -54,14 +54,13 @@ func Verify(ctx context.Context, f fs.File, d digest.Digest, pause func(), drop 
 }
 
 // Drop deletes corrupt content, also while it is being read: its links first, then its file. The next request fetches it
-// again. read is the file that was found to be corrupt: nothing is deleted if it was deleted or replaced since then. nil means
-// any file. Reason is for the log.
+// again. read is the file that was found to be corrupt: nothing is deleted if it was deleted or replaced since then. Reason is
+// for the log.
 func (c *contents) Drop(d digest.Digest, read fs.FileInfo, reason string) error {
-	if read != nil {
-		current, err := c.fs.Stat(c.layout.Data(d))
-		if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(read, current) {
-			return nil
-		}
+	defer c.replacing(d)()
+	current, err := c.fs.Stat(c.layout.Data(d))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(read, current) {
+		return nil
 	}
 	v, ok := c.index.Take(d, evict.Corrupt)
 	if !ok {
@@ -71,7 +70,7 @@ func (c *contents) Drop(d digest.Digest, read fs.FileInfo, reason string) error 
 		}
 		v = evict.Victim{Digest: d, Reason: evict.Corrupt}
 	}
-	err := c.remove(v)
+	err = c.remove(v)
 	switch {
 	case ok && err != nil:
 		c.index.RemovalFailed(d)
@@ -86,10 +85,27 @@ func (c *contents) Drop(d digest.Digest, read fs.FileInfo, reason string) error 
 	return nil
 }
 
+// replacing prevents other calls from replacing or dropping the file of a digest until the returned function is called.
+// Without it, Drop could delete the file that replaces the corrupt one: a pin does not protect corrupt content.
+func (c *contents) replacing(d digest.Digest) (done func()) {
+	c.replacements.Lock(d.String())
+	return func() {
+		if err := c.replacements.Unlock(d.String()); err != nil {
+			panic(err) // the lock is held
+		}
+	}
+}
+
 // Unreadable is Drop after an error of a read, also of one by the kernel itself (sendfile), which the volume has not noticed.
-func (c *contents) Unreadable(d digest.Digest, err error) error {
-	c.fs.ReportRead(err)
-	return c.Drop(d, nil, "it cannot be read: "+err.Error())
+// It must be called before Close.
+func (c *Content) Unreadable(readErr error) error {
+	c.contents.fs.ReportRead(readErr)
+	reason := "it cannot be read: " + readErr.Error()
+	read, err := c.Stat()
+	if err != nil {
+		return fmt.Errorf("dropping %s: %s: %w", c.digest, reason, err)
+	}
+	return c.contents.Drop(c.digest, read, reason)
 }
 
 // Suspect requests the verification of stored content against its digest, after a read error for example. Corrupt content

@@ -3,9 +3,12 @@
 package store
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 )
@@ -43,5 +46,34 @@ func TestCorruptFileIsDroppedOnce(t *testing.T) {
 	}
 	if counter.dropped != 1 {
 		t.Errorf("dropped %d times, want once", counter.dropped)
+	}
+}
+
+// The deletion of a corrupt file must not delete the file that replaces it at the same time.
+func TestReplacementOfCorruptFileStays(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	s := open(t, root, Options{})
+	path := filepath.Join(root, manifestFile)
+	for i := range 200 {
+		if err := s.PutManifest(repository, manifestDigest, []byte(manifest)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, make([]byte, len(manifest)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := s.Content(manifestDigest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var concurrent errgroup.Group
+		concurrent.Go(func() error { return Verify(t.Context(), f, manifestDigest, func() {}, s.Drop) })
+		concurrent.Go(func() error { return s.PutManifest(repository, manifestDigest, []byte(manifest)) })
+		if err := errors.Join(concurrent.Wait(), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Manifest(repository, manifestDigest); err != nil {
+			t.Fatalf("round %d: %v", i, err)
+		}
 	}
 }

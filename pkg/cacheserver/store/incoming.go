@@ -154,8 +154,7 @@ func (i *Incoming) Commit(verified digest.Digest, repositories []string) error {
 	if verified != i.digest {
 		return fmt.Errorf("committing blob %s: %w: %s", i.digest, ErrDigestMismatch, verified)
 	}
-	err := i.store.publish(i.file, i.store.layout.Data(i.digest))
-	i.store.stored(i.digest)
+	err := i.store.replace(i.digest, func(path string) error { return i.store.publish(i.file, path) })
 	if err != nil {
 		return fmt.Errorf("committing blob %s: %w", i.digest, err)
 	}

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/moby/locker"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
@@ -82,7 +83,13 @@ func Open(root string, o Options) (*Store, error) {
 		full:       func() { collector.get().Full() },
 	}
 	s.problems = newProblems(files.layout)
-	s.contents = &contents{disk: files, tags: newTags(files), index: evict.NewIndex(o.Policy), collector: collector}
+	s.contents = &contents{
+		disk:         files,
+		tags:         newTags(files),
+		index:        evict.NewIndex(o.Policy),
+		collector:    collector,
+		replacements: locker.New(),
+	}
 	s.syncer = newSyncer(files, s.problems.addFile)
 	s.partials = newPartials(files, s.problems)
 	s.prepare()
@@ -196,9 +203,7 @@ func (s *Store) PutManifest(repository string, d digest.Digest, content []byte) 
 	defer s.release(d)
 	// A stored file may be corrupt, so its content is compared.
 	if stored, err := s.reader.ReadManifest(d); err != nil || !bytes.Equal(stored, content) {
-		err := s.write(s.layout.Data(d), content, volatile)
-		s.stored(d)
-		if err != nil {
+		if err := s.replace(d, func(path string) error { return s.write(path, content, volatile) }); err != nil {
 			return fmt.Errorf("storing manifest %s@%s: %w", repository, d, err)
 		}
 		s.syncer.add(s.layout.Data(d))
