@@ -29,6 +29,10 @@ interval=${REGISTRY_CACHE_INTERVAL:-200}   # 1/100 s from the start of one round
 limit=90                                   # 1/100 s that all answers may take; two seconds later makes less than three,
                                            # and another round, for caches that accept connections, less than five
 patience=30                                # 1/100 s of them in which a cache in use should say that it is alive
+# An overloaded node is late itself: connections and handshakes of its own probes take seconds. It would withdraw a cache
+# that answers, and so would all nodes that pull concurrently.
+overload=$((8 * $(nproc)))                 # runnable tasks from which a node is overloaded, now and on average
+overload_limit=450                         # 1/100 s that the answers may take on an overloaded node
 # A cache in use is only asked in each round whether it is alive, and verified in each fifth: to start curl costs more
 # than all the rest of a round, and a TLS handshake costs the cache more than the request.
 thorough=5                                 # rounds
@@ -139,6 +143,13 @@ seconds() {
   printf -v REPLY '%d.%02d' $(($1 / 100)) $(($1 % 100))
 }
 
+# Returns true if this node is overloaded. Does not fork.
+overloaded() {
+  local average runnable
+  read -r average _ _ runnable _ 2>/dev/null <"$root/proc/loadavg" || return
+  ((${average%.*} >= overload && ${runnable%/*} >= overload))
+}
+
 # Prints $1, the URL of a cache, if the cache is alive. Nothing but the kernel limits how long it takes.
 ask() {
   local request=$'GET /v2/ HTTP/1.0\r\nHost: '"${1#*//}"$'\r\n\r\n' status=200 socket response
@@ -228,8 +239,10 @@ probe() {
   if ((${#rest[@]})); then
     now
     left=$((end - REPLY))
-    # A node so busy that nothing is left says nothing about its caches.
-    seconds $((left > patience ? left : patience))
+    # If nothing is left, the node was too busy to ask.
+    ((left > patience)) || left=$patience
+    ! overloaded || left=$overload_limit
+    seconds "$left"
     verify "$roots" "$REPLY" "${rest[@]}"
   fi
   usable=()

@@ -261,6 +261,7 @@ const (
 	stalls
 	redirects
 	alternates
+	late // answers after two seconds
 )
 
 // cache is a registry cache as far as a probe sees it: a status for New, and a server behind its endpoint.
@@ -358,6 +359,12 @@ func (c *cache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case alternates:
 		if c.probes.Load()%2 == 0 {
 			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	case late:
+		select {
+		case <-time.After(2 * time.Second):
+		case <-r.Context().Done():
+		case <-c.closing:
 		}
 	}
 }

@@ -166,6 +166,29 @@ func TestOneLateAnswerIsTolerated(t *testing.T) {
 	}
 }
 
+// On an overloaded node all probes are late.
+func TestOverloadedNodeWaitsLonger(t *testing.T) {
+	t.Parallel()
+	c, n := newCache(t, "docker.io"), newNode(t)
+	n.write(t, "proc/loadavg", "900.00 10.00 5.00 900/1000 12345\n")
+	n.configure(t, c.RegistryCacheStatus)
+	n.start(t)
+	n.awaitContent(t, n.hostsTOML("docker.io"), c.through())
+	before := c.probes.Load()
+	c.behaviour.Store(late)
+	eventually(t, func() error {
+		if got := c.probes.Load() - before; got < 8 {
+			return fmt.Errorf("%d probes, want 8", got)
+		}
+		return nil
+	})
+	if got := n.journal.lines(); len(got) != 1 {
+		t.Errorf("nothing changed, and the journal has %d lines:\n%s", len(got), n.journal.String())
+	}
+	n.write(t, "proc/loadavg", "900.00 10.00 5.00 2/1000 12345\n")
+	n.awaitContent(t, n.hostsTOML("docker.io"), c.direct())
+}
+
 func TestNeverHealthyLeavesNoFile(t *testing.T) {
 	t.Parallel()
 	never, other, n := newCache(t, "docker.io"), newCache(t, "quay.io"), newNode(t)
