@@ -30,6 +30,9 @@ type Usage struct {
 	Inodes Amount
 	// Own is the number of bytes of the content of this cache, including space that is reserved for downloads.
 	Own int64
+	// Reserved is the part of Own that is reserved for downloads. Any part of it may be on the file system: the reservation of
+	// the file system follows or fails, and a stored download may still be reserved.
+	Reserved int64
 	// Removable estimates the bytes that the file system would gain if the cache deleted all of its content.
 	Removable int64
 	// Objects is the number of objects of this cache with content.

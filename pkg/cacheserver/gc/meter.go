@@ -25,7 +25,7 @@ const (
 // effect. It is safe for concurrent use.
 type meter struct {
 	mu sync.Mutex // guards the following fields
-	// others is the number of used bytes that are not content of the cache, before the deletions.
+	// others is the largest number of used bytes that may not be content of the cache, before the deletions.
 	others int64
 	// deleted is the number of bytes that were deleted since the last comparison.
 	deleted int64
@@ -40,7 +40,7 @@ func (m *meter) recordDeletion(u evict.Usage, bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.deleted == 0 {
-		m.others = u.FileSystem.Used - u.Own
+		m.others = u.FileSystem.Used - (u.Own - u.Reserved)
 	}
 	m.deleted += bytes
 }
@@ -55,6 +55,7 @@ func (m *meter) compare(u evict.Usage, now time.Time) (effective bool) {
 	if u.FileSystem.Limit == 0 || deleted < u.FileSystem.Limit/100*minCompared || deleted == 0 {
 		return true
 	}
+	// All of the reserved space may have been occupied since the deletions, none of it before: u.Own includes it, m.others, too.
 	gained := deleted - (u.FileSystem.Used - u.Own - m.others)
 	if gained >= deleted/2 {
 		m.ineffective = 0

@@ -50,6 +50,33 @@ func TestMeter(t *testing.T) {
 	}
 }
 
+// Space is reserved within the size of the cache before it is reserved on the file system, which can fail.
+func TestMeterWithReservations(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	usage := func(used, stored, reserved int64) evict.Usage {
+		return evict.Usage{FileSystem: evict.Amount{Used: used, Limit: 1000}, Own: stored + reserved, Reserved: reserved}
+	}
+	for name, test := range map[string]struct {
+		before, after evict.Usage
+		want          bool
+	}{
+		"a reservation of the file system has failed":   {usage(900, 800, 300), usage(700, 600, 0), true},
+		"a reservation of the file system has followed": {usage(900, 800, 300), usage(1000, 600, 300), true},
+		"a download was stored":                         {usage(900, 500, 300), usage(700, 600, 0), true},
+		"a download was stored, and is still reserved":  {usage(900, 500, 300), usage(700, 600, 300), true},
+		"a download has started":                        {usage(900, 800, 0), usage(900, 600, 200), true},
+		"others have used it during a download":         {usage(700, 500, 300), usage(1000, 300, 300), false},
+		"others have used it after a failed download":   {usage(900, 800, 300), usage(900, 600, 0), false},
+	} {
+		m := meter{ineffective: maxIneffective - 1}
+		m.recordDeletion(test.before, 200)
+		if got := m.compare(test.after, now); got != test.want {
+			t.Errorf("%s: got %t, want %t", name, got, test.want)
+		}
+	}
+}
+
 func TestSpaceOf(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
