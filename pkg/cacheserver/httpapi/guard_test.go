@@ -32,8 +32,20 @@ type blockedFile struct {
 }
 
 func (f *blockedFile) Guard(check func(hung bool)) (end func()) {
-	f.checks <- check
-	return func() {}
+	var mu sync.Mutex // guards ended
+	ended := false
+	f.checks <- func(hung bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !ended {
+			check(hung)
+		}
+	}
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		ended = true
+	}
 }
 
 func (f *blockedFile) SyscallConn() (syscall.RawConn, error) {
