@@ -141,6 +141,8 @@ func TestMetrics(t *testing.T) {
 	about("registry_cache_oldest_object_age_seconds", 3600, 3700)
 	about("registry_cache_volume_limit_bytes", 1<<20, 1<<60)
 	about("registry_cache_volume_used_bytes", 1, 1<<60)
+	about("registry_cache_volume_limit_inodes", 0, 1<<60)
+	about("registry_cache_volume_used_inodes", 0, 1<<60)
 
 	// A fetch that is held back half-way, with a follower, and another one that waits for its turn in vain.
 	half := make(chan struct{})

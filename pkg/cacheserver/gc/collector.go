@@ -128,7 +128,7 @@ func New(s *store.Store, o Options) *Collector {
 	}
 	c.volume.SetRecordedSizes(sizes)
 	c.clock.start(newest(records))
-	c.metrics = newMetrics(o.Registerer, c.effectiveUsage, c.oldestAge)
+	c.metrics = newMetrics(o.Registerer, measurements{bytes: c.effectiveUsage, inodes: c.inodes, oldestAge: c.oldestAge})
 	c.evictor = evictor{index: c.index, volume: c.volume, requests: c.requests, metrics: c.metrics, log: c.log}
 	return c
 }
@@ -242,7 +242,8 @@ func (c *Collector) statfs() (Space, error) {
 // usage measures the volume.
 func (c *Collector) usage() (evict.Usage, error) {
 	stats := c.index.Stats()
-	u := evict.Usage{Own: stats.Bytes + c.reserved.Load(), Removable: stats.Removable, Objects: stats.Objects}
+	reserved := c.reserved.Load()
+	u := evict.Usage{Own: stats.Bytes + reserved, Reserved: reserved, Removable: stats.Removable, Objects: stats.Objects}
 	s, err := c.fileSystem()
 	u.FileSystem, u.Inodes = s.Bytes, s.Inodes
 	return u, err
@@ -252,6 +253,12 @@ func (c *Collector) usage() (evict.Usage, error) {
 func (c *Collector) effectiveUsage() (evict.Amount, error) {
 	u, err := c.usage()
 	return c.currentLimits().Effective(u), err
+}
+
+// inodes returns the usage in inodes of the file system.
+func (c *Collector) inodes() (evict.Amount, error) {
+	s, err := c.fileSystem()
+	return s.Inodes, err
 }
 
 // Run indexes the volume, then deletes content and records last uses until ctx ends. The last uses are recorded again

@@ -16,9 +16,18 @@ type metrics struct {
 	evictedBytes *prometheus.CounterVec
 }
 
-// newMetrics registers the metrics, unless registerer is nil. The gauges are measured when they are scraped: usage is the
-// effective usage of the volume in bytes, and oldestAge the time since the last use of the least recently used object.
-func newMetrics(registerer prometheus.Registerer, usage func() (evict.Amount, error), oldestAge func() time.Duration) *metrics {
+// measurements are the sources of gauges, which are measured when they are scraped.
+type measurements struct {
+	// bytes is the effective usage of the volume in bytes.
+	bytes func() (evict.Amount, error)
+	// inodes is the usage of the file system in inodes.
+	inodes func() (evict.Amount, error)
+	// oldestAge is the time since the last use of the least recently used object.
+	oldestAge func() time.Duration
+}
+
+// newMetrics registers the metrics, unless registerer is nil.
+func newMetrics(registerer prometheus.Registerer, measure measurements) *metrics {
 	m := &metrics{
 		evictions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "registry_cache_evictions_total",
@@ -36,7 +45,7 @@ func newMetrics(registerer prometheus.Registerer, usage func() (evict.Amount, er
 	if registerer == nil {
 		return m
 	}
-	gauge := func(name, help string, value func(evict.Amount) int64) prometheus.Collector {
+	gauge := func(name, help string, usage func() (evict.Amount, error), value func(evict.Amount) int64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
 			u, err := usage()
 			if err != nil {
@@ -45,16 +54,18 @@ func newMetrics(registerer prometheus.Registerer, usage func() (evict.Amount, er
 			return float64(value(u))
 		})
 	}
+	used := func(a evict.Amount) int64 { return a.Used }
+	limit := func(a evict.Amount) int64 { return a.Limit }
 	registerer.MustRegister(
 		m.evictions, m.evictedBytes,
-		gauge("registry_cache_volume_used_bytes", "Used bytes of the volume: of its file system, or of storage.size.",
-			func(a evict.Amount) int64 { return a.Used }),
-		gauge("registry_cache_volume_limit_bytes", "Usable bytes of the volume: of its file system, or storage.size.",
-			func(a evict.Amount) int64 { return a.Limit }),
+		gauge("registry_cache_volume_used_bytes", "Used bytes of the volume: of its file system, or of storage.size.", measure.bytes, used),
+		gauge("registry_cache_volume_limit_bytes", "Usable bytes of the volume: of its file system, or storage.size.", measure.bytes, limit),
+		gauge("registry_cache_volume_used_inodes", "Used inodes of the file system.", measure.inodes, used),
+		gauge("registry_cache_volume_limit_inodes", "Inodes of the file system, 0 if it creates them on demand.", measure.inodes, limit),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "registry_cache_oldest_object_age_seconds",
 			Help: "Time since the last use of the least recently used object, 0 without objects.",
-		}, func() float64 { return oldestAge().Seconds() }),
+		}, func() float64 { return measure.oldestAge().Seconds() }),
 	)
 	return m
 }

@@ -43,6 +43,9 @@ var panels = []panel{
 		{"{{pod}}", `100 * registry_cache_volume_used_bytes{cache=~"$cache"} / registry_cache_volume_limit_bytes{cache=~"$cache"}`},
 		{"{{persistentvolumeclaim}}", `100 * kubelet_volume_stats_used_bytes{persistentvolumeclaim=~"cache-volume-($cache)-[0-9]+"} / kubelet_volume_stats_capacity_bytes{persistentvolumeclaim=~"cache-volume-($cache)-[0-9]+"}`},
 	}},
+	{"Used inodes of each volume", "percent", []query{
+		{"{{pod}}", `100 * registry_cache_volume_used_inodes{cache=~"$cache"} / (registry_cache_volume_limit_inodes{cache=~"$cache"} > 0)`},
+	}},
 	{"Deleted bytes by reason", "Bps", []query{
 		{"{{cache}} {{reason}}", `sum by (cache, reason) (rate(registry_cache_evicted_bytes_total{cache=~"$cache"}[5m]))`},
 	}},
