@@ -128,7 +128,7 @@ func New(s *store.Store, o Options) *Collector {
 	}
 	c.volume.SetRecordedSizes(sizes)
 	c.clock.start(newest(records))
-	c.metrics = newMetrics(o.Registerer, measurements{bytes: c.effectiveUsage, inodes: c.inodes, oldestAge: c.oldestAge})
+	c.metrics = newMetrics(o.Registerer, measurements{usage: c.usage, limits: c.currentLimits, oldestAge: c.oldestAge})
 	c.evictor = evictor{index: c.index, volume: c.volume, requests: c.requests, metrics: c.metrics, log: c.log}
 	return c
 }
@@ -247,18 +247,6 @@ func (c *Collector) usage() (evict.Usage, error) {
 	s, err := c.fileSystem()
 	u.FileSystem, u.Inodes = s.Bytes, s.Inodes
 	return u, err
-}
-
-// effectiveUsage returns the usage in bytes of the volume, or of the configured size if that is reached first.
-func (c *Collector) effectiveUsage() (evict.Amount, error) {
-	u, err := c.usage()
-	return c.currentLimits().Effective(u), err
-}
-
-// inodes returns the usage in inodes of the file system.
-func (c *Collector) inodes() (evict.Amount, error) {
-	s, err := c.fileSystem()
-	return s.Inodes, err
 }
 
 // Run indexes the volume, then deletes content and records last uses until ctx ends. The last uses are recorded again

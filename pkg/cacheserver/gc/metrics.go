@@ -18,10 +18,8 @@ type metrics struct {
 
 // measurements are the sources of gauges, which are measured when they are scraped.
 type measurements struct {
-	// bytes is the effective usage of the volume in bytes.
-	bytes func() (evict.Amount, error)
-	// inodes is the usage of the file system in inodes.
-	inodes func() (evict.Amount, error)
+	usage  func() (evict.Usage, error)
+	limits func() evict.Limits
 	// oldestAge is the time since the last use of the least recently used object.
 	oldestAge func() time.Duration
 }
@@ -45,23 +43,26 @@ func newMetrics(registerer prometheus.Registerer, measure measurements) *metrics
 	if registerer == nil {
 		return m
 	}
-	gauge := func(name, help string, usage func() (evict.Amount, error), value func(evict.Amount) int64) prometheus.Collector {
+	gauge := func(name, help string, value func(evict.Usage) int64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
-			u, err := usage()
+			u, err := measure.usage()
 			if err != nil {
 				return math.NaN()
 			}
 			return float64(value(u))
 		})
 	}
-	used := func(a evict.Amount) int64 { return a.Used }
-	limit := func(a evict.Amount) int64 { return a.Limit }
+	bytes := func(u evict.Usage) evict.Amount { return measure.limits().Effective(u) }
 	registerer.MustRegister(
 		m.evictions, m.evictedBytes,
-		gauge("registry_cache_volume_used_bytes", "Used bytes of the volume: of its file system, or of storage.size.", measure.bytes, used),
-		gauge("registry_cache_volume_limit_bytes", "Usable bytes of the volume: of its file system, or storage.size.", measure.bytes, limit),
-		gauge("registry_cache_volume_used_inodes", "Used inodes of the file system.", measure.inodes, used),
-		gauge("registry_cache_volume_limit_inodes", "Inodes of the file system, 0 if it creates them on demand.", measure.inodes, limit),
+		gauge("registry_cache_volume_used_bytes", "Used bytes of the volume: of its file system, or of storage.size.",
+			func(u evict.Usage) int64 { return bytes(u).Used }),
+		gauge("registry_cache_volume_limit_bytes", "Usable bytes of the volume: of its file system, or storage.size.",
+			func(u evict.Usage) int64 { return bytes(u).Limit }),
+		gauge("registry_cache_volume_used_inodes", "Used inodes of the file system.",
+			func(u evict.Usage) int64 { return u.Inodes.Used }),
+		gauge("registry_cache_volume_limit_inodes", "Inodes of the file system, 0 if it creates them on demand.",
+			func(u evict.Usage) int64 { return u.Inodes.Limit }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "registry_cache_oldest_object_age_seconds",
 			Help: "Time since the last use of the least recently used object, 0 without objects.",

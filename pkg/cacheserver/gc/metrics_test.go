@@ -17,7 +17,7 @@ import (
 
 func TestUsageMetrics(t *testing.T) {
 	t.Parallel()
-	bytes, inodes := evict.Amount{Used: 1, Limit: 2}, evict.Amount{Used: 3, Limit: 4}
+	usage := evict.Usage{FileSystem: evict.Amount{Used: 1, Limit: 2}, Inodes: evict.Amount{Used: 3, Limit: 4}}
 	unknown := math.NaN()
 	for name, tc := range map[string]struct {
 		err  error
@@ -32,8 +32,8 @@ func TestUsageMetrics(t *testing.T) {
 			t.Parallel()
 			registry := prometheus.NewRegistry()
 			newMetrics(registry, measurements{
-				bytes:     func() (evict.Amount, error) { return bytes, tc.err },
-				inodes:    func() (evict.Amount, error) { return inodes, tc.err },
+				usage:     func() (evict.Usage, error) { return usage, tc.err },
+				limits:    func() evict.Limits { return evict.Limits{} },
 				oldestAge: func() time.Duration { return 0 },
 			})
 			families, err := registry.Gather()
