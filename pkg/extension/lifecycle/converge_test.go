@@ -5,8 +5,8 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
-	"os"
 	"sync"
 	"testing"
 
@@ -31,6 +31,8 @@ var errInjected = errors.New("injected")
 
 // atOnce is how many runs of a method go on at once. Most of their time they wait.
 const atOnce = 16
+
+var allCalls = flag.Bool("all-calls", false, "let each API call go wrong in TestConvergence instead of every third one")
 
 // attempts bounds how often a method is tried. One fault needs two.
 const attempts = 4
@@ -98,7 +100,7 @@ func (c *caller) funcs() interceptor.Funcs {
 type method func(*extension.Actuator, context.Context, logr.Logger, *extensionsv1alpha1.Extension) error
 
 // Whichever call of a method fails, the next attempt goes on from there, and what comes out is the same. A further call
-// of the method changes nothing. Each call has its turn in CI, every third one elsewhere: they take minutes.
+// of the method changes nothing. Every third call has its turn; with -all-calls, which takes 10 minutes, each one.
 func TestConvergence(t *testing.T) {
 	t.Parallel()
 	one := func(s *shoot, size string) map[string]any { return cacheFor("one."+s.namespace+".example.com", size) }
@@ -141,7 +143,7 @@ func TestConvergence(t *testing.T) {
 			var running sync.WaitGroup
 			places := make(chan struct{}, atOnce)
 			stride := 3
-			if os.Getenv("REQUIRE_ENVTEST") != "" {
+			if *allCalls {
 				stride = 1
 			}
 			for at := 1; at <= total; at += stride {
