@@ -68,7 +68,7 @@ var _ = Describe("A cache of a private upstream", Ordered, Label("private"), fun
 		expectSamePod(ctx, pod)
 	}, SpecTimeout(5*time.Minute))
 
-	It("accepts rotated credentials during continuous pulls without a failed pull", func(ctx context.Context) {
+	It("accepts rotated credentials during continuous pulls without a failed pull", Label("long"), func(ctx context.Context) {
 		pod := cachePod(ctx, "quay.io")
 		going := startPulls(ctx, maxPulls, newOf("quay.io"), workers()[0])
 		going.waitForMore(ctx, 1)

@@ -61,7 +61,7 @@ var _ = Describe("System components start", Ordered, Label("system"), func() {
 		}
 	}
 
-	It("while the volumes of their caches are pending and no cache is ready", func(ctx context.Context) {
+	It("while the volumes of their caches are pending and no cache is ready", Label("long"), func(ctx context.Context) {
 		manifest := systemCaches("\n    storageClassName: e2e-none")
 		Expect(shoot.Delete(ctx, tb.Cluster, progress, manifest)).To(Succeed())
 		DeferCleanup(func(ctx context.Context) {

@@ -95,7 +95,7 @@ var _ = Describe("A cache with TLS", Ordered, Label("tls"), func() {
 		expectNoneFailed("pulls while https was switched off and on", going.end())
 	}, SpecTimeout(6*time.Minute))
 
-	It("stays usable on every node during a CA rotation", func(ctx context.Context) {
+	It("stays usable on every node during a CA rotation", Label("long"), func(ctx context.Context) {
 		before := caBundle(ctx, result)
 		usedBy(ctx)
 		began := time.Now()

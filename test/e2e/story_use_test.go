@@ -106,7 +106,7 @@ var _ = Describe("A Shoot with caches", Ordered, Label("use"), func() {
 		Entry("with 40 layers", images.Spec{LayerSizes: slices.Repeat([]int64{16 << 10}, 40)}, SpecTimeout(3*time.Minute)),
 	)
 
-	It("fetches an image of 1 GiB once from the upstream", func(ctx context.Context) {
+	It("fetches an image of 1 GiB once from the upstream", Label("long"), func(ctx context.Context) {
 		// The same content in every run, or the upstream's folder would grow by a gigabyte with each.
 		image := newSample(ctx, "docker.io", images.Spec{Seed: 20, LayerSizes: []int64{700 << 20, 300 << 20, 24 << 20}})
 		mark := markUpstream(ctx)
