@@ -17,7 +17,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
-// Content is an open file with content. It is not evicted before Close.
+// Content is an open file with content. It is not evicted before Close, but it can be dropped because it is corrupt.
 type Content struct {
 	*volume.File
 	contents *contents
@@ -41,8 +41,8 @@ type contents struct {
 	tags      *tags
 	index     *evict.Index
 	collector *collectorRef
-	// replacements has a lock for each digest whose file is being replaced or dropped.
-	replacements *locker.Locker
+	// fileLocks has a lock for each digest whose file is being replaced or dropped.
+	fileLocks *locker.Locker
 	// recorded are sizes that an earlier process has recorded. They do not change after Maintenance.SetRecordedSizes.
 	recorded map[digest.Digest]int64
 }
@@ -90,10 +90,23 @@ func (c *contents) open(d digest.Digest) (*volume.File, error) {
 	return f, nil
 }
 
-// replace calls write, which replaces the file of the content, and updates the index, also after an error. The caller has
-// pinned the digest.
+// publish makes f the file of the content. When it returns, a power failure can no longer revert that. f stays open. The caller
+// has pinned the digest.
+func (c *contents) publish(d digest.Digest, f File) error {
+	// An fsync can take minutes, so it is outside of the lock.
+	if err := c.finish(f, durable); err != nil {
+		return err
+	}
+	if err := c.replace(d, func(path string) error { return c.place(f, path, durable) }); err != nil {
+		return err
+	}
+	return c.syncDir(c.layout.Data(d))
+}
+
+// replace calls write, which replaces the file of the content, and updates the index. It does so after an error, too, because
+// write may have renamed the file before. The caller has pinned the digest.
 func (c *contents) replace(d digest.Digest, write func(path string) error) error {
-	defer c.replacing(d)()
+	defer c.lockFile(d)()
 	path := c.layout.Data(d)
 	err := write(path)
 	if info, statErr := c.fs.Stat(path); statErr == nil {

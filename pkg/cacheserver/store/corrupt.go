@@ -20,7 +20,7 @@ import (
 const verifyChunk = 1 << 20
 
 // corruption reads content to its end and returns the reason why it is corrupt, "" if it has the digest. A canceled ctx and
-// a volume that does not respond are no reasons. pause is called after each MiB.
+// a volume that does not respond do not prove corruption. pause is called after each MiB.
 func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause func()) string {
 	verifier := d.Verifier()
 	var err error
@@ -40,7 +40,8 @@ func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause f
 }
 
 // Verify compares an open file of content with its digest, and calls drop, which is Store.Drop, if it is corrupt. The caller
-// closes the file afterwards: as long as it is open, no other file is taken for it. Errors are those of drop.
+// keeps the file open until Verify returns, so that its inode number is not reused and Drop recognizes the file. Errors are
+// those of drop and of stat.
 func Verify(ctx context.Context, f fs.File, d digest.Digest, pause func(), drop func(digest.Digest, fs.FileInfo, string) error) error {
 	reason := corruption(ctx, f, d, pause)
 	if reason == "" {
@@ -54,20 +55,25 @@ func Verify(ctx context.Context, f fs.File, d digest.Digest, pause func(), drop 
 }
 
 // Drop deletes corrupt content, also while it is being read: its links first, then its file. The next request fetches it
-// again. read is the file that was found to be corrupt: nothing is deleted if it was deleted or replaced since then. Reason is
-// for the log.
-func (c *contents) Drop(d digest.Digest, read fs.FileInfo, reason string) error {
-	defer c.replacing(d)()
+// again. examined is the file that was found to be corrupt. If it was deleted or replaced since then, Drop deletes nothing.
+// Reason is for the log.
+func (c *contents) Drop(d digest.Digest, examined fs.FileInfo, reason string) error {
+	defer c.lockFile(d)()
+	return c.dropLocked(d, examined, reason)
+}
+
+// dropLocked is Drop for a caller that holds the lock of the file.
+func (c *contents) dropLocked(d digest.Digest, examined fs.FileInfo, reason string) error {
 	current, err := c.fs.Stat(c.layout.Data(d))
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(read, current) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(examined, current) {
 		return nil
 	}
 	v, ok := c.index.Take(d, evict.Corrupt)
 	if !ok {
-		// Not indexed yet: links without content are deleted when the volume is indexed. Or another removal is in progress.
 		if _, indexed := c.index.Size(d); indexed {
-			return nil
+			return nil // another goroutine is removing it
 		}
+		// It is not indexed yet, so its links are unknown. The indexing deletes links without content.
 		v = evict.Victim{Digest: d, Reason: evict.Corrupt}
 	}
 	err = c.remove(v)
@@ -85,46 +91,57 @@ func (c *contents) Drop(d digest.Digest, read fs.FileInfo, reason string) error 
 	return nil
 }
 
-// replacing prevents other calls from replacing or dropping the file of a digest until the returned function is called.
-// Without it, Drop could delete the file that replaces the corrupt one: a pin does not protect corrupt content.
-func (c *contents) replacing(d digest.Digest) (done func()) {
-	c.replacements.Lock(d.String())
+// lockFile prevents other calls from replacing or dropping the file of a digest until unlock is called. Without this lock, Drop
+// could delete the file that replaces the corrupt one: pins do not prevent the deletion of corrupt content.
+func (c *contents) lockFile(d digest.Digest) (unlock func()) {
+	c.fileLocks.Lock(d.String())
 	return func() {
-		if err := c.replacements.Unlock(d.String()); err != nil {
+		if err := c.fileLocks.Unlock(d.String()); err != nil {
 			panic(err) // the lock is held
 		}
 	}
 }
 
-// Unreadable is Drop after an error of a read, also of one by the kernel itself (sendfile), which the volume has not noticed.
-// It must be called before Close.
+// Unreadable drops the content after a failed read. It also reports the error to the volume, which does not see errors of
+// sendfile. It must be called before Close.
 func (c *Content) Unreadable(readErr error) error {
 	c.contents.fs.ReportRead(readErr)
 	reason := "it cannot be read: " + readErr.Error()
-	read, err := c.Stat()
+	examined, err := c.Stat()
 	if err != nil {
 		return fmt.Errorf("dropping %s: %s: %w", c.digest, reason, err)
 	}
-	return c.contents.Drop(c.digest, read, reason)
+	return c.contents.Drop(c.digest, examined, reason)
 }
 
 // Suspect requests the verification of stored content against its digest, after a read error for example. Corrupt content
 // is dropped. It does not block.
 func (c *contents) Suspect(d digest.Digest) { c.collector.get().Suspect(d) }
 
-// checkSize returns an error that wraps ErrNotFound, and drops the content, if the file does not have the size that is
+// checkSize returns an error that wraps ErrNotFound, and drops the content, if the open file does not have the size that is
 // indexed or recorded.
 func (c *contents) checkSize(d digest.Digest, info fs.FileInfo) error {
+	if _, differs := c.otherSize(d, info); !differs {
+		return nil
+	}
+	// A goroutine that replaces the file updates the index after the rename.
+	defer c.lockFile(d)()
+	want, differs := c.otherSize(d, info)
+	if !differs {
+		return nil
+	}
+	reason := fmt.Sprintf("the file has %d bytes instead of %d", info.Size(), want)
+	if err := c.dropLocked(d, info, reason); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrNotFound, reason, err)
+	}
+	return fmt.Errorf("%w: %s", ErrNotFound, reason)
+}
+
+// otherSize returns the size that is indexed or recorded, and whether it differs from that of the file.
+func (c *contents) otherSize(d digest.Digest, info fs.FileInfo) (want int64, differs bool) {
 	want, known := c.index.Size(d)
 	if !known {
 		want, known = c.recorded[d]
 	}
-	if !known || want == info.Size() {
-		return nil
-	}
-	reason := fmt.Sprintf("the file has %d bytes instead of %d", info.Size(), want)
-	if err := c.Drop(d, info, reason); err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrNotFound, reason, err)
-	}
-	return fmt.Errorf("%w: %s", ErrNotFound, reason)
+	return want, known && want != info.Size()
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -74,6 +75,51 @@ func TestReplacementOfCorruptFileStays(t *testing.T) {
 		}
 		if _, err := s.Manifest(repository, manifestDigest); err != nil {
 			t.Fatalf("round %d: %v", i, err)
+		}
+	}
+}
+
+// The index has the size of the previous file until the new one was measured. A request in between must not delete the new one.
+func TestReplacementOfTruncatedFileStays(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), Options{})
+	for i := range 200 {
+		s.index.AddContent(manifestDigest, 1, time.Now())
+		written := make(chan struct{})
+		var concurrent errgroup.Group
+		concurrent.Go(func() error {
+			defer close(written)
+			return s.PutManifest(repository, manifestDigest, []byte(manifest))
+		})
+		concurrent.Go(func() error {
+			for {
+				f, err := s.Content(manifestDigest)
+				if err == nil {
+					err = f.Close()
+				}
+				if err != nil && !isNotFound(err) {
+					return err
+				}
+				select {
+				case <-written:
+					return nil
+				default:
+				}
+			}
+		})
+		if err := concurrent.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		f, err := s.Content(manifestDigest)
+		if err != nil {
+			t.Fatalf("round %d: %v", i, err)
+		}
+		info, err := f.Stat()
+		if err == nil {
+			err = s.Drop(manifestDigest, info, "the next round begins without it")
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

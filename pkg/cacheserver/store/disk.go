@@ -88,19 +88,35 @@ func (d *disk) writeWith(path string, durability durability, write func(io.Write
 	return f.Close()
 }
 
-// publish renames f to path. When it returns, a power failure can no longer revert that. f stays open.
-func (d *disk) publish(f File, path string) error { return d.rename(f, path, durable) }
-
-func (d *disk) rename(f File, path string, durability durability) (err error) {
-	defer func() { d.noticeFull(err) }()
-	if err := d.fs.Chmod(f.Name(), fileMode); err != nil {
+// rename renames f to path. If durable, a power failure can no longer revert that when it returns. f stays open.
+func (d *disk) rename(f File, path string, durability durability) error {
+	if err := d.finish(f, durability); err != nil {
 		return err
 	}
-	if durability {
-		if err := f.Sync(); err != nil {
-			return err
-		}
+	if err := d.place(f, path, durability); err != nil || !durability {
+		return err
 	}
+	return d.syncDir(path)
+}
+
+// finish completes the file before place. If durable, it waits for an fsync.
+func (d *disk) finish(f File, durability durability) (err error) {
+	defer func() { d.noticeFull(err) }()
+	if err := d.fs.Chmod(f.Name(), fileMode); err != nil || !durability {
+		return err
+	}
+	return f.Sync()
+}
+
+// syncDir makes the name of a file durable.
+func (d *disk) syncDir(path string) (err error) {
+	defer func() { d.noticeFull(err) }()
+	return d.fs.SyncDir(filepath.Dir(path))
+}
+
+// place renames a finished file to path.
+func (d *disk) place(f File, path string, durability durability) (err error) {
+	defer func() { d.noticeFull(err) }()
 	dir := filepath.Dir(path)
 	for range publishAttempts {
 		if err = d.mkdirAll(dir, durability); err == nil {
@@ -110,10 +126,7 @@ func (d *disk) rename(f File, path string, durability durability) (err error) {
 			break
 		}
 	}
-	if err != nil || !durability {
-		return err
-	}
-	return d.fs.SyncDir(dir)
+	return err
 }
 
 // noticeFull requests an eviction if err is the error of a write on a full volume.

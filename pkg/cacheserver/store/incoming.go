@@ -154,8 +154,7 @@ func (i *Incoming) Commit(verified digest.Digest, repositories []string) error {
 	if verified != i.digest {
 		return fmt.Errorf("committing blob %s: %w: %s", i.digest, ErrDigestMismatch, verified)
 	}
-	err := i.store.replace(i.digest, func(path string) error { return i.store.publish(i.file, path) })
-	if err != nil {
+	if err := i.store.publish(i.digest, i.file); err != nil {
 		return fmt.Errorf("committing blob %s: %w", i.digest, err)
 	}
 	i.committed = true

@@ -84,11 +84,11 @@ func Open(root string, o Options) (*Store, error) {
 	}
 	s.problems = newProblems(files.layout)
 	s.contents = &contents{
-		disk:         files,
-		tags:         newTags(files),
-		index:        evict.NewIndex(o.Policy),
-		collector:    collector,
-		replacements: locker.New(),
+		disk:      files,
+		tags:      newTags(files),
+		index:     evict.NewIndex(o.Policy),
+		collector: collector,
+		fileLocks: locker.New(),
 	}
 	s.syncer = newSyncer(files, s.problems.addFile)
 	s.partials = newPartials(files, s.problems)
