@@ -19,7 +19,7 @@ type Limits struct {
 	Size int64
 }
 
-// Amount is the used part of a limited resource. A Limit of 0 means that there is no limit, or that it is unknown.
+// Amount is the usage and the limit of a resource. A Limit of 0 means that there is no limit, or that it is unknown.
 type Amount struct{ Used, Limit int64 }
 
 // Usage is the usage of a volume at one moment.
@@ -30,8 +30,8 @@ type Usage struct {
 	Inodes Amount
 	// Own is the number of bytes of the content of this cache, including space that is reserved for downloads.
 	Own int64
-	// Reserved is the part of Own that is reserved for downloads. Any part of it may be on the file system: the reservation of
-	// the file system follows or fails, and a stored download may still be reserved.
+	// Reserved is the part of Own that is reserved for downloads. It may occupy the file system or not: a download reserves it
+	// before it writes, and releases it after its content was added to Own.
 	Reserved int64
 	// Removable estimates the bytes that the file system would gain if the cache deleted all of its content.
 	Removable int64

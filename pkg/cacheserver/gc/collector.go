@@ -241,8 +241,8 @@ func (c *Collector) statfs() (Space, error) {
 
 // usage measures the volume.
 func (c *Collector) usage() (evict.Usage, error) {
+	reserved := c.reserved.Load() // first: a download that is stored in between is counted twice instead of not at all
 	stats := c.index.Stats()
-	reserved := c.reserved.Load()
 	u := evict.Usage{Own: stats.Bytes + reserved, Reserved: reserved, Removable: stats.Removable, Objects: stats.Objects}
 	s, err := c.fileSystem()
 	u.FileSystem, u.Inodes = s.Bytes, s.Inodes
@@ -269,7 +269,7 @@ func (c *Collector) Run(ctx context.Context) {
 	var settled <-chan time.Time // nil unless the volume may not show the deleted files yet
 	deleteContent := func(need evict.Need, u evict.Usage, requests ...roomRequest) {
 		if freed := c.evictor.evict(ctx, c.expiryTime, need, requests...); freed > 0 {
-			c.meter.recordDeletion(u, freed)
+			c.meter.recordDeletion(u, freed, time.Now())
 			settled = time.After(settleTime)
 		}
 	}

@@ -39,7 +39,7 @@ func TestMeter(t *testing.T) {
 	} {
 		m := meter{ineffective: maxIneffective - 1}
 		if test.deleted > 0 {
-			m.recordDeletion(usage(900, 800), test.deleted)
+			m.recordDeletion(usage(900, 800), test.deleted, now)
 		}
 		if got := m.compare(test.after, now); got != test.want {
 			t.Errorf("%s: got %t, want %t", name, got, test.want)
@@ -70,9 +70,37 @@ func TestMeterWithReservations(t *testing.T) {
 		"others have used it after a failed download":   {usage(900, 800, 300), usage(900, 600, 0), false},
 	} {
 		m := meter{ineffective: maxIneffective - 1}
-		m.recordDeletion(test.before, 200)
+		m.recordDeletion(test.before, 200, now)
 		if got := m.compare(test.after, now); got != test.want {
 			t.Errorf("%s: got %t, want %t", name, got, test.want)
+		}
+	}
+}
+
+// While a download is in progress, several deletions are compared together.
+func TestMeterDuringADownload(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		freed int64 // by each deletion of 100 bytes
+		pause time.Duration
+		want  bool
+	}{
+		"effective":            {100, time.Second, true},
+		"ineffective":          {0, time.Second, false},
+		"too far apart to say": {0, ineffectiveTime, true},
+	} {
+		m, now := meter{}, time.Now()
+		usage := evict.Usage{FileSystem: evict.Amount{Used: 950, Limit: 1000}, Own: 900, Reserved: 100}
+		effective := true
+		for range 8 {
+			m.recordDeletion(usage, 100, now)
+			usage.Own -= 100
+			usage.FileSystem.Used -= test.freed
+			now = now.Add(test.pause)
+			effective = m.compare(usage, now) && effective
+		}
+		if effective != test.want {
+			t.Errorf("%s: got %t, want %t", name, effective, test.want)
 		}
 	}
 }

@@ -16,7 +16,7 @@ type metrics struct {
 	evictedBytes *prometheus.CounterVec
 }
 
-// measurements are the sources of gauges, which are measured when they are scraped.
+// measurements are the functions that compute the gauges when these are scraped.
 type measurements struct {
 	usage  func() (evict.Usage, error)
 	limits func() evict.Limits
