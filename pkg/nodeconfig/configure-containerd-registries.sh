@@ -31,8 +31,8 @@ limit=90                                   # 1/100 s that all answers may take; 
 patience=30                                # 1/100 s of them in which a cache in use should say that it is alive
 # An overloaded node is late itself: connections and handshakes of its own probes take seconds. It would withdraw a cache
 # that answers, and so would all nodes that pull concurrently.
-overload=$((8 * $(nproc)))                 # runnable tasks from which a node is overloaded, now and on average
-overload_limit=450                         # 1/100 s that the answers may take on an overloaded node
+crowd=8                                    # runnable tasks per processor, now and on average, from which it is overloaded
+overload_limit=450                         # 1/100 s that the answers of caches in use may take on an overloaded node
 # A cache in use is only asked in each round whether it is alive, and verified in each fifth: to start curl costs more
 # than all the rest of a round, and a TLS handshake costs the cache more than the request.
 thorough=5                                 # rounds
@@ -65,6 +65,7 @@ retired=                 # roots that are trusted although the bundle has them n
 forget_at=0              # when they are not any more, in $SECONDS
 unused=0                 # in how many rounds nobody has needed roots
 rounds=0                 # in which caches were asked
+processors=1             # of this node
 
 # Sets REPLY to the content of file $1, to nothing if there is none. Does not fork.
 load() {
@@ -147,7 +148,7 @@ seconds() {
 overloaded() {
   local average runnable
   read -r average _ _ runnable _ 2>/dev/null <"$root/proc/loadavg" || return
-  ((${average%.*} >= overload && ${runnable%/*} >= overload))
+  ((${average%.*} >= crowd * processors && ${runnable%/*} >= crowd * processors))
 }
 
 # Prints $1, the URL of a cache, if the cache is alive. Nothing but the kernel limits how long it takes.
@@ -221,7 +222,7 @@ verify() {
 # used in the last round and are in $talkative are asked whether they are alive, unless it is time for more. The others, and
 # those that have not said so, are verified, if they have https with the roots in file $1.
 probe() {
-  local roots=$1 url end left asked=() rest=()
+  local roots=$1 url end left asked=() rest=() in_use=
   local -A before=()
   shift
   answer=() silent=()
@@ -234,15 +235,17 @@ probe() {
   done
   ((${#asked[@]} == 0)) || listen "${asked[@]}"
   for url; do
-    [[ -n ${answer[$url]+alive} ]] || rest+=("$url")
+    [[ -z ${answer[$url]+alive} ]] || continue
+    rest+=("$url")
+    [[ -z ${before[$url]-} ]] || in_use=1
   done
   if ((${#rest[@]})); then
+    # Other caches do not get more time, or an unavailable one would delay each round.
+    [[ -z $in_use ]] || ! overloaded || end=$((end - limit + overload_limit))
     now
     left=$((end - REPLY))
-    # If nothing is left, the node was too busy to ask.
-    ((left > patience)) || left=$patience
-    ! overloaded || left=$overload_limit
-    seconds "$left"
+    # Little time is left only if this node itself was delayed.
+    seconds $((left > patience ? left : patience))
     verify "$roots" "$REPLY" "${rest[@]}"
   fi
   usable=()
@@ -407,6 +410,7 @@ round() {
 
 run() {
   local idle next left
+  processors=$(nproc) || processors=1
   trap 'exit 0' TERM INT
   exec {idle}<> <(:) # nobody writes into it
   now

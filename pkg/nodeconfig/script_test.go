@@ -170,7 +170,7 @@ func TestOneLateAnswerIsTolerated(t *testing.T) {
 func TestOverloadedNodeWaitsLonger(t *testing.T) {
 	t.Parallel()
 	c, n := newCache(t, "docker.io"), newNode(t)
-	n.write(t, "proc/loadavg", "900.00 10.00 5.00 900/1000 12345\n")
+	n.write(t, "proc/loadavg", "99999.00 10.00 5.00 99999/100000 12345\n")
 	n.configure(t, c.RegistryCacheStatus)
 	n.start(t)
 	n.awaitContent(t, n.hostsTOML("docker.io"), c.through())
@@ -185,7 +185,7 @@ func TestOverloadedNodeWaitsLonger(t *testing.T) {
 	if got := n.journal.lines(); len(got) != 1 {
 		t.Errorf("nothing changed, and the journal has %d lines:\n%s", len(got), n.journal.String())
 	}
-	n.write(t, "proc/loadavg", "900.00 10.00 5.00 2/1000 12345\n")
+	n.write(t, "proc/loadavg", "99999.00 10.00 5.00 2/100000 12345\n")
 	n.awaitContent(t, n.hostsTOML("docker.io"), c.direct())
 }
 

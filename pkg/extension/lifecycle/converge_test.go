@@ -100,7 +100,7 @@ func (c *caller) funcs() interceptor.Funcs {
 type method func(*extension.Actuator, context.Context, logr.Logger, *extensionsv1alpha1.Extension) error
 
 // Whichever call of a method fails, the next attempt goes on from there, and what comes out is the same. A further call
-// of the method changes nothing. Every third call has its turn; with -all-calls, which takes 10 minutes, each one.
+// of the method changes nothing. Every third call has its turn; with -all-calls, which takes 15 minutes, each one.
 func TestConvergence(t *testing.T) {
 	t.Parallel()
 	one := func(s *shoot, size string) map[string]any { return cacheFor("one."+s.namespace+".example.com", size) }
