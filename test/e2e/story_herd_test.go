@@ -35,8 +35,10 @@ const simulatedNodes = 30
 // herdProgram is where the pull code of containerd is on a node.
 const herdProgram = "/usr/local/bin/e2e-containerd-pull"
 
-// A worker pool is scaled up: all new nodes pull the same image concurrently.
-var _ = Describe("Concurrent pulls of one image", Ordered, Label("herd"), func() {
+// A worker pool is scaled up: all new nodes pull the same image concurrently. The clients use all processors of the machine. On
+// a slow one, its nodes, DNS and the API server answer too late, and clients continue with the upstream. Therefore CI omits
+// these stories. BenchmarkHerd measures the part of the server.
+var _ = Describe("Concurrent pulls of one image", Ordered, Label("herd", "long"), func() {
 	BeforeAll(func(ctx context.Context) {
 		built, err := containerdpull.Build(ctx, "containerd-v2", GinkgoT().TempDir())
 		Expect(err).NotTo(HaveOccurred())
@@ -69,12 +71,11 @@ var _ = Describe("Concurrent pulls of one image", Ordered, Label("herd"), func()
 		// The time of BeforeAll counts, which may have to build the program.
 	}, SpecTimeout(10*time.Minute))
 
-	// The 33 clients use all processors of the machine. On a slow one, its nodes and the API server answer too late.
-	It("by 33 nodes cause one transfer of its 500 MiB from the upstream", Label("long"), func(ctx context.Context) {
+	It("by 33 nodes cause one transfer of its 500 MiB from the upstream", func(ctx context.Context) {
 		pullConcurrently(ctx, 200<<20, 150<<20, 100<<20, 50<<20)
 	}, SpecTimeout(10*time.Minute))
 
-	It("succeed on all nodes while one of the two cache pods is killed", Label("long"), func(ctx context.Context) {
+	It("succeed on all nodes while one of the two cache pods is killed", func(ctx context.Context) {
 		startShoot(ctx, shootOf("v1alpha3", "- upstream: docker.io\n  volume:\n    size: 2Gi\n  highAvailability:\n    enabled: true"))
 		name := registryv1alpha3.ObjectName("docker.io")
 		for _, pod := range []string{name + "-0", name + "-1"} {
