@@ -161,9 +161,18 @@ func (u *proxiedUpstream) variable(user string) string {
 // get requests content from the cache at address.
 func (u *proxiedUpstream) get(t *testing.T, address, name string) {
 	t.Helper()
+	status, got := fetch(t, "http://"+address+"/v2/"+repository+"/"+name)
+	if status != http.StatusOK || !bytes.Equal(got, u.contents[name[strings.IndexByte(name, '/')+1:]]) {
+		t.Errorf("%s: %d, %d bytes", name, status, len(got))
+	}
+}
+
+// fetch sends a GET request over a connection of its own and returns the whole response.
+func fetch(t *testing.T, url string) (status int, body []byte) {
+	t.Helper()
 	var transport http.Transport
 	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+address+"/v2/"+repository+"/"+name, nil)
+	req, err := http.NewRequestWithContext(t.Context(), "GET", url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,9 +181,11 @@ func (u *proxiedUpstream) get(t *testing.T, address, name string) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if got, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK || !bytes.Equal(got, u.contents[name[strings.IndexByte(name, '/')+1:]]) {
-		t.Errorf("%s: %d, %d bytes, %v", name, resp.StatusCode, len(got), err)
+	body, err = io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return resp.StatusCode, body
 }
 
 // expectConnects compares the requests of the proxy since the last call. It wants at least one, with these credentials.
@@ -257,36 +268,16 @@ func TestProxyRejectsCredentials(t *testing.T) {
 	u.proxy.rejects.Store(true)
 	u.cfg.Debug.Address = freeAddress(t)
 	address, stop := startProcess(t, u.cfg, u.variable("robot:passwordSECRET@"))
-	var transport http.Transport
-	defer transport.CloseIdleConnections()
-	get := func(url string) (status int, body string) {
-		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), "GET", url, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := transport.RoundTrip(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		content, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return resp.StatusCode, string(content)
-	}
-	if status, body := get("http://" + address + "/v2/" + repository + "/" + u.tag()); status < 500 || strings.Contains(body, "SECRET") {
+	if status, body := fetch(t, "http://"+address+"/v2/"+repository+"/"+u.tag()); status < 500 || bytes.Contains(body, []byte("SECRET")) {
 		t.Errorf("got %d, %s", status, body)
 	}
-	_, body := get("http://" + u.cfg.Debug.Address + contract.UpstreamPath)
-	state, err := contract.DecodeUpstreamState([]byte(body))
+	_, body := fetch(t, "http://"+u.cfg.Debug.Address+contract.UpstreamPath)
+	state, err := contract.DecodeUpstreamState(body)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if state.Reachable != contract.ReachableNo || !strings.Contains(state.Message, "Proxy Authentication Required") {
 		t.Errorf("got %+v", state)
 	}
-	transport.CloseIdleConnections()
 	u.expectNoSecret(t, stop)
 }
