@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/registry-cache/extension/test/testbed/gardenlet"
+	"github.com/registry-cache/extension/test/testbed/poll"
 	"github.com/registry-cache/extension/test/testbed/workspace"
 )
 
@@ -102,7 +103,7 @@ func newLandscape() *landscape {
 				if !ok {
 					return nil
 				}
-				if l.retries > 0 && shoot.DeletionTimestamp != nil {
+				if l.retries > 0 && l.outcome.State == gardencorev1beta1.LastOperationStateError {
 					if l.retries--; l.retries == 0 {
 						l.outcome.State, l.errors = gardencorev1beta1.LastOperationStateSucceeded, nil
 						return l.work(ctx, c, shoot.DeepCopy())
@@ -254,6 +255,42 @@ func TestDeleteWaitsForRetries(t *testing.T) {
 	}
 	if err := l.client.Get(t.Context(), key, &gardencorev1beta1.Shoot{}); !apierrors.IsNotFound(err) {
 		t.Errorf("the Shoot still exists: %v", err)
+	}
+}
+
+func TestApplyWaitsForRetries(t *testing.T) {
+	t.Parallel()
+	l := newLandscape()
+	l.outcome = gardencorev1beta1.LastOperation{Type: "Create", State: "Error"}
+	l.errors = []gardencorev1beta1.LastError{{Description: "timeout"}}
+	l.retries = 4
+	if _, err := l.applyManifest(t, documented); err != nil {
+		t.Error(err)
+	}
+}
+
+// A reconciliation that fails again and again returns its error, because the caller can correct the Shoot.
+func TestAttempts(t *testing.T) {
+	t.Parallel()
+	shoot := &gardencorev1beta1.Shoot{Status: gardencorev1beta1.ShootStatus{ObservedGeneration: 1, LastOperation: &gardencorev1beta1.LastOperation{State: "Error"}}}
+	var tried attempts
+	for attempt := range maxFailures {
+		shoot.Status.LastOperation.LastUpdateTime = metav1.Unix(int64(attempt), 0)
+		for range 2 { // the second read of the same state does not count
+			tried.observe(shoot, 1)
+		}
+		reads := 0
+		err := poll.Until(t.Context(), time.Millisecond, 20*time.Millisecond, func(context.Context) error {
+			reads++
+			return outcome(shoot, 1, tried.failed)
+		})
+		if last := attempt == maxFailures-1; (reads == 1) != last {
+			t.Errorf("attempt %d was read %d times: %v", attempt, reads, err)
+		}
+	}
+	tried = attempts{}
+	if tried.observe(shoot, 2); tried.failed != 0 {
+		t.Error("a failure of an earlier generation counts")
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	nodeagentconfigv1alpha1 "github.com/gardener/gardener/pkg/apis/config/nodeagent/v1alpha1"
 	gardencorev1beta1 "github.com/gardener/gardener/pkg/apis/core/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -26,6 +27,9 @@ const (
 	requestTimeout = time.Minute
 	// reportTimeout bounds the collection of logs after a failure.
 	reportTimeout = 10 * time.Second
+	// maxFailures is the number of failed attempts of the gardenlet after which a reconciliation is not waited for any longer.
+	// The API server of a loaded machine can fail for some seconds, and the gardenlet retries after 5 s and 10 s.
+	maxFailures = 3
 )
 
 // operationError is an operation of the gardenlet that failed.
@@ -60,10 +64,28 @@ func (e *operationError) at(taskID string) bool {
 	return false
 }
 
+// attempts counts the failed attempts of an operation that the gardenlet retries.
+type attempts struct {
+	failed int
+	latest metav1.Time
+}
+
+// observe counts the last operation if it is a failed attempt that was not counted before.
+func (a *attempts) observe(shoot *gardencorev1beta1.Shoot, generation int64) {
+	last := shoot.Status.LastOperation
+	if last == nil || shoot.Status.ObservedGeneration < generation || last.State != gardencorev1beta1.LastOperationStateError {
+		return
+	}
+	if a.failed == 0 || !last.LastUpdateTime.Equal(&a.latest) {
+		a.failed++
+		a.latest = last.LastUpdateTime
+	}
+}
+
 // outcome returns nil after the gardenlet has reconciled that generation of the Shoot. It returns an error that stops the
-// wait after a failed reconciliation, also if the gardenlet will retry it: the caller can correct the Shoot. A deletion
-// waits for the retries, because a timeout of one attempt needs no correction.
-func outcome(shoot *gardencorev1beta1.Shoot, generation int64) error {
+// wait after a failed operation that the gardenlet does not retry, and after maxFailures failed attempts of a reconciliation:
+// the caller can correct the Shoot. A deletion waits for all retries, because it cannot be corrected.
+func outcome(shoot *gardencorev1beta1.Shoot, generation int64, failed int) error {
 	last := shoot.Status.LastOperation
 	if last == nil || shoot.Status.ObservedGeneration < generation {
 		return errors.New("the gardenlet has not begun")
@@ -75,7 +97,7 @@ func outcome(shoot *gardencorev1beta1.Shoot, generation int64) error {
 		}
 	case gardencorev1beta1.LastOperationStateError, gardencorev1beta1.LastOperationStateFailed, gardencorev1beta1.LastOperationStateAborted:
 		failure := &operationError{client.ObjectKeyFromObject(shoot), *last, shoot.Status.LastErrors}
-		if shoot.DeletionTimestamp != nil && last.State == gardencorev1beta1.LastOperationStateError {
+		if last.State == gardencorev1beta1.LastOperationStateError && (shoot.DeletionTimestamp != nil || failed < maxFailures) {
 			return failure
 		}
 		return poll.Stop(failure)
@@ -107,6 +129,7 @@ func isTemporary(err error) bool {
 func (g *garden) waitForOperation(ctx context.Context, written *gardencorev1beta1.Shoot) (*gardencorev1beta1.Shoot, error) {
 	key := client.ObjectKeyFromObject(written)
 	var shoot *gardencorev1beta1.Shoot
+	var tried attempts
 	shown := g.show(key)
 	err := poll.Until(ctx, g.interval, operationTimeout, func(ctx context.Context) error {
 		// A new object each time: decoding leaves fields as they are that the answer does not have.
@@ -114,9 +137,9 @@ func (g *garden) waitForOperation(ctx context.Context, written *gardencorev1beta
 		if err := g.client.Get(ctx, key, shoot); err != nil {
 			return err
 		}
-		err := outcome(shoot, written.Generation)
+		tried.observe(shoot, written.Generation)
 		shown(shoot)
-		return err
+		return outcome(shoot, written.Generation, tried.failed)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("waiting for the gardenlet: %w", err)
@@ -141,7 +164,7 @@ func (g *garden) waitForDeletion(ctx context.Context, deleted *gardencorev1beta1
 			return nil // a new Shoot with the same name
 		}
 		shown(shoot)
-		return outcome(shoot, max(ordered, shoot.Generation))
+		return outcome(shoot, max(ordered, shoot.Generation), 0)
 	})
 	if err != nil {
 		return fmt.Errorf("waiting for the gardenlet: %w", err)
