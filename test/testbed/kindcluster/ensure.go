@@ -175,6 +175,9 @@ func (c *Cluster) settle(ctx context.Context, p *workspace.Progress) error {
 	if err != nil {
 		return err
 	}
+	if err := c.prioritize(ctx, containers[0]); err != nil {
+		return err
+	}
 	client, err := c.client()
 	if err != nil {
 		return err
@@ -202,6 +205,19 @@ func (c *Cluster) settle(ctx context.Context, p *workspace.Progress) error {
 		return err
 	}
 	return waitForServices(ctx, client, nodes)
+}
+
+// controlPlaneShares is the CPU weight of the control plane's node. Other containers have 1024.
+const controlPlaneShares = "4096"
+
+// prioritize gives the control plane more processor time than the workers on the same machine when all of them are busy.
+// Without it, pulls on the workers make the API server fail its probes and components lose their leases. The setting is
+// lost when the node stops.
+func (c *Cluster) prioritize(ctx context.Context, controlPlane container) error {
+	if _, err := c.engine.Run(ctx, nil, "update", "--cpu-shares", controlPlaneShares, controlPlane.Name); err != nil {
+		return fmt.Errorf("setting the CPU weight of node %s: %w", controlPlane.Name, err)
+	}
+	return nil
 }
 
 func (c *Cluster) exportKubeconfig(p *workspace.Progress) error {
