@@ -28,6 +28,9 @@ type pullRecord struct {
 	err   error
 }
 
+// maxPause bounds the pause between two pulls of a node.
+const maxPause = 2 * time.Second
+
 // maxPulls bounds pulls on a node that end by end.
 const maxPulls = 1000
 
@@ -42,22 +45,26 @@ type pulls struct {
 }
 
 // startPulls pulls one image after the other on each of the nodes, by containerd, until end or until each node has
-// pulled limit of them. Next returns the reference of the n-th image for a node, which is removed from there before.
+// pulled limit of them. A pause as long as each pull leaves time to the control plane on the same machine: without it, the
+// pulls of three nodes occupy all processors, and the API server fails its probes. Next returns the reference of the n-th image for a node, which is removed from there before.
 func startPulls(ctx context.Context, limit int, next func(ctx context.Context, n int) (string, error), on ...kindcluster.Node) *pulls {
 	GinkgoHelper()
 	p := &pulls{on: on, stop: make(chan struct{})}
 	ctx, cancel := context.WithCancel(ctx)
 	for _, node := range on {
 		p.running.Go(func() {
+			var pause time.Duration
 			for n := range limit {
 				select {
 				case <-p.stop:
 					return
 				case <-ctx.Done():
 					return
-				default:
-					p.add(pullNext(ctx, node, n, next))
+				case <-time.After(pause):
 				}
+				began := time.Now()
+				p.add(pullNext(ctx, node, n, next))
+				pause = min(time.Since(began), maxPause)
 			}
 		})
 	}
