@@ -11,10 +11,12 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
+	"github.com/onsi/ginkgo/v2/types"
 	. "github.com/onsi/gomega"
 	"golang.org/x/term"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -31,7 +33,26 @@ func TestE2E(t *testing.T) {
 	suite, reporter := GinkgoConfiguration()
 	// Ginkgo prints colour codes by default, also to files.
 	reporter.NoColor = reporter.NoColor || os.Getenv("NO_COLOR") != "" || !term.IsTerminal(int(os.Stdout.Fd()))
+	var failed types.SpecReports
+	ReportAfterSuite("failures", func(report Report) {
+		failed = report.SpecReports.WithState(types.SpecStateFailureStates)
+	})
 	RunSpecs(t, "registry-cache", suite, reporter)
+	// The output of a run is long. Its end says why it has failed.
+	for _, spec := range failed {
+		t.Errorf("%s:\n%s", spec.FullText(), head(spec.FailureMessage(), maxFailure))
+	}
+}
+
+// maxFailure is the number of bytes of an error at the end of the output.
+const maxFailure = 3000
+
+// head returns the first bytes of a text, without a part of a character.
+func head(text string, bytes int) string {
+	if len(text) <= bytes {
+		return text
+	}
+	return strings.ToValidUTF8(text[:bytes], "") + " ..."
 }
 
 // setupTimeout covers a machine that has to build the node image first.
