@@ -100,7 +100,7 @@ shellcheck:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends shellcheck >/dev/null; }
 
 e2e: ## Run user stories on the testbed, which is created if necessary (FOCUS=... and LABELS=... select stories).
-	go test ./test/e2e -count=1 -v -timeout 120m -args -ginkgo.v -ginkgo.junit-report=$(REPORTS)/e2e.xml \
+	nice -n 5 go test ./test/e2e -count=1 -v -timeout 120m -args -ginkgo.v -ginkgo.junit-report=$(REPORTS)/e2e.xml \
 	  $(if $(FOCUS),-ginkgo.focus='$(FOCUS)') $(if $(LABELS),-ginkgo.label-filter='$(LABELS)')
 
 .PHONY: e2e-testbed
