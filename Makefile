@@ -90,7 +90,7 @@ test: shellcheck ## Run unit and integration tests with the race detector; they 
 	done
 	$(call GOTESTSUM,specs) -- -run '^Test(Document|SpecProof|MutationsNameSpecs|StoryLabels|OutputHasNoColour)$$' ./test/e2e
 	$(call GOTESTSUM,unit) --raw-command -- .ci/race -timeout 15m $$(go list ./... | grep -v -e /test/e2e -e /pkg/extension/lifecycle -e '/test/bench$$' -e /cmd/testbed -e '/test/differential$$')
-	$(call GOTESTSUM,memory) -- -run 'NeedLittleMemory$$' ./pkg/oci ./pkg/cacheserver/upstream ./pkg/cacheserver/manifests
+	$(call GOTESTSUM,memory) -- -p 1 -run 'NeedLittleMemory$$' ./pkg/oci ./pkg/cacheserver/upstream ./pkg/cacheserver/manifests
 	$(call GOTESTSUM,without-race) -- ./test/bench ./test/testbed/cmd/testbed ./test/differential
 	$(call GOTESTSUM,lifecycle) --raw-command -- .ci/race -timeout 30m ./pkg/extension/lifecycle
 
