@@ -51,9 +51,16 @@ func ParseDigest(s string) (digest.Digest, error) {
 		return "", fmt.Errorf("%w %s: %w", ErrDigestInvalid, quote(s), err)
 	}
 	if d.Algorithm() != digest.SHA256 {
-		return "", fmt.Errorf("%w %s: only sha256 is supported", ErrDigestInvalid, quote(s))
+		return "", fmt.Errorf("%w %s: %w", ErrDigestInvalid, quote(s), errNotSHA256)
 	}
 	return d, nil
+}
+
+var errNotSHA256 = errors.New("only sha256 is supported")
+
+// isOtherAlgorithm reports that an error of ParseDigest is about a digest of another algorithm.
+func isOtherAlgorithm(err error) bool {
+	return errors.Is(err, errNotSHA256) || errors.Is(err, digest.ErrDigestUnsupported)
 }
 
 // Reference identifies a manifest in a repository: by Digest, or by Tag if Digest is empty.

@@ -43,7 +43,8 @@ type Descriptor struct {
 
 // References returns the descriptors of all content that belongs to a manifest of a known type, in the order of the
 // document: the config and the layers of an image, or the manifests of an index. Other references, such as the subject,
-// are excluded. A field that occurs twice contributes all of its descriptors.
+// are excluded. A field that occurs twice contributes all of its descriptors. Content with a digest of another algorithm
+// than sha256 is excluded, because it cannot be stored: clients pull it from the upstream.
 //
 // The first error is the last element. It wraps ErrManifestUnknownType or ErrManifestInvalid; reasons for the latter are
 // more than MaxManifestSize bytes, more than MaxReferences descriptors, an image without a config, a digest that
@@ -102,18 +103,22 @@ func (p *referenceParser) ended() bool { return p.stopped || p.err != nil }
 
 // add passes one descriptor to yield. index is its position in the field.
 func (p *referenceParser) add(role Role, index int, fields descriptorFields) {
+	if p.count == MaxReferences {
+		p.err = fmt.Errorf("it must have no more than %d descriptors", MaxReferences)
+		return
+	}
+	p.count++
+	if role == RoleConfig {
+		p.configs++
+	}
 	d, err := fields.descriptor(role)
 	switch {
+	case isOtherAlgorithm(err):
+		return
 	case err != nil:
 		p.err = fmt.Errorf("%s %d: %w", role, index, err)
 		return
-	case p.count == MaxReferences:
-		p.err = fmt.Errorf("it must have no more than %d descriptors", MaxReferences)
-		return
-	case role == RoleConfig:
-		p.configs++
 	}
-	p.count++
 	p.stopped = !p.yield(d, nil)
 }
 

@@ -46,7 +46,9 @@ func TestReferences(t *testing.T) {
 		{name: "no layers", content: `{"schemaVersion":2,"config":{"digest":"` + someDigest + `"}}`,
 			want: []Descriptor{{Role: RoleConfig, Digest: someDigest}}},
 		{name: "no config", content: `{"schemaVersion":2,"mediaType":"` + MediaTypeManifest + `"}`, err: ErrManifestInvalid},
-		{name: "another digest", content: `{"schemaVersion":2,"config":{"digest":"md5:d41d8cd98f00b204e9800998ecf8427e"}}`, err: ErrDigestInvalid},
+		{name: "wrong digest", content: `{"schemaVersion":2,"config":{"digest":"sha256:d41d8cd98f00b204e9800998ecf8427e"}}`, err: ErrDigestInvalid},
+		{name: "digests of other algorithms", content: `{"schemaVersion":2,"config":{"digest":"md5:d41d8cd98f00b204e9800998ecf8427e"},` +
+			`"layers":[{"digest":"sha512:` + strings.Repeat("0", 128) + `"}]}`},
 		{name: "a path as a digest", content: `{"schemaVersion":2,"manifests":[{"digest":"sha256:../../x"}]}`, err: ErrManifestInvalid},
 		{name: "negative size", content: `{"schemaVersion":2,"config":{"digest":"` + someDigest + `","size":-1}}`, err: ErrManifestInvalid},
 		{name: "config of another type", content: `{"schemaVersion":2,"config":[]}`, err: ErrManifestInvalid},

@@ -61,6 +61,10 @@ func TestExpectedSize(t *testing.T) {
 	check("verified, and another manifest", blobs[1], 100, true)
 	check("another blob", digest.FromString("other"), 0, false)
 
+	stored := digest.FromString("beside a layer with a digest of another algorithm")
+	pull(fmt.Sprintf(`{"schemaVersion":2,"config":{"digest":%q,"size":1},"layers":[{"digest":"sha512:%s","size":2}]}`, stored, strings.Repeat("0", 128)))
+	check("manifest with a layer of another algorithm", stored, 1, true)
+
 	invalid := strings.Replace(content, `,"size":200`, `,"size":-1`, 1)
 	invalid = strings.Replace(invalid, blobs[0].String(), digest.FromString("of an invalid manifest").String(), 1)
 	pull(invalid)
