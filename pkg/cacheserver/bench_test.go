@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -177,8 +178,8 @@ func (w *limitedWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Many nodes pull a blob over TLS with few processors. The result is the time until all have it, the bytes that the upstream
-// sent as a multiple of the blob, and the longest time of a request on a new connection meanwhile, with which a node verifies
+// Many nodes pull a blob over TLS with few processors. The result is the time until all have it, the processor time of
+// upstream, cache and clients, the bytes that the upstream sent as a multiple of the blob, and the longest time of a request on a new connection meanwhile, with which a node verifies
 // that the cache is usable. Nodes wait for at most 0.6 s.
 func BenchmarkHerd(b *testing.B) {
 	const (
@@ -187,7 +188,14 @@ func BenchmarkHerd(b *testing.B) {
 	)
 	u := newOrigin(b, upstream.Options{})
 	var sent atomic.Int64
-	name := u.serveBlob(size, func(w http.ResponseWriter) http.ResponseWriter { return &countingWriter{w, &sent} })
+	var rate float64 // of the upstream in bytes per second, 0 for unlimited
+	name := u.serveBlob(size, func(w http.ResponseWriter) http.ResponseWriter {
+		w = &countingWriter{w, &sent}
+		if rate > 0 {
+			w = &limitedWriter{ResponseWriter: w, began: time.Now(), rate: rate}
+		}
+		return w
+	})
 	ca, dir := newCA(b), b.TempDir()
 	issue(b, ca, dir, time.Now())
 	cfg := u.config(b)
@@ -233,17 +241,25 @@ func BenchmarkHerd(b *testing.B) {
 		}
 		b.ReportMetric(float64(slowest.Milliseconds()), "ms-slowest-probe")
 	}
-	b.Run("first", func(b *testing.B) {
+	first := func(b *testing.B) {
 		for b.Loop() {
 			sent.Store(0)
 			cfg.Storage.Root = b.TempDir()
 			c := start(b, cfg, cacheserver.Options{})
+			before := processorTime(b)
 			herd(b, c)
+			b.ReportMetric((processorTime(b) - before).Seconds(), "cpu-s")
 			b.ReportMetric(float64(sent.Load())/size, "times-blob")
 			if err := c.stop(); err != nil {
 				b.Fatal(err)
 			}
 		}
+	}
+	b.Run("first", first)
+	b.Run("first-4MiB-per-second", func(b *testing.B) {
+		rate = 4 << 20
+		defer func() { rate = 0 }()
+		first(b)
 	})
 	b.Run("stored", func(b *testing.B) {
 		cfg.Storage.Root = b.TempDir()
@@ -255,6 +271,16 @@ func BenchmarkHerd(b *testing.B) {
 			herd(b, c)
 		}
 	})
+}
+
+// processorTime returns the processor time of this process, which includes upstream, cache and clients.
+func processorTime(b *testing.B) time.Duration {
+	b.Helper()
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
 // countingWriter counts the bytes of all responses.

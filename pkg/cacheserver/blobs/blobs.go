@@ -10,9 +10,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/background"
 	"github.com/registry-cache/extension/pkg/cacheserver/download"
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
@@ -50,10 +52,12 @@ type Blobs struct {
 	upstream  download.Upstream
 	downloads *download.Downloads
 	options   Options
+	// verifications are shared by the requests for a blob.
+	verifications *background.Coalescer[digest.Digest, struct{}]
 }
 
 // New returns the blobs in a store and behind an upstream. The caller keeps ownership of all arguments.
-func New(s *store.Store, u download.Upstream, downloads *download.Downloads, o Options) *Blobs {
+func New(s *store.Store, u download.Upstream, downloads *download.Downloads, group *background.Group, o Options) *Blobs {
 	if o.ExpectedSize == nil {
 		o.ExpectedSize = func(digest.Digest) (int64, bool) { return 0, false }
 	}
@@ -63,13 +67,17 @@ func New(s *store.Store, u download.Upstream, downloads *download.Downloads, o O
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Blobs{store: s, upstream: u, downloads: downloads, options: o}
+	return &Blobs{
+		store: s, upstream: u, downloads: downloads, options: o,
+		verifications: background.NewCoalescer[digest.Digest, struct{}](group),
+	}
 }
 
 // Open opens a blob of a repository. part is the part that will be read, at least. ctx must live as long as the blob is
 // used. Errors are those of the upstream, of the context, or background.ErrClosed.
 func (b *Blobs) Open(ctx context.Context, repository string, d digest.Digest, part download.Part) (Blob, error) {
-	stored, err := b.openStored(ctx, repository, d)
+	began := time.Now()
+	stored, err := b.openStored(ctx, began, repository, d)
 	if err != nil {
 		return nil, err
 	}
@@ -77,6 +85,7 @@ func (b *Blobs) Open(ctx context.Context, repository string, d digest.Digest, pa
 		return stored, nil
 	}
 	reader, err := b.downloads.Open(ctx, download.Request{
+		Began:      began,
 		Repository: repository,
 		Digest:     d,
 		Part:       part,
@@ -103,7 +112,7 @@ func (b *Blobs) Stat(ctx context.Context, repository string, d digest.Digest) (i
 
 // openStored returns the blob if it is stored for the repository, or if it is stored for another one and the upstream
 // confirms that this one contains it. It returns nil if the blob has to be downloaded.
-func (b *Blobs) openStored(ctx context.Context, repository string, d digest.Digest) (Blob, error) {
+func (b *Blobs) openStored(ctx context.Context, began time.Time, repository string, d digest.Digest) (Blob, error) {
 	if s := b.linked(repository, d); s != nil {
 		return s, nil
 	}
@@ -119,7 +128,9 @@ func (b *Blobs) openStored(ctx context.Context, repository string, d digest.Dige
 	if s == nil {
 		return nil, nil
 	}
-	allowed, err := b.contains(ctx, repository, d)
+	limited, cancel := upstream.AnswerContext(ctx, began, "HEAD "+repository+"@"+d.String())
+	defer cancel()
+	allowed, err := b.contains(limited, repository, d)
 	if err != nil || !allowed {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -133,6 +144,9 @@ func (b *Blobs) openStored(ctx context.Context, repository string, d digest.Dige
 // the upstream does not answer HEAD, which is no reason to assume that it would not answer GET.
 func (b *Blobs) contains(ctx context.Context, repository string, d digest.Digest) (bool, error) {
 	_, err := b.upstream.HeadBlob(ctx, repository, d)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return false, cause
+	}
 	failed, fromUpstream := errors.AsType[*upstream.Error](err)
 	if fromUpstream && !failed.NotFound() && !failed.Temporary() {
 		return false, nil
@@ -140,9 +154,23 @@ func (b *Blobs) contains(ctx context.Context, repository string, d digest.Digest
 	return err == nil, err
 }
 
-// Verify compares stored content with its digest, and deletes it if it is corrupt. It returns without a result when ctx
-// ends.
-func (b *Blobs) Verify(ctx context.Context, d digest.Digest) {
+// verifyTime limits how long a client waits for a verification. Together with contract.MaxAnswerTime for a blob that must be
+// downloaded again, it is less than the 30 s after which containerd gives up a request.
+const verifyTime = 2 * time.Second
+
+// Verify compares stored content with its digest, and deletes it if it is corrupt. After verifyTime, or when ctx ends, it
+// returns an error, and the verification continues: until its result is known, clients must not get the content.
+func (b *Blobs) Verify(ctx context.Context, d digest.Digest) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, verifyTime, &result.Error{Reason: result.Busy, Err: errors.New("the stored content is being verified")})
+	defer cancel()
+	_, err := b.verifications.Do(ctx, d, func(ctx context.Context) (struct{}, error) {
+		b.verify(ctx, d)
+		return struct{}{}, nil
+	})
+	return err
+}
+
+func (b *Blobs) verify(ctx context.Context, d digest.Digest) {
 	content, err := b.store.Content(d)
 	if err != nil {
 		return // there is nothing to verify
@@ -150,6 +178,13 @@ func (b *Blobs) Verify(ctx context.Context, d digest.Digest) {
 	defer func() { _ = content.Close() }() // it was only read
 	if err := store.Verify(ctx, content, d, func() {}, b.store.Drop); err != nil {
 		b.options.Logger.Warn("Cannot delete corrupt content", "digest", d, "error", err)
+	}
+}
+
+// Served notes that a client has received all of an open blob. Stored content is verified again from time to time.
+func (b *Blobs) Served(blob Blob) {
+	if s, ok := blob.(*stored); ok {
+		s.Served()
 	}
 }
 

@@ -95,7 +95,7 @@ func (d *download) addReader(ctx context.Context, r Request, joined bool) (reade
 	if d.closed && !d.state.verified || d.state.err != nil || d.stored {
 		return nil, false
 	}
-	reader = &Reader{ctx: ctx, download: d, repository: r.Repository, part: r.Part, began: time.Now(), size: -1, follower: joined, hit: d.state.verified}
+	reader = &Reader{ctx: ctx, download: d, repository: r.Repository, part: r.Part, began: r.Began, size: -1, follower: joined, hit: d.state.verified}
 	allowed = slices.Contains(d.repositories, r.Repository)
 	reader.foreign = !allowed
 	d.references++

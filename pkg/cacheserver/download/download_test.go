@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +21,8 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
+	"github.com/registry-cache/extension/pkg/contract"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -439,6 +443,36 @@ func TestFollowers(t *testing.T) {
 		n, err := io.Copy(io.Discard, second)
 		if err != nil || n != 1<<20 || second.Shared() != n || first.Shared() != 0 || second.Outcome() != result.Miss {
 			t.Errorf("%d bytes, %v, shared %d and %d, %s", n, err, second.Shared(), first.Shared(), second.Outcome())
+		}
+	})
+}
+
+// An upstream without ranges sends the bytes before the requested ones, too. If the volume fails meanwhile, the client gets an
+// error in time to request the upstream itself.
+func TestAnswerTimeAfterVolumeError(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const size = 8 << 20
+		o := &origin{content: randomContent(size), noRanges: true, rate: atRate(100 << 10)}
+		var writes atomic.Int64
+		r := &rig{t: t, origin: o, digest: digest.FromBytes(o.content), root: t.TempDir(), fault: func(op volume.Op, _ string) error {
+			if op == volume.OpWrite && writes.Add(1) > 10 {
+				return syscall.EIO
+			}
+			return nil
+		}}
+		r.start(Options{})
+		began := time.Now()
+		reader, err := r.open(Part{First: size - 1})
+		if err == nil {
+			err = errors.New("the reader was opened")
+			defer reader.Close()
+		}
+		if failed, ok := errors.AsType[*upstream.Error](err); !ok || !failed.Timeout() {
+			t.Errorf("got %v, want a timeout", err)
+		}
+		if took := time.Since(began); took > contract.MaxAnswerTime {
+			t.Errorf("took %s", took)
 		}
 	})
 }

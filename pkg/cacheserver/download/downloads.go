@@ -13,6 +13,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
@@ -104,6 +105,9 @@ func (m *Downloads) Running(d digest.Digest) bool {
 
 // Request is a request for a blob.
 type Request struct {
+	// Began is the time at which the request of the client began. The client gets an answer within contract.MaxAnswerTime
+	// after it. Default: now.
+	Began      time.Time
 	Repository string
 	Digest     digest.Digest
 	// Part is the requested part.
@@ -145,16 +149,21 @@ func (p Part) span(size int64) Span {
 // Open returns a reader of a blob that is not stored yet. It joins the running download, or starts one. The first bytes
 // need not have arrived: see Reader.Await. ctx must live as long as the reader is used; the caller closes the reader.
 func (m *Downloads) Open(ctx context.Context, r Request) (*Reader, error) {
-	size, err := m.size(ctx, r)
-	if err != nil {
-		return nil, err
+	if r.Began.IsZero() {
+		r.Began = time.Now()
 	}
-	reader, allowed, err := m.join(ctx, r, size)
+	limited, cancel := upstream.AnswerContext(ctx, r.Began, "GET "+r.Repository+"@"+r.Digest.String())
+	defer cancel()
+	size, err := m.size(limited, r)
+	if err != nil {
+		return nil, orCause(limited, err)
+	}
+	reader, allowed, err := m.join(ctx, limited, r, size)
 	if err != nil {
 		return nil, err
 	}
 	if !allowed {
-		if allowed, err = r.Allowed(ctx); err == nil && allowed && !reader.download.allow(r.Repository) {
+		if allowed, err = r.Allowed(limited); err == nil && allowed && !reader.download.allow(r.Repository) {
 			if err := m.store.LinkBlob(r.Repository, r.Digest); err != nil {
 				m.options.Unstored(r.Digest, err)
 			}
@@ -163,12 +172,12 @@ func (m *Downloads) Open(ctx context.Context, r Request) (*Reader, error) {
 	switch {
 	case err != nil:
 	case !allowed:
-		err = reader.passThrough(0)
+		err = reader.passThrough(limited, 0)
 	default:
-		err = reader.awaitStart() //nolint:contextcheck // the context of the reader is that of the request
+		err = reader.awaitStart(limited)
 	}
 	if err != nil {
-		return nil, errors.Join(err, reader.Close())
+		return nil, errors.Join(orCause(limited, err), reader.Close())
 	}
 	return reader, nil
 }
@@ -205,8 +214,8 @@ func (p Part) aligned(size int64) Span {
 func (p Part) complete() bool { return p.First < alignment && p.Length == 0 && p.Suffix == 0 }
 
 // join adds a reader to the running download of a blob, which it starts if there is none. allowed reports that the
-// repository is known to contain the blob.
-func (m *Downloads) join(ctx context.Context, r Request, size int64) (reader *Reader, allowed bool, err error) {
+// repository is known to contain the blob. ctx is the context of the reader, limit that of the wait.
+func (m *Downloads) join(ctx, limit context.Context, r Request, size int64) (reader *Reader, allowed bool, err error) {
 	for {
 		reader, allowed, ending, err := m.tryJoin(ctx, r, size)
 		if ending == nil {
@@ -215,8 +224,8 @@ func (m *Downloads) join(ctx context.Context, r Request, size int64) (reader *Re
 		// Its bytes can be used when it has ended.
 		select {
 		case <-ending.gone:
-		case <-ctx.Done():
-			return nil, false, context.Cause(ctx)
+		case <-limit.Done():
+			return nil, false, context.Cause(limit)
 		}
 	}
 }

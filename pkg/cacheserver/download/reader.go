@@ -68,10 +68,8 @@ func (r *Reader) need(f facts) (need, bool) {
 	return need{s, r.follower}, true
 }
 
-// awaitStart waits until the upstream has confirmed the blob, or all requested bytes are there.
-func (r *Reader) awaitStart() error {
-	ctx, cancel := r.limit(r.ctx)
-	defer cancel()
+// awaitStart waits until the upstream has confirmed the blob, or all requested bytes are there, at most until limit ends.
+func (r *Reader) awaitStart(limit context.Context) error {
 	for {
 		facts, state, changed := r.download.snapshot()
 		part := r.part.span(max(facts.size, 0))
@@ -83,11 +81,11 @@ func (r *Reader) awaitStart() error {
 			r.hit = state.stored
 			return nil
 		case state.err != nil && (errors.Is(state.err, errStorage) || r.foreign):
-			return r.passThrough(0)
+			return r.passThrough(limit, 0)
 		case state.err != nil:
 			return state.err
 		}
-		if err := r.pause(ctx, changed); err != nil {
+		if err := r.pause(limit, changed); err != nil {
 			return err
 		}
 	}
@@ -128,7 +126,7 @@ func (r *Reader) await(ctx context.Context, offset int64) error {
 		case facts.readable(offset, r.withholds(facts, state)) > 0, state.verified:
 			return nil
 		case errors.Is(state.err, errStorage):
-			return r.passThrough(offset)
+			return r.passThrough(limited, offset)
 		case state.err != nil:
 			return state.err
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/background"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 const repository = "library/alpine"
@@ -153,6 +154,7 @@ type rig struct {
 	origin *origin
 	digest digest.Digest
 	root   string
+	fault  func(op volume.Op, path string) error // of the volume
 	*Downloads
 }
 
@@ -167,7 +169,9 @@ func newRig(t *testing.T, o *origin, options Options) *rig {
 // start opens the volume. The returned function closes it, which also happens at the end of the test.
 func (r *rig) start(options Options) (stop func()) {
 	r.t.Helper()
-	s, err := store.Open(r.root, store.Options{})
+	files := volume.New(r.root, volume.Options{Fault: r.fault})
+	r.t.Cleanup(files.Close)
+	s, err := store.Open(r.root, store.Options{Volume: files})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -52,7 +52,7 @@ func (q *quota) Now() time.Time               { return time.Now() }
 func (q *quota) Grown()                       {}
 func (q *quota) Full()                        {}
 func (q *quota) Dropped(evict.Victim, string) {}
-func (q *quota) Suspect(digest.Digest)        {}
+func (q *quota) Served(digest.Digest)         {}
 
 // Bytes are reserved before they are written, also if the size of the blob is unknown, or if only parts of it are read.
 func TestSpaceOfUnknownSize(t *testing.T) {

@@ -21,10 +21,34 @@ type through struct {
 	digest digest.Digest
 	offset int64
 	hash   digest.Digester // nil if the digest cannot be verified here
+	cancel context.CancelCauseFunc
 }
 
-// openThrough requests the bytes from the offset on.
-func openThrough(ctx context.Context, u Upstream, repository string, d digest.Digest, offset, size int64) (*through, error) {
+// Close ends the response.
+func (t *through) Close() error {
+	defer t.cancel(nil)
+	return t.Blob.Close()
+}
+
+// openThrough requests the bytes from the offset on. The response lives until it is closed or ctx ends, but limit ends the
+// wait for its first byte at the offset.
+func openThrough(ctx, limit context.Context, u Upstream, repository string, d digest.Digest, offset, size int64) (*through, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(limit, func() { cancel(context.Cause(limit)) })
+	t, err := requestThrough(ctx, u, repository, d, offset, size)
+	if err != nil {
+		stop()
+		defer cancel(nil)
+		return nil, orCause(ctx, err)
+	}
+	t.cancel = cancel
+	if !stop() {
+		return nil, errors.Join(context.Cause(limit), t.Close())
+	}
+	return t, nil
+}
+
+func requestThrough(ctx context.Context, u Upstream, repository string, d digest.Digest, offset, size int64) (*through, error) {
 	blob, err := u.Blob(ctx, repository, d, upstream.Range{Offset: offset})
 	if err != nil {
 		return nil, err
@@ -58,8 +82,9 @@ func (t *through) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// passThrough requests the bytes from the offset on.
-func (r *Reader) passThrough(offset int64) error {
+// passThrough requests the bytes from the offset on. It returns an error when limit ends, which is a descendant of the
+// context of the request.
+func (r *Reader) passThrough(limit context.Context, offset int64) error {
 	if r.through != nil {
 		previous := r.through
 		r.through = nil
@@ -71,7 +96,7 @@ func (r *Reader) passThrough(offset int64) error {
 	if facts, _, _ := r.download.snapshot(); size < 0 {
 		size = facts.size
 	}
-	opened, err := openThrough(r.ctx, r.download.owner.upstream, r.repository, r.download.digest, offset, size)
+	opened, err := openThrough(r.ctx, limit, r.download.owner.upstream, r.repository, r.download.digest, offset, size)
 	if err != nil {
 		return err
 	}
@@ -84,7 +109,7 @@ func (r *Reader) passThrough(offset int64) error {
 // readThrough reads from a response of the upstream that begins at the position.
 func (r *Reader) readThrough(p []byte) (int, error) {
 	if r.through == nil || r.through.offset != r.offset {
-		if err := r.passThrough(r.offset); err != nil {
+		if err := r.passThrough(r.ctx, r.offset); err != nil {
 			return 0, err
 		}
 	}

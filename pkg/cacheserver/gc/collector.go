@@ -49,7 +49,7 @@ type Options struct {
 	Limits evict.Limits
 	// Size returns the current Limits.Size. It is called every ten seconds. Default: that of Limits.
 	Size func() int64
-	// FileSystem returns the usage of the volume. Default: StatFS of the root.
+	// FileSystem returns the usage of the volume. Default: Statfs of the store.
 	FileSystem func() (Space, error)
 	// Wall returns the time of the system clock. Default: time.Now. Tests set it to a wrong clock.
 	Wall func() time.Time
@@ -79,7 +79,7 @@ type Collector struct {
 	// grown and full contain at most one element: content was added, a write has found the volume full.
 	grown, full chan struct{}
 	requests    chan roomRequest
-	suspects    chan digest.Digest
+	served      chan digest.Digest
 	size        atomic.Int64 // Limits.Size
 	reserved    atomic.Int64 // bytes that downloads have reserved
 	indexed     atomic.Bool  // the index is complete, and Run receives requests
@@ -94,7 +94,7 @@ func New(s *store.Store, o Options) *Collector {
 		grown:      make(chan struct{}, 1),
 		full:       make(chan struct{}, 1),
 		requests:   make(chan roomRequest),
-		suspects:   make(chan digest.Digest, maxSuspects),
+		served:     make(chan digest.Digest, maxServed),
 	}
 	c.currentSize = o.Size
 	if c.currentSize == nil {
@@ -145,11 +145,11 @@ func (c *Collector) Dropped(v evict.Victim, reason string) {
 	c.log.Warn("Deleted corrupt content", "digest", v.Digest, "reason", reason, "bytes", v.Size)
 }
 
-// Suspect implements store.Collector.
-func (c *Collector) Suspect(d digest.Digest) {
+// Served implements store.Collector.
+func (c *Collector) Served(d digest.Digest) {
 	select {
-	case c.suspects <- d:
-	default: // see maxSuspects
+	case c.served <- d:
+	default: // see maxServed
 	}
 }
 
@@ -257,7 +257,7 @@ func (c *Collector) Run(ctx context.Context) {
 	}
 	c.indexed.Store(true)
 	defer c.indexed.Store(false)
-	v := verifier{volume: c.volume, index: c.index, suspects: c.suspects, drop: c.volume.Drop, log: c.log}
+	v := newVerifier(c.volume, c.index, c.served, c.log)
 	var verification sync.WaitGroup
 	verification.Go(func() { v.run(ctx, c.index.Records()) })
 	defer verification.Wait()

@@ -13,22 +13,22 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 )
 
-// Content with a flipped bit is found after a start, and on suspicion. Other content stays.
+// Content with a flipped bit is found after a start, and after it was served. Other content stays.
 func TestCorruptContentIsDropped(t *testing.T) {
 	t.Parallel()
-	for _, suspect := range []bool{false, true} {
+	for _, served := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			root := t.TempDir()
 			s := open(t, root, setup{limits: week})
 			stop := run(t, s)
 			good, bad := sized(t, s, 1, 3<<20), sized(t, s, 2, 10)
-			if !suspect {
+			if !served {
 				stop()
 			}
 			write(t, root, strings.TrimPrefix(s.layout.Data(bad), root), "corrupted!")
-			if suspect {
-				s.Store.Suspect(good)
-				s.Store.Suspect(bad)
+			if served {
+				s.Collector.Served(good)
+				s.Collector.Served(bad)
 			} else {
 				s = open(t, root, setup{limits: week})
 				stop = run(t, s)
@@ -37,10 +37,37 @@ func TestCorruptContentIsDropped(t *testing.T) {
 			time.Sleep(time.Minute)
 			synctest.Wait()
 			if has(t, s, bad) || !has(t, s, good) {
-				t.Errorf("suspect %t: corrupt content stored %t, other content %t", suspect, has(t, s, bad), has(t, s, good))
+				t.Errorf("served %t: corrupt content stored %t, other content %t", served, has(t, s, bad), has(t, s, good))
 			}
 		})
 	}
+}
+
+// Content that is served often is not verified each time.
+func TestServedContentIsVerifiedHourly(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		root := t.TempDir()
+		s := open(t, root, setup{limits: week})
+		defer run(t, s)()
+		d := sized(t, s, 1, 10)
+		serve := func() {
+			s.Collector.Served(d)
+			time.Sleep(time.Minute)
+			synctest.Wait()
+		}
+		serve()
+		write(t, root, strings.TrimPrefix(s.layout.Data(d), root), "corrupted!")
+		serve()
+		if !has(t, s, d) {
+			t.Error("the content was verified again within two minutes")
+		}
+		time.Sleep(time.Hour)
+		serve()
+		if has(t, s, d) {
+			t.Error("the content was not verified again within an hour")
+		}
+	})
 }
 
 // Content that was stored while the corrupt file was read stays.

@@ -46,7 +46,8 @@ type Cache interface {
 	StatManifest(ctx context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error)
 	Blob(ctx context.Context, repository string, d digest.Digest, part download.Part) (blobs.Blob, error)
 	StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, result.Outcome, error)
-	VerifyBlob(ctx context.Context, d digest.Digest)
+	VerifyBlob(ctx context.Context, d digest.Digest) error
+	ServedBlob(b blobs.Blob)
 	UnreadableBlob(b blobs.Blob, err error)
 	Tags(ctx context.Context, repository string, query url.Values) (*pullthrough.TagPage, error)
 	Referrers(ctx context.Context, repository string, d digest.Digest, query url.Values) (*pullthrough.Referrers, error)
@@ -203,7 +204,10 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 	}
 	part := requestedPart(r)
 	if part == (download.Part{}) && h.repeats.suspicious(r.RemoteAddr, d, time.Now()) {
-		h.cache.VerifyBlob(r.Context(), d)
+		if err := h.cache.VerifyBlob(r.Context(), d); err != nil {
+			w.writeCacheError(r, oci.CodeBlobUnknown, err)
+			return
+		}
 	}
 	b, err := h.cache.Blob(r.Context(), target.repository, d, part)
 	if err != nil {
@@ -243,6 +247,7 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 		h.cache.UnreadableBlob(b, w.readErr)
 	case w.err == nil && w.sent == b.Size():
 		h.repeats.complete(r.RemoteAddr, d, time.Now())
+		h.cache.ServedBlob(b)
 	}
 }
 

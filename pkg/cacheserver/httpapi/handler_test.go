@@ -52,7 +52,10 @@ type fakeCache struct {
 	tags     *pullthrough.TagPage
 	refers   *pullthrough.Referrers
 	err      error
-	// verified and unreadable record calls.
+	// verifyErr is the result of verifications.
+	verifyErr error
+	// The following fields record calls.
+	served     int
 	verified   []digest.Digest
 	unreadable []error
 }
@@ -75,9 +78,12 @@ func (c *fakeCache) Blob(_ context.Context, repository string, d digest.Digest, 
 	return c.blob(), nil
 }
 
-func (c *fakeCache) VerifyBlob(_ context.Context, d digest.Digest) {
+func (c *fakeCache) VerifyBlob(_ context.Context, d digest.Digest) error {
 	c.verified = append(c.verified, d)
+	return c.verifyErr
 }
+
+func (c *fakeCache) ServedBlob(blobs.Blob) { c.served++ }
 
 func (c *fakeCache) UnreadableBlob(_ blobs.Blob, err error) {
 	c.unreadable = append(c.unreadable, err)

@@ -36,8 +36,17 @@ func (c *Cache) StatBlob(ctx context.Context, repository string, d digest.Digest
 	return size, outcome, nil
 }
 
-// VerifyBlob compares a stored blob with its digest, and deletes it if it is corrupt.
-func (c *Cache) VerifyBlob(ctx context.Context, d digest.Digest) { c.blobs.Verify(ctx, d) }
+// VerifyBlob compares a stored blob with its digest, and deletes it if it is corrupt. It returns a *result.Error if that takes
+// too long for a request.
+func (c *Cache) VerifyBlob(ctx context.Context, d digest.Digest) error {
+	if err := c.blobs.Verify(ctx, d); err != nil {
+		return result.Explain(err)
+	}
+	return nil
+}
+
+// ServedBlob notes that a client has received all of a blob, which is still open.
+func (c *Cache) ServedBlob(b blobs.Blob) { c.blobs.Served(b) }
 
 // UnreadableBlob deletes a stored blob, which is still open, after an error of a read.
 func (c *Cache) UnreadableBlob(b blobs.Blob, err error) { c.blobs.Unreadable(b, err) }

@@ -83,7 +83,7 @@ func New(s *store.Store, u Upstream, o Options) *Cache {
 		Logger:       o.Logger,
 		Registerer:   o.Registerer,
 	})
-	c.blobs = blobs.New(s, u, downloads, blobs.Options{
+	c.blobs = blobs.New(s, u, downloads, c.background, blobs.Options{
 		ExpectedSize: c.manifests.ExpectedSize,
 		Unstored:     func(name string, err error) { c.warnUnstored("blob", name, err) },
 		Logger:       o.Logger,

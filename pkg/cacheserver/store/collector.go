@@ -27,8 +27,8 @@ type Collector interface {
 	MakeRoom(ctx context.Context, size, missing int64, reserve func() error) error
 	// Dropped: corrupt content was deleted for a reason.
 	Dropped(v evict.Victim, reason string)
-	// Suspect requests the verification of content.
-	Suspect(d digest.Digest)
+	// Served: a client has received all of the content. It is verified again if the last verification is not recent.
+	Served(d digest.Digest)
 	// Now returns the time of a use that happens now. It differs from the system clock if that is wrong.
 	Now() time.Time
 }
@@ -45,7 +45,7 @@ func (noCollector) Reserve(int64) error { return nil }
 func (noCollector) Release(int64)       {}
 
 func (noCollector) Dropped(evict.Victim, string) {}
-func (noCollector) Suspect(digest.Digest)        {}
+func (noCollector) Served(digest.Digest)         {}
 
 func (noCollector) Now() time.Time { return time.Now() }
 

@@ -114,9 +114,10 @@ func (c *Content) Unreadable(readErr error) error {
 	return c.contents.Drop(c.digest, examined, reason)
 }
 
-// Suspect requests the verification of stored content against its digest, after a read error for example. Corrupt content
-// is dropped. It does not block.
-func (c *contents) Suspect(d digest.Digest) { c.collector.get().Suspect(d) }
+// Served notes that a client has received all of the content. If the last verification is not recent, the content is compared
+// with its digest in the background, and dropped if it is corrupt, so that other clients do not receive it. It does not
+// block.
+func (c *Content) Served() { c.contents.collector.get().Served(c.digest) }
 
 // checkSize returns an error that wraps ErrNotFound, and drops the content, if the open file does not have the size that is
 // indexed or recorded.
