@@ -57,7 +57,7 @@ var rules = []rule{
 	{folder: "pkg/cacheserver/volume", foreign: kubernetes},
 	{folder: "pkg/cacheserver/store", own: []string{"pkg/cacheserver/evict", "pkg/cacheserver/volume", "pkg/oci"}, foreign: append([]string{"net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/gc", own: []string{"pkg/cacheserver/evict", "pkg/cacheserver/lru", "pkg/cacheserver/store", "pkg/cacheserver/volume", "pkg/oci"}, foreign: append([]string{"net"}, kubernetes...)},
-	{folder: "pkg/cacheserver/inspect", own: []string{"pkg/cacheserver/evict", "pkg/cacheserver/gc", "pkg/oci"}, tests: []string{"pkg/cacheserver/store"}, foreign: append([]string{"net"}, kubernetes...)},
+	{folder: "pkg/cacheserver/inspect", own: []string{"pkg/cacheserver/evict", "pkg/cacheserver/gc", "pkg/cacheserver/volume", "pkg/oci"}, tests: []string{"pkg/cacheserver/store"}, foreign: append([]string{"net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/upstream", own: []string{"pkg/cacheserver/background", "pkg/contract", "pkg/oci"}, foreign: kubernetes},
 	{folder: "pkg/cacheserver/upstream/auth", own: []string{"pkg/cacheserver/background"}, foreign: kubernetes},
 	{folder: "pkg/cacheserver/result", own: []string{"pkg/cacheserver/upstream"}, foreign: kubernetes},

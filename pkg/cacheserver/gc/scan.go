@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -82,12 +82,12 @@ type Corrupt struct {
 	Err error
 }
 
-// Scan reads the volume of root at the time now. It changes nothing: the volume may be mounted read-only, may be in use by
-// a server, and may be the volume of a stock registry. The returned Content contains an index with the policy. Missing and
-// corrupt files are part of the result. An error means that the directory does not exist, that it cannot be read at all,
-// or that ctx has ended.
-func Scan(ctx context.Context, root string, policy evict.Policy, now time.Time) (*Content, error) {
-	info, err := os.Stat(root)
+// Scan reads the volume of root, to which files belongs, at the time now. It changes nothing: the volume may be mounted
+// read-only, may be in use by a server, and may be the volume of a stock registry. The returned Content contains an index
+// with the policy; it uses files. Missing and corrupt files are part of the result. An error means that the directory does
+// not exist, that it cannot be read at all, that the volume does not respond (volume.ErrHung), or that ctx has ended.
+func Scan(ctx context.Context, files *volume.FS, root string, policy evict.Policy, now time.Time) (*Content, error) {
+	info, err := files.Stat(root)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("scanning the volume: directory %s does not exist", root)
@@ -96,9 +96,9 @@ func Scan(ctx context.Context, root string, policy evict.Policy, now time.Time) 
 	case !info.IsDir():
 		return nil, fmt.Errorf("scanning the volume: %s is not a directory", root)
 	}
-	s := newScanner(root, policy, now)
+	s := newScanner(files, root, policy, now)
 	s.measure()
-	if registry := filepath.Join(root, "docker/registry/v2"); !exists(registry) {
+	if registry := filepath.Join(root, "docker/registry/v2"); !s.exists(registry) {
 		s.addCorrupt(registry, Corrupt{Err: errors.New("no registry has stored content on this volume")})
 	}
 	// Before the content: a download that ends during the scan is then found twice instead of never.
@@ -109,6 +109,9 @@ func Scan(ctx context.Context, root string, policy evict.Policy, now time.Time) 
 		return nil, fmt.Errorf("scanning the volume: %w", err)
 	}
 	s.finish()
+	if s.hung != nil {
+		return nil, fmt.Errorf("scanning the volume: %w", s.hung)
+	}
 	return s.Content, nil
 }
 
@@ -134,6 +137,8 @@ func (c *Content) LinkPath(d digest.Digest, l evict.Link) string {
 // links, and deletes links before content. A scanner therefore checks everything that does not match again.
 type scanner struct {
 	*Content
+	files   *volume.FS
+	hung    error // wraps volume.ErrHung
 	now     time.Time
 	lastUse func(d digest.Digest, info fs.FileInfo) time.Time
 	found   map[digest.Digest]foundContent
@@ -153,9 +158,10 @@ type revision struct {
 	digest     digest.Digest
 }
 
-func newScanner(root string, policy evict.Policy, now time.Time) *scanner {
+func newScanner(files *volume.FS, root string, policy evict.Policy, now time.Time) *scanner {
 	return &scanner{
-		Content:   &Content{Index: evict.NewIndex(policy), reader: layout.Reader{Root: layout.Root(root), FS: layout.OS{}}},
+		Content:   &Content{Index: evict.NewIndex(policy), reader: layout.Reader{Root: layout.Root(root), FS: files}},
+		files:     files,
 		now:       now,
 		found:     map[digest.Digest]foundContent{},
 		linked:    map[digest.Digest]bool{},
@@ -164,10 +170,12 @@ func newScanner(root string, policy evict.Policy, now time.Time) *scanner {
 }
 
 func (s *scanner) measure() {
-	space, err := StatFS(string(s.reader.Root))
+	stat, err := s.files.Statfs(string(s.reader.Root))
 	if err != nil {
-		s.addCorrupt(string(s.reader.Root), Corrupt{Err: err})
+		s.addCorrupt(string(s.reader.Root), Corrupt{Err: fmt.Errorf("measuring the file system: %w", err)})
+		return
 	}
+	space := spaceOf(stat)
 	s.Usage = evict.Usage{FileSystem: space.Bytes, Inodes: space.Inodes}
 }
 
@@ -180,7 +188,7 @@ func (s *scanner) records() map[digest.Digest]record {
 	if err != nil {
 		s.addCorrupt(path, Corrupt{Err: err})
 	}
-	if info, err := os.Stat(path); err == nil {
+	if info, err := s.stat(path); err == nil {
 		s.Recorded = info.ModTime()
 	}
 	return records
@@ -229,7 +237,7 @@ func (s *scanner) link(d digest.Digest, l evict.Link, err error) bool {
 	if missing && s.isChanging(filepath.Dir(path)) {
 		return false
 	}
-	if !s.hasContent(d) && !missing && !exists(path) {
+	if !s.hasContent(d) && !missing && !s.exists(path) {
 		return false // deleted with its content
 	}
 	switch {
@@ -246,7 +254,7 @@ func (s *scanner) link(d digest.Digest, l evict.Link, err error) bool {
 
 // tag implements findings.
 func (s *scanner) tag(d digest.Digest, l evict.Link) bool {
-	if !s.hasContent(d) && !exists(s.reader.TagLink(l.Repository, l.Tag)) {
+	if !s.hasContent(d) && !s.exists(s.reader.TagLink(l.Repository, l.Tag)) {
 		return false // deleted with its content
 	}
 	s.Tags = append(s.Tags, Tag{Repository: l.Repository, Name: l.Tag, Digest: d})
@@ -265,7 +273,7 @@ func (s *scanner) addLink(d digest.Digest, l evict.Link) {
 	case evict.Tag:
 		// Tags are read after revisions. The manifest may have been stored between the two.
 		l := evict.Link{Kind: evict.Revision, Repository: l.Repository}
-		if !s.revisions[key] && exists(s.reader.Link(l, d)) && s.link(d, l, s.reader.CheckLink(l, d)) {
+		if !s.revisions[key] && s.exists(s.reader.Link(l, d)) && s.link(d, l, s.reader.CheckLink(l, d)) {
 			s.Index.Link(d, l)
 		}
 	}
@@ -275,7 +283,7 @@ func (s *scanner) addLink(d digest.Digest, l evict.Link) {
 func (s *scanner) corruptTag(l evict.Link, err error) {
 	dir := s.reader.Tag(l.Repository, l.Tag)
 	current := filepath.Join(dir, "current")
-	if errors.Is(err, fs.ErrNotExist) && (s.isChanging(dir) || exists(current) && s.isChanging(current)) {
+	if errors.Is(err, fs.ErrNotExist) && (s.isChanging(dir) || s.exists(current) && s.isChanging(current)) {
 		return
 	}
 	s.addCorrupt(s.reader.TagLink(l.Repository, l.Tag), Corrupt{Link: &l, Err: err})
@@ -291,7 +299,7 @@ func (s *scanner) repository(name string) {
 		path := filepath.Join(s.reader.Uploads(name), entry.Name())
 		u := Unfinished{Path: s.reader.Relative(path), Repository: name}
 		for _, part := range []string{"", "startedat", "data"} {
-			if info, err := os.Stat(filepath.Join(path, part)); err == nil {
+			if info, err := s.stat(filepath.Join(path, part)); err == nil {
 				u.Written = info.ModTime()
 				if part == "data" {
 					u.Size = info.Size()
@@ -314,6 +322,9 @@ func (s *scanner) unreadable(err error) {
 }
 
 func (s *scanner) addCorrupt(path string, c Corrupt) {
+	if errors.Is(c.Err, volume.ErrHung) {
+		s.hung = c.Err
+	}
 	c.Path = s.reader.Relative(path)
 	s.Corrupt = append(s.Corrupt, c)
 }
@@ -323,7 +334,7 @@ func (s *scanner) hasContent(d digest.Digest) bool {
 	if _, known := s.found[d]; known {
 		return true
 	}
-	info, err := os.Stat(s.reader.Data(d))
+	info, err := s.stat(s.reader.Data(d))
 	if err != nil {
 		return false
 	}
@@ -334,7 +345,7 @@ func (s *scanner) hasContent(d digest.Digest) bool {
 // isChanging reports whether the directory was deleted, or has changed so recently that a server may be about to write or
 // delete further files in it.
 func (s *scanner) isChanging(dir string) bool {
-	info, err := os.Stat(dir)
+	info, err := s.stat(dir)
 	return errors.Is(err, fs.ErrNotExist) || err == nil && s.isRecent(changed(info))
 }
 
@@ -354,8 +365,17 @@ func changed(info fs.FileInfo) time.Time {
 	return last
 }
 
-func exists(path string) bool {
-	_, err := os.Lstat(path)
+// stat returns the information about a file. A volume that does not respond ends the scan with an error.
+func (s *scanner) stat(path string) (fs.FileInfo, error) {
+	info, err := s.files.Stat(path)
+	if errors.Is(err, volume.ErrHung) {
+		s.hung = err
+	}
+	return info, err
+}
+
+func (s *scanner) exists(path string) bool {
+	_, err := s.stat(path)
 	return err == nil
 }
 
@@ -365,7 +385,7 @@ func (s *scanner) finish() {
 		switch {
 		case s.linked[d]:
 			s.Index.AddContent(d, f.size, f.lastUse)
-		case !exists(s.reader.Data(d)):
+		case !s.exists(s.reader.Data(d)):
 			// Deleted after its links.
 		case s.isRecent(f.changed):
 			// A server may be about to write its link.
@@ -376,6 +396,6 @@ func (s *scanner) finish() {
 	}
 	s.Index.Complete()
 	s.Unfinished = slices.DeleteFunc(s.Unfinished, func(u Unfinished) bool {
-		return !exists(filepath.Join(string(s.reader.Root), u.Path))
+		return !s.exists(filepath.Join(string(s.reader.Root), u.Path))
 	})
 }

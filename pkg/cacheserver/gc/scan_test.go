@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 // traces returns everything that an access changes: for each path its mode, size and times of change, and for
@@ -50,11 +52,19 @@ func traces(t *testing.T, root string) map[string]string {
 
 func scan(t *testing.T, root string, now time.Time) *Content {
 	t.Helper()
-	s, err := Scan(t.Context(), root, evict.NewLRU(week.TTL), now)
+	s, err := Scan(t.Context(), openVolume(t, root, volume.Options{}), root, evict.NewLRU(week.TTL), now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// openVolume returns the file system calls on a volume until the end of the test.
+func openVolume(t testing.TB, root string, o volume.Options) *volume.FS {
+	t.Helper()
+	files := volume.New(root, o)
+	t.Cleanup(files.Close)
+	return files
 }
 
 // corruptPaths returns "path: error" of the corrupt files.
@@ -200,12 +210,37 @@ func TestScanErrors(t *testing.T) {
 		{t.Context(), filepath.Join(root, "file"), "scanning the volume: " + root + "/file is not a directory"},
 		{ended, root, "scanning the volume: context canceled"},
 	} {
-		if _, err := Scan(test.ctx, test.path, evict.NewLRU(week.TTL), time.Now()); err == nil || err.Error() != test.want {
+		if _, err := Scan(test.ctx, openVolume(t, root, volume.Options{}), test.path, evict.NewLRU(week.TTL), time.Now()); err == nil || err.Error() != test.want {
 			t.Errorf("%s: %v, want %s", test.path, err, test.want)
 		}
 	}
 	if got := corruptPaths(scan(t, root, time.Now())); !slices.Equal(got, []string{"docker/registry/v2: no registry has stored content on this volume"}) {
 		t.Errorf("empty volume: %q", got)
+	}
+}
+
+// A program that reads a volume ends if the volume stops responding, at any of its calls.
+func TestScanOfHungVolume(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	commit(t, open(t, root, setup{}), repository)
+	for _, op := range []volume.Op{volume.OpStat, volume.OpReadDir, volume.OpOpen, volume.OpRead, volume.OpStatfs} {
+		t.Run(string(op), func(t *testing.T) {
+			t.Parallel()
+			released := make(chan struct{})
+			defer close(released)
+			var calls atomic.Int64
+			files := openVolume(t, root, volume.Options{Timeout: 50 * time.Millisecond, Fault: func(called volume.Op, _ string) error {
+				// The first call of Scan examines the root.
+				if called == op && (calls.Add(1) > 1 || op != volume.OpStat) {
+					<-released
+				}
+				return nil
+			}})
+			if _, err := Scan(t.Context(), files, root, evict.NewLRU(week.TTL), time.Now()); !errors.Is(err, volume.ErrHung) {
+				t.Errorf("got %v, want ErrHung", err)
+			}
+		})
 	}
 }
 
@@ -313,7 +348,7 @@ func TestScanAtNewManifest(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			root := t.TempDir()
-			v := newScanner(root, evict.NewLRU(week.TTL), time.Now())
+			v := newScanner(openVolume(t, root, volume.Options{}), root, evict.NewLRU(week.TTL), time.Now())
 			x := &indexer{index: v.Index, now: v.now, findings: v}
 			v.lastUse = x.lastUse
 			s := open(t, root, setup{limits: week})
@@ -340,7 +375,7 @@ func BenchmarkScan(b *testing.B) {
 	root := b.TempDir()
 	lay(b, root, benchObjects)
 	for b.Loop() {
-		s, err := Scan(b.Context(), root, evict.NewLRU(week.TTL), time.Now())
+		s, err := Scan(b.Context(), openVolume(b, root, volume.Options{}), root, evict.NewLRU(week.TTL), time.Now())
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -3,7 +3,6 @@
 package gc
 
 import (
-	"fmt"
 	"syscall"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
@@ -15,15 +14,6 @@ type Space struct {
 	Bytes evict.Amount
 	// Inodes has the limit 0 on file systems that create inodes on demand.
 	Inodes evict.Amount
-}
-
-// StatFS returns the usage of the file system that contains path.
-func StatFS(path string) (Space, error) {
-	var stat syscall.Statfs_t
-	if err := syscall.Statfs(path, &stat); err != nil {
-		return Space{}, fmt.Errorf("measuring the file system of %s: %w", path, err)
-	}
-	return spaceOf(stat), nil
 }
 
 // spaceOf converts the result of statfs(2).

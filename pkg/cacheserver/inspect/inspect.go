@@ -16,13 +16,16 @@ import (
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/gc"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
 // Inspect reports the content of the volume of root at the time now, and the evictions under the limits. It changes
 // nothing on the volume. Missing and corrupt files are part of the report. Errors are those of gc.Scan.
 func Inspect(ctx context.Context, root string, l evict.Limits, now time.Time) (*Report, error) {
-	content, err := gc.Scan(ctx, root, evict.NewLRU(l.TTL), now)
+	files := volume.New(root, volume.Options{})
+	defer files.Close()
+	content, err := gc.Scan(ctx, files, root, evict.NewLRU(l.TTL), now)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/gc"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -33,17 +34,17 @@ var (
 	policy = evict.Limits{TTL: 7 * 24 * time.Hour, HighWatermark: 90, LowWatermark: 80}
 )
 
-// volume is filled by the store.
-type volume struct {
+// testVolume is filled by the store.
+type testVolume struct {
 	t     *testing.T
 	root  string
 	store *store.Store
 	uses  map[digest.Digest]time.Time
 }
 
-func newVolume(t *testing.T) *volume {
+func newVolume(t *testing.T) *testVolume {
 	t.Helper()
-	v := &volume{t: t, root: t.TempDir(), uses: map[digest.Digest]time.Time{}}
+	v := &testVolume{t: t, root: t.TempDir(), uses: map[digest.Digest]time.Time{}}
 	var err error
 	if v.store, err = store.Open(v.root, store.Options{}); err != nil {
 		t.Fatal(err)
@@ -53,7 +54,7 @@ func newVolume(t *testing.T) *volume {
 }
 
 // blob stores content of the size in the repositories, last used some time ago.
-func (v *volume) blob(name string, size int, ago time.Duration, repositories ...string) descriptor {
+func (v *testVolume) blob(name string, size int, ago time.Duration, repositories ...string) descriptor {
 	v.t.Helper()
 	content := bytes.Repeat([]byte(name+"\n"), size/len(name)+1)[:size]
 	d := descriptor{MediaType: "application/octet-stream", Digest: digest.FromBytes(content), Size: int64(size)}
@@ -92,17 +93,17 @@ type document struct {
 }
 
 // manifest stores an image in the repository, last used some time ago.
-func (v *volume) manifest(repository string, ago time.Duration, config descriptor, layers ...descriptor) descriptor {
+func (v *testVolume) manifest(repository string, ago time.Duration, config descriptor, layers ...descriptor) descriptor {
 	v.t.Helper()
 	return v.put(repository, ago, document{2, oci.MediaTypeManifest, &config, layers, nil})
 }
 
-func (v *volume) index(repository string, ago time.Duration, manifests ...descriptor) descriptor {
+func (v *testVolume) index(repository string, ago time.Duration, manifests ...descriptor) descriptor {
 	v.t.Helper()
 	return v.put(repository, ago, document{2, oci.MediaTypeIndex, nil, nil, manifests})
 }
 
-func (v *volume) put(repository string, ago time.Duration, content document) descriptor {
+func (v *testVolume) put(repository string, ago time.Duration, content document) descriptor {
 	v.t.Helper()
 	encoded, err := json.Marshal(content)
 	if err != nil {
@@ -116,7 +117,7 @@ func (v *volume) put(repository string, ago time.Duration, content document) des
 	return d
 }
 
-func (v *volume) tag(repository, tag string, d descriptor) {
+func (v *testVolume) tag(repository, tag string, d descriptor) {
 	v.t.Helper()
 	if err := v.store.SetTag(repository, tag, d.Digest); err != nil {
 		v.t.Fatal(err)
@@ -124,7 +125,7 @@ func (v *volume) tag(repository, tag string, d descriptor) {
 }
 
 // write writes a file behind the back of the store, some time ago.
-func (v *volume) write(path, content string, ago time.Duration) {
+func (v *testVolume) write(path, content string, ago time.Duration) {
 	v.t.Helper()
 	path = filepath.Join(v.root, path)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -138,12 +139,12 @@ func (v *volume) write(path, content string, ago time.Duration) {
 	}
 }
 
-func (v *volume) data(d digest.Digest) string {
+func (v *testVolume) data(d digest.Digest) string {
 	return "docker/registry/v2/blobs/sha256/" + d.Encoded()[:2] + "/" + d.Encoded() + "/data"
 }
 
 // describe records the last uses, 3 minutes ago, and describes the volume as if it had the size.
-func (v *volume) describe(p evict.Limits, size evict.Amount) *Report {
+func (v *testVolume) describe(p evict.Limits, size evict.Amount) *Report {
 	v.t.Helper()
 	var uses strings.Builder
 	for d, used := range v.uses {
@@ -151,7 +152,9 @@ func (v *volume) describe(p evict.Limits, size evict.Amount) *Report {
 	}
 	v.write("registry-cache/last-use", uses.String(), 3*time.Minute)
 	before := v.traces()
-	content, err := gc.Scan(v.t.Context(), v.root, evict.NewLRU(p.TTL), now)
+	files := volume.New(v.root, volume.Options{})
+	v.t.Cleanup(files.Close)
+	content, err := gc.Scan(v.t.Context(), files, v.root, evict.NewLRU(p.TTL), now)
 	if err != nil {
 		v.t.Fatal(err)
 	}
@@ -164,7 +167,7 @@ func (v *volume) describe(p evict.Limits, size evict.Amount) *Report {
 }
 
 // traces returns for each path the attributes that a write changes, and for each file when it was last read.
-func (v *volume) traces() map[string]string {
+func (v *testVolume) traces() map[string]string {
 	v.t.Helper()
 	found := map[string]string{}
 	err := filepath.WalkDir(v.root, func(path string, entry fs.DirEntry, err error) error {
@@ -196,7 +199,7 @@ const (
 )
 
 // example has something of everything.
-func example(t *testing.T) (*volume, *Report) {
+func example(t *testing.T) (*testVolume, *Report) {
 	t.Helper()
 	const alpine, tool, stock = "library/alpine", "gardener/ops-toolbelt", "stock/image"
 	v := newVolume(t)
@@ -309,34 +312,34 @@ func TestBrokenImages(t *testing.T) {
 	const repository = "library/alpine"
 	for _, test := range []struct {
 		name  string
-		spoil func(v *volume, config, layer, manifest descriptor)
+		spoil func(v *testVolume, config, layer, manifest descriptor)
 		// present is -1 where there is no image any more.
 		present int
 		kinds   []Kind
 		note    string
 	}{
-		{"whole", func(*volume, descriptor, descriptor, descriptor) {}, 3, nil, ""},
-		{"no layer", func(v *volume, _, layer, _ descriptor) { v.remove(v.data(layer.Digest)) }, 2, []Kind{Links}, "the content is missing"},
-		{"empty layer", func(v *volume, _, layer, _ descriptor) { v.write(v.data(layer.Digest), "", 0) }, 2, []Kind{Corrupt}, "the file is empty"},
-		{"cut layer", func(v *volume, _, layer, _ descriptor) { v.write(v.data(layer.Digest), "cut", 0) }, 2, []Kind{Corrupt},
+		{"whole", func(*testVolume, descriptor, descriptor, descriptor) {}, 3, nil, ""},
+		{"no layer", func(v *testVolume, _, layer, _ descriptor) { v.remove(v.data(layer.Digest)) }, 2, []Kind{Links}, "the content is missing"},
+		{"empty layer", func(v *testVolume, _, layer, _ descriptor) { v.write(v.data(layer.Digest), "", 0) }, 2, []Kind{Corrupt}, "the file is empty"},
+		{"cut layer", func(v *testVolume, _, layer, _ descriptor) { v.write(v.data(layer.Digest), "cut", 0) }, 2, []Kind{Corrupt},
 			"it has 3 bytes, but a manifest of repository library/alpine requires 100"},
-		{"layer of another repository", func(v *volume, _, layer, _ descriptor) {
+		{"layer of another repository", func(v *testVolume, _, layer, _ descriptor) {
 			v.remove(v.link(repository, "_layers", layer.Digest))
 			v.write(v.link("other", "_layers", layer.Digest), layer.Digest.String(), 0)
 		}, 2, []Kind{Content}, "no image refers to it"},
-		{"torn layer link", func(v *volume, _, layer, _ descriptor) {
+		{"torn layer link", func(v *testVolume, _, layer, _ descriptor) {
 			v.write(v.link(repository, "_layers", layer.Digest), "sha", 0)
 		}, 2,
 			[]Kind{Corrupt, Content}, "the link does not contain its digest"},
-		{"no link of the manifest", func(v *volume, _, _, manifest descriptor) {
+		{"no link of the manifest", func(v *testVolume, _, _, manifest descriptor) {
 			v.remove(v.link(repository, "_manifests/revisions", manifest.Digest))
 		}, -1, []Kind{Content, Content, Content}, "no link"},
-		{"changed manifest", func(v *volume, _, _, manifest descriptor) { v.write(v.data(manifest.Digest), "{}", 0) }, -1,
+		{"changed manifest", func(v *testVolume, _, _, manifest descriptor) { v.write(v.data(manifest.Digest), "{}", 0) }, -1,
 			[]Kind{Corrupt, Content, Content}, "reading manifest"},
-		{"huge manifest", func(v *volume, _, _, manifest descriptor) {
+		{"huge manifest", func(v *testVolume, _, _, manifest descriptor) {
 			v.write(v.data(manifest.Digest), strings.Repeat(" ", oci.MaxManifestSize+1), 0)
 		}, -1, []Kind{Corrupt, Content, Content}, "reading manifest"},
-		{"no manifest", func(v *volume, _, _, manifest descriptor) { v.remove(v.data(manifest.Digest)) }, -1,
+		{"no manifest", func(v *testVolume, _, _, manifest descriptor) { v.remove(v.data(manifest.Digest)) }, -1,
 			[]Kind{Links, Content, Content}, "the content is missing"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -368,12 +371,12 @@ func TestBrokenImages(t *testing.T) {
 	}
 }
 
-func (v *volume) link(repository, folder string, d digest.Digest) string {
+func (v *testVolume) link(repository, folder string, d digest.Digest) string {
 	return "docker/registry/v2/repositories/" + repository + "/" + folder + "/sha256/" + d.Encoded() + "/link"
 }
 
 // remove removes a file with the folder around it, as the store does.
-func (v *volume) remove(path string) {
+func (v *testVolume) remove(path string) {
 	v.t.Helper()
 	if err := os.RemoveAll(filepath.Dir(filepath.Join(v.root, path))); err != nil {
 		v.t.Fatal(err)
