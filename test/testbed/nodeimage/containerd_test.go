@@ -38,6 +38,9 @@ version = 2
 
 [plugins."io.containerd.grpc.v1.cri".cni]
   conf_template = "/etc/containerd/cni.conflist.tmpl"
+
+[plugins."io.containerd.cri.v1.runtime"]
+  stats_collect_period = "1m"
 `
 	got, err := containerdConfig([]byte(base))
 	if err != nil {
