@@ -28,7 +28,7 @@ const (
 	// reportTimeout bounds the collection of logs after a failure.
 	reportTimeout = 10 * time.Second
 	// maxFailures is the number of failed attempts of the gardenlet after which a reconciliation is not waited for any longer.
-	// The API server of a loaded machine can fail for some seconds, and the gardenlet retries after 5 s and 10 s.
+	// The API server of a loaded machine can fail for some seconds. The gardenlet retries after 5 s, and later each time.
 	maxFailures = 3
 )
 
@@ -68,6 +68,7 @@ func (e *operationError) at(taskID string) bool {
 type attempts struct {
 	failed int
 	latest metav1.Time
+	reason error // of the latest failed attempt
 }
 
 // observe counts the last operation if it is a failed attempt that was not counted before.
@@ -79,6 +80,7 @@ func (a *attempts) observe(shoot *gardencorev1beta1.Shoot, generation int64) {
 	if a.failed == 0 || !last.LastUpdateTime.Equal(&a.latest) {
 		a.failed++
 		a.latest = last.LastUpdateTime
+		a.reason = &operationError{client.ObjectKeyFromObject(shoot), *last, shoot.Status.LastErrors}
 	}
 }
 
@@ -141,10 +143,13 @@ func (g *garden) waitForOperation(ctx context.Context, written *gardencorev1beta
 		shown(shoot)
 		return outcome(shoot, written.Generation, tried.failed)
 	})
-	if err != nil {
-		return nil, fmt.Errorf("waiting for the gardenlet: %w", err)
+	if err == nil {
+		return shoot, nil
 	}
-	return shoot, nil
+	if _, failed := errors.AsType[*operationError](err); !failed && tried.reason != nil {
+		err = errors.Join(err, tried.reason)
+	}
+	return nil, fmt.Errorf("waiting for the gardenlet: %w", err)
 }
 
 // waitForDeletion waits until the Shoot is gone.
