@@ -37,6 +37,7 @@ const maxPulls = 1000
 // pulls are pulls that go on while something happens.
 type pulls struct {
 	on      []kindcluster.Node
+	pause   time.Duration // the maximum between two pulls
 	stop    chan struct{}
 	running sync.WaitGroup
 
@@ -45,13 +46,24 @@ type pulls struct {
 }
 
 // startPulls pulls one image after the other on each of the nodes, by containerd, until end or until each node has
-// pulled limit of them. A pause as long as each pull leaves time to the control plane on the same machine: without it, the
-// pulls of three nodes occupy all processors, and the API server fails its probes. Next returns the reference of the n-th image for a node, which is removed from there before.
+// pulled limit of them. Next returns the reference of the n-th image for a node, which is removed from there before. A pause
+// as long as each pull leaves time to the control plane on the same machine: without it, the pulls of three nodes occupy
+// all processors, and the API server fails its probes. What happens must take longer than maxPause.
 func startPulls(ctx context.Context, limit int, next func(ctx context.Context, n int) (string, error), on ...kindcluster.Node) *pulls {
 	GinkgoHelper()
-	p := &pulls{on: on, stop: make(chan struct{})}
+	return runPulls(ctx, &pulls{on: on, pause: maxPause}, limit, next)
+}
+
+// startPullsWithoutPause is startPulls for something that happens in a moment.
+func startPullsWithoutPause(ctx context.Context, limit int, next func(ctx context.Context, n int) (string, error), on ...kindcluster.Node) *pulls {
+	GinkgoHelper()
+	return runPulls(ctx, &pulls{on: on}, limit, next)
+}
+
+func runPulls(ctx context.Context, p *pulls, limit int, next func(ctx context.Context, n int) (string, error)) *pulls {
+	p.stop = make(chan struct{})
 	ctx, cancel := context.WithCancel(ctx)
-	for _, node := range on {
+	for _, node := range p.on {
 		p.running.Go(func() {
 			var pause time.Duration
 			for n := range limit {
@@ -64,7 +76,7 @@ func startPulls(ctx context.Context, limit int, next func(ctx context.Context, n
 				}
 				began := time.Now()
 				p.add(pullNext(ctx, node, n, next))
-				pause = min(time.Since(began), maxPause)
+				pause = min(time.Since(began), p.pause)
 			}
 		})
 	}

@@ -83,7 +83,7 @@ var _ = Describe("A cache with two replicas", Ordered, Label("lifecycle"), func(
 			return found
 		}
 		before, deleted := checksums(), service(ctx)
-		going := startPulls(ctx, maxPulls, next, workers()...)
+		going := startPullsWithoutPause(ctx, maxPulls, next, workers()...)
 		going.waitForMore(ctx, 1)
 		for range 3 {
 			last := service(ctx)
@@ -102,7 +102,7 @@ var _ = Describe("A cache with two replicas", Ordered, Label("lifecycle"), func(
 	}, SpecTimeout(5*time.Minute))
 
 	It("tolerates the loss of one replica", func(ctx context.Context) {
-		going := startPulls(ctx, maxPulls, next, workers()...)
+		going := startPullsWithoutPause(ctx, maxPulls, next, workers()...)
 		going.waitForMore(ctx, 1)
 		pod := &corev1.Pod{}
 		Expect(kube.Get(ctx, inKubeSystem(name+"-1"), pod)).To(Succeed())

@@ -80,7 +80,7 @@ var _ = Describe("Random faults", Ordered, Label("soak", "long"), func() {
 			}
 		}
 		DeferCleanup(func() { s.report(seed) })
-		s.going = startPulls(ctx, 100*maxPulls, s.next, workers()...)
+		s.going = startPullsWithoutPause(ctx, 100*maxPulls, s.next, workers()...)
 		random := rand.New(rand.NewPCG(seed, 0))
 		for end := time.Now().Add(duration); time.Now().Before(end); {
 			// All of them in another order each time: a short soak has each about as often.
