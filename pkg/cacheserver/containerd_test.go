@@ -5,6 +5,7 @@ package cacheserver_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha512"
 	"errors"
 	"fmt"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/registry-cache/extension/pkg/cacheserver"
@@ -40,7 +42,7 @@ func TestContainerd(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for name, test := range map[string]func(*testing.T, containerd){
+			tests := map[string]func(*testing.T, containerd){
 				"media types":                testMediaTypes,
 				"TLS":                        testCacheWithTLS,
 				"upstream breaks off":        testUpstreamBreaksOff,
@@ -52,7 +54,14 @@ func TestContainerd(t *testing.T) {
 				"cache is killed":            testCacheIsKilled,
 				"herd":                       testHerd,
 				"full volume":                testFullVolume,
-			} {
+				"flipped bit":                testFlippedBit,
+			}
+			if name == "containerd-v2" {
+				tests["parallel chunks"] = testParallelChunks
+				// The content store of containerd 1.7 supports sha256 only.
+				tests["digest of another algorithm"] = testOtherAlgorithm
+			}
+			for name, test := range tests {
 				t.Run(name, func(t *testing.T) {
 					t.Parallel()
 					test(t, containerd{command})
@@ -513,6 +522,79 @@ func waitForIngest(ctx context.Context, dir string) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// Clients with a new content store each: the first one receives the corrupt layer and fails, the second one does not.
+func testFlippedBit(t *testing.T, n containerd) {
+	u := newOrigin(t, upstream.Options{})
+	image := u.push(t, tag, 1)
+	c := start(t, u.config(t), cacheserver.Options{})
+	options := containerdpull.Options{Reference: reference(":" + tag), Hosts: u.hosts(t, c.url())}
+	wantPulled(t, n.pull(t, options), digestOf(t, image), image)
+	c.settle(t)
+	digests, _ := layers(t, image)
+	c.flipBit(t, digests[0])
+	if err := n.pull(t, options).Err(); err == nil || !strings.Contains(err.Error(), digests[0]) {
+		t.Errorf("the bit was not flipped: %v", err)
+	}
+	wantPulled(t, n.pull(t, options), digestOf(t, image), image)
+}
+
+// Content that the cache cannot store comes from the upstream.
+func testOtherAlgorithm(t *testing.T, n containerd) {
+	u := newOrigin(t, upstream.Options{})
+	image := u.push(t, tag, 1)
+	raw, err := image.RawManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := "sha512:" + fmt.Sprintf("%x", sha512.Sum512(raw))
+	c := start(t, u.config(t), cacheserver.Options{})
+	u.inject(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, digest) {
+			return false
+		}
+		w.Header().Set("Content-Type", string(types.DockerManifestSchema2))
+		w.Header().Set("Docker-Content-Digest", digest)
+		w.Header().Set("Content-Length", itoa(len(raw)))
+		if r.Method == http.MethodGet {
+			w.Write(raw)
+		}
+		return true
+	})
+	report := n.pull(t, containerdpull.Options{Reference: reference("@" + digest), Hosts: u.hosts(t, c.url())})
+	if err := report.Err(); err != nil || report.Clients[0].Bytes != blobBytes(t, image) {
+		t.Errorf("%+v, %v", report, err)
+	}
+}
+
+// With concurrent_layer_fetch_buffer, containerd 2.x requests a layer in parts: from an offset to the end, and closes each
+// connection after its part.
+func testParallelChunks(t *testing.T, n containerd) {
+	const clients = 5
+	u := newOrigin(t, upstream.Options{})
+	image, err := random.Image(4<<20, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Push(t.Context(), reference(":"+tag), image); err != nil {
+		t.Fatal(err)
+	}
+	c := start(t, u.config(t), cacheserver.Options{})
+	if err := u.Shape(upstream.Shaping{BytesPerSecond: 2 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	report := n.pull(t, containerdpull.Options{Reference: reference(":" + tag), Hosts: u.hosts(t, c.url()), Clients: clients, ChunkSize: 512 << 10})
+	wantPulled(t, report, digestOf(t, image), image)
+	if direct := u.direct(); len(direct) > 0 {
+		t.Errorf("past the cache: %v", direct)
+	}
+	if summaries := upstream.Summarise(u.Requests()); len(summaries) != 1 || summaries[0].BlobBytes != blobBytes(t, image) {
+		t.Errorf("the upstream sent %+v, want %d bytes", summaries, blobBytes(t, image))
+	}
+	if ranges := strings.Count(c.log.String(), `"status":206`); ranges < clients {
+		t.Errorf("%d requests for a part of the layer", ranges)
 	}
 }
 

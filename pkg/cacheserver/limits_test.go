@@ -3,6 +3,7 @@
 package cacheserver_test
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"io"
@@ -65,6 +66,33 @@ func TestConnectionsAreBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "a place is free", func() bool { return answered(connect()) })
+}
+
+// The answer to a request for no resource is an error of the OCI distribution API, too.
+func TestOptionsOfTheServer(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	c := start(t, u.config(t), cacheserver.Options{})
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", c.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "OPTIONS * HTTP/1.1\r\nHost: cache\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var body oci.ErrorBody
+	if err := json.NewDecoder(resp.Body).Decode(&body); err != nil || resp.StatusCode != http.StatusMethodNotAllowed || len(body.Errors) != 1 {
+		t.Errorf("status %d, %+v, %v", resp.StatusCode, body, err)
+	}
 }
 
 func TestRequestsAreBounded(t *testing.T) {

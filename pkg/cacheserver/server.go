@@ -295,12 +295,14 @@ func (s *Server) httpServer(handler http.Handler) *http.Server {
 	var http1 http.Protocols
 	http1.SetHTTP1(true)
 	return &http.Server{
-		Handler:           handler,
-		Protocols:         &http1,
-		ReadHeaderTimeout: headerReadTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          newErrorLog(s.log),
+		Handler: handler,
+		// The answer to "OPTIONS *" is that to any other method.
+		DisableGeneralOptionsHandler: true,
+		Protocols:                    &http1,
+		ReadHeaderTimeout:            headerReadTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               maxHeaderBytes,
+		ErrorLog:                     newErrorLog(s.log),
 	}
 }
 

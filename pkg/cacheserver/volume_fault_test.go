@@ -6,13 +6,18 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"math"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -20,6 +25,7 @@ import (
 
 	"github.com/registry-cache/extension/pkg/cacheserver"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/test/testbed/images"
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
@@ -304,16 +310,7 @@ func TestFlippedBit(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.settle(t)
-	hex := strings.TrimPrefix(digests[0], "sha256:")
-	path := filepath.Join(c.root, "docker/registry/v2/blobs/sha256", hex[:2], hex, "data")
-	stored, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stored[len(stored)/2] ^= 1
-	if err := os.WriteFile(path, stored, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	path := c.flipBit(t, digests[0])
 	if got := c.do(t, "GET", "blobs/"+digests[0]); got.status != 200 || bytes.Equal(got.body, contents[0]) {
 		t.Fatalf("the bit was not flipped: %d, %d bytes", got.status, len(got.body))
 	}
@@ -328,4 +325,98 @@ func TestFlippedBit(t *testing.T) {
 	if stored, err := os.ReadFile(path); err != nil || !bytes.Equal(stored, contents[0]) {
 		t.Errorf("stored: %d bytes, %v", len(stored), err)
 	}
+}
+
+// flipBit changes a bit of a stored blob, and returns the path of the file.
+func (c *cache) flipBit(t *testing.T, digest string) string {
+	t.Helper()
+	hex := strings.TrimPrefix(digest, "sha256:")
+	path := filepath.Join(c.root, "docker/registry/v2/blobs/sha256", hex[:2], hex, "data")
+	stored, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored[len(stored)/2] ^= 1
+	if err := os.WriteFile(path, stored, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// After one client has received corrupt content, other clients get the right content soon.
+func TestFlippedBitAndOtherClients(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	digests, contents := layers(t, u.push(t, tag, 1))
+	c := start(t, u.config(t), cacheserver.Options{})
+	if err := c.pull(t.Context(), tag); err != nil {
+		t.Fatal(err)
+	}
+	c.settle(t)
+	eventually(t, "the volume is indexed", func() bool { return strings.Contains(c.log.String(), `"objects":`) })
+	// Content that was downloaded within the last hour is not verified again.
+	old := time.Now().Add(-2 * time.Hour)
+	if err := os.Chtimes(c.flipBit(t, digests[0]), old, old); err != nil {
+		t.Fatal(err)
+	}
+	// Each client has another address: the second request of one client would start a verification, too.
+	client := byte(0)
+	get := func() []byte {
+		client++
+		transport := &http.Transport{DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, client)}}).DialContext}
+		defer transport.CloseIdleConnections()
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+c.Address()+"/v2/"+repository+"/blobs/"+digests[0], nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return body
+	}
+	if bytes.Equal(get(), contents[0]) {
+		t.Fatal("the bit was not flipped")
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for client < 100 {
+		<-tick.C
+		if bytes.Equal(get(), contents[0]) {
+			return
+		}
+	}
+	t.Errorf("%d clients received corrupt content", client)
+}
+
+// Corrupt content on a volume that cannot be written is not served again: the next client gets it from the upstream.
+func TestCorruptContentThatCannotBeDeleted(t *testing.T) {
+	t.Parallel()
+	u := newOrigin(t, upstream.Options{})
+	digests, contents := layers(t, u.push(t, tag, 1))
+	var readOnly atomic.Bool
+	c := start(t, u.config(t), cacheserver.Options{Volume: volume.Options{Fault: func(op volume.Op, path string) error {
+		if readOnly.Load() && (op == volume.OpRemove || op == volume.OpCreate || op == volume.OpRename) && !strings.Contains(path, "probe") {
+			return syscall.EROFS
+		}
+		return nil
+	}}})
+	if err := c.pull(t.Context(), tag); err != nil {
+		t.Fatal(err)
+	}
+	c.settle(t)
+	c.flipBit(t, digests[0])
+	readOnly.Store(true)
+	for range 3 {
+		got := c.do(t, "GET", "blobs/"+digests[0])
+		if got.status == http.StatusOK && bytes.Equal(got.body, contents[0]) {
+			return
+		}
+	}
+	t.Error("three requests got corrupt content")
 }

@@ -12,6 +12,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -37,6 +38,9 @@ type contentStore interface {
 }
 
 func pull(ctx context.Context, o clients.Options, image *clients.Image) error {
+	if o.ChunkSize != 0 {
+		return errors.New("containerd 1.7 does not request layers in parts")
+	}
 	platform, err := platforms.Parse(o.Platform)
 	if err != nil {
 		return err

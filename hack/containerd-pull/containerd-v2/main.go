@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -54,6 +55,9 @@ func pull(ctx context.Context, o clients.Options, image *clients.Image) error {
 			HostDir: config.HostDirFromRoot(o.Hosts), Credentials: o.Credentials,
 		}),
 	})
+	if withOptions, ok := resolver.(remotes.ResolverWithOptions); ok && o.ChunkSize > 0 {
+		withOptions.SetOptions(transfer.WithConcurrentLayerFetchBuffer(o.ChunkSize), transfer.WithMaxConcurrentDownloads(clients.MaxConcurrentDownloads))
+	}
 	name, root, err := resolver.Resolve(ctx, o.Reference)
 	if err != nil {
 		return fmt.Errorf("resolving %s: %w", o.Reference, err)

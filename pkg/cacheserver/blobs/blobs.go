@@ -52,8 +52,9 @@ type Blobs struct {
 	upstream  download.Upstream
 	downloads *download.Downloads
 	options   Options
-	// verifications are shared by the requests for a blob.
+	// verifications are shared by the requests for a blob. verifying has an element for each that is in progress.
 	verifications *background.Coalescer[digest.Digest, struct{}]
+	verifying     chan struct{}
 }
 
 // New returns the blobs in a store and behind an upstream. The caller keeps ownership of all arguments.
@@ -70,6 +71,7 @@ func New(s *store.Store, u download.Upstream, downloads *download.Downloads, gro
 	return &Blobs{
 		store: s, upstream: u, downloads: downloads, options: o,
 		verifications: background.NewCoalescer[digest.Digest, struct{}](group),
+		verifying:     make(chan struct{}, maxVerifying),
 	}
 }
 
@@ -158,14 +160,23 @@ func (b *Blobs) contains(ctx context.Context, repository string, d digest.Digest
 // downloaded again, it is less than the 30 s after which containerd gives up a request.
 const verifyTime = 2 * time.Second
 
+// maxVerifying bounds the concurrent verifications for requests, each of which occupies a processor.
+const maxVerifying = 2
+
 // Verify compares stored content with its digest, and deletes it if it is corrupt. After verifyTime, or when ctx ends, it
-// returns an error, and the verification continues: until its result is known, clients must not get the content.
+// returns an error, and the verification continues: the content can be corrupt until its result is known.
 func (b *Blobs) Verify(ctx context.Context, d digest.Digest) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, verifyTime, &result.Error{Reason: result.Busy, Err: errors.New("the stored content is being verified")})
 	defer cancel()
 	_, err := b.verifications.Do(ctx, d, func(ctx context.Context) (struct{}, error) {
-		b.verify(ctx, d)
-		return struct{}{}, nil
+		select {
+		case b.verifying <- struct{}{}:
+			defer func() { <-b.verifying }()
+			b.verify(ctx, d)
+			return struct{}{}, nil
+		case <-ctx.Done():
+			return struct{}{}, context.Cause(ctx)
+		}
 	})
 	return err
 }
@@ -176,12 +187,12 @@ func (b *Blobs) verify(ctx context.Context, d digest.Digest) {
 		return // there is nothing to verify
 	}
 	defer func() { _ = content.Close() }() // it was only read
-	if err := store.Verify(ctx, content, d, func() {}, b.store.Drop); err != nil {
+	if _, err := store.Verify(ctx, content, d, func() {}, b.store.Drop); err != nil {
 		b.options.Logger.Warn("Cannot delete corrupt content", "digest", d, "error", err)
 	}
 }
 
-// Served notes that a client has received all of an open blob. Stored content is verified again from time to time.
+// Served notes that a client has read an open blob. Stored content is verified again from time to time.
 func (b *Blobs) Served(blob Blob) {
 	if s, ok := blob.(*stored); ok {
 		s.Served()

@@ -79,7 +79,7 @@ type Collector struct {
 	// grown and full contain at most one element: content was added, a write has found the volume full.
 	grown, full chan struct{}
 	requests    chan roomRequest
-	served      chan digest.Digest
+	served      *served
 	size        atomic.Int64 // Limits.Size
 	reserved    atomic.Int64 // bytes that downloads have reserved
 	indexed     atomic.Bool  // the index is complete, and Run receives requests
@@ -94,7 +94,7 @@ func New(s *store.Store, o Options) *Collector {
 		grown:      make(chan struct{}, 1),
 		full:       make(chan struct{}, 1),
 		requests:   make(chan roomRequest),
-		served:     make(chan digest.Digest, maxServed),
+		served:     newServed(),
 	}
 	c.currentSize = o.Size
 	if c.currentSize == nil {
@@ -146,12 +146,7 @@ func (c *Collector) Dropped(v evict.Victim, reason string) {
 }
 
 // Served implements store.Collector.
-func (c *Collector) Served(d digest.Digest) {
-	select {
-	case c.served <- d:
-	default: // see maxServed
-	}
-}
+func (c *Collector) Served(d digest.Digest) { c.served.add(d, time.Now()) }
 
 // Now implements store.Collector.
 func (c *Collector) Now() time.Time {
@@ -257,7 +252,7 @@ func (c *Collector) Run(ctx context.Context) {
 	}
 	c.indexed.Store(true)
 	defer c.indexed.Store(false)
-	v := newVerifier(c.volume, c.index, c.served, c.log)
+	v := &verifier{c.volume, c.index, c.served, c.log}
 	var verification sync.WaitGroup
 	verification.Go(func() { v.run(ctx, c.index.Records()) })
 	defer verification.Wait()

@@ -202,6 +202,9 @@ func (s *scanner) partials() {
 	}
 	for _, entry := range entries {
 		info, err := entry.Info()
+		if errors.Is(err, volume.ErrHung) {
+			s.hung = err
+		}
 		if err != nil {
 			continue // the download has ended
 		}

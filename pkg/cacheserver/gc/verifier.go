@@ -4,7 +4,9 @@ package gc
 
 import (
 	"context"
+	"io/fs"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -15,75 +17,122 @@ import (
 )
 
 const (
-	// verifyPause limits the verification of adopted content to 50 MiB/s, so 100 GiB take 35 minutes. busyPause limits it
-	// to 5 MiB/s while content is read or written by clients.
+	// verifyPause limits verifications to 50 MiB/s, so 100 GiB take 35 minutes. busyPause limits them to 5 MiB/s while
+	// content is read or written by clients.
 	verifyPause = 20 * time.Millisecond
 	busyPause   = 200 * time.Millisecond
 	// verifyAgainAfter is the age of a verification from which served content is verified again: a disk can lose bits at any
-	// time. A verification needs about as much processor time as sending the content once.
+	// time.
 	verifyAgainAfter = time.Hour
 	// maxServed bounds the served content that waits for a verification. Further content is ignored until it is served again.
-	maxServed = 64
+	maxServed = 1 << 10
 	// maxVerified bounds the remembered verifications. An entry needs about 200 bytes.
 	maxVerified = 1 << 14
 )
 
-// verifier compares content with its digest: all content that an earlier process has stored, once, and served content
-// regularly. Content that this process stores was verified before. It is used by one goroutine.
-type verifier struct {
-	volume   store.Maintenance
-	index    *evict.Index
-	served   <-chan digest.Digest
+// served is the content that was served and is due for another verification. It is safe for concurrent use.
+type served struct {
+	queue chan digest.Digest
+
+	mu       sync.Mutex // guards the following fields
+	waiting  map[digest.Digest]bool
 	verified *lru.Map[digest.Digest, time.Time]
-	log      *slog.Logger
 }
 
-func newVerifier(volume store.Maintenance, index *evict.Index, served <-chan digest.Digest, log *slog.Logger) *verifier {
-	return &verifier{
-		volume:   volume,
-		index:    index,
-		served:   served,
+func newServed() *served {
+	return &served{
+		queue:    make(chan digest.Digest, maxServed),
+		waiting:  map[digest.Digest]bool{},
 		verified: lru.New(maxVerified, func(digest.Digest, time.Time) int64 { return 1 }),
-		log:      log,
 	}
 }
 
-// run verifies the adopted content, and served content in between and afterwards, until ctx ends.
+// add puts content into the queue, unless it was verified recently.
+func (s *served) add(d digest.Digest, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting[d] || s.isRecent(d, now) {
+		return
+	}
+	select {
+	case s.queue <- d:
+		s.waiting[d] = true
+	default: // see maxServed
+	}
+}
+
+// isRecent reports that the content was verified recently. The caller holds the lock.
+func (s *served) isRecent(d digest.Digest, now time.Time) bool {
+	at, known := s.verified.Get(d)
+	return known && now.Sub(at) < verifyAgainAfter
+}
+
+// done notes a verification, which has proven that the content is intact or not.
+func (s *served) done(d digest.Digest, intact bool, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.waiting, d)
+	if intact {
+		s.verified.Put(d, now)
+	}
+}
+
+// verifier compares content with its digest: all content that an earlier process has stored, once, and served content
+// regularly. Content that this process has stored recently was verified by its download. It is used by one goroutine.
+type verifier struct {
+	volume store.Maintenance
+	index  *evict.Index
+	served *served
+	log    *slog.Logger
+}
+
+// run verifies the adopted content, and served content in turns with it, until ctx ends.
 func (v *verifier) run(ctx context.Context, adopted []evict.Record) {
 	for _, r := range adopted {
-		for len(v.served) > 0 {
-			v.verify(ctx, <-v.served)
+		select {
+		case d := <-v.served.queue:
+			v.verifyServed(ctx, d)
+		default:
 		}
-		v.verify(ctx, r.Digest)
+		v.verify(ctx, r.Digest, func(fs.FileInfo) bool { return true })
 		if ctx.Err() != nil {
 			return
 		}
 	}
 	for {
 		select {
-		case d := <-v.served:
-			v.verify(ctx, d)
+		case d := <-v.served.queue:
+			v.verifyServed(ctx, d)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// verify drops the content unless it has its digest, or had it recently. Content that was deleted, or a volume that does not
-// respond, is no reason.
-func (v *verifier) verify(ctx context.Context, d digest.Digest) {
-	if at, known := v.verified.Get(d); known && time.Since(at) < verifyAgainAfter {
-		return
-	}
+func (v *verifier) verifyServed(ctx context.Context, d digest.Digest) {
+	now := time.Now()
+	v.verify(ctx, d, func(info fs.FileInfo) bool {
+		age := now.Sub(info.ModTime())
+		return age < 0 || age >= verifyAgainAfter
+	})
+}
+
+// verify drops the content if it is corrupt and the file is due. Content that was deleted, or a volume that does not respond,
+// is no reason.
+func (v *verifier) verify(ctx context.Context, d digest.Digest, isDue func(fs.FileInfo) bool) {
+	intact := false
+	defer func() { v.served.done(d, intact, time.Now()) }()
 	f, err := v.volume.Open(d)
 	if err != nil {
 		return
 	}
 	defer func() { _ = f.Close() }() // it was only read
-	if err := store.Verify(ctx, f, d, func() { v.pause(ctx) }, v.volume.Drop); err != nil {
+	if info, err := f.Stat(); err != nil || !isDue(info) {
+		return
+	}
+	if intact, err = store.Verify(ctx, f, d, func() { v.pause(ctx) }, v.volume.Drop); err != nil {
 		v.log.Warn("Cannot delete corrupt content", "digest", d, "error", err)
 	}
-	v.verified.Put(d, time.Now())
 }
 
 func (v *verifier) pause(ctx context.Context) {

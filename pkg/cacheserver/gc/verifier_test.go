@@ -57,6 +57,7 @@ func TestServedContentIsVerifiedHourly(t *testing.T) {
 			synctest.Wait()
 		}
 		serve()
+		// The file on the disk is newer than the time of the test, so it counts as old.
 		write(t, root, strings.TrimPrefix(s.layout.Data(d), root), "corrupted!")
 		serve()
 		if !has(t, s, d) {

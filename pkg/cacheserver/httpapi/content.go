@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
@@ -17,12 +18,30 @@ import (
 // whole content.
 func serveContent(w *response, r *http.Request, content io.ReadSeeker) {
 	out := &contentWriter{response: w, request: r}
-	if strings.Contains(r.Header.Get("Range"), ",") {
-		// RFC 9110, section 14.2, allows that. No known client pulls several ranges with one request.
+	if header := r.Header.Get("Range"); header != oneRange(header) {
 		r = r.Clone(r.Context())
-		r.Header.Del("Range")
+		r.Header.Set("Range", oneRange(header))
 	}
 	http.ServeContent(out, r, "", time.Time{}, content)
+}
+
+// oneRangeGrammar is the header Range with one range of bytes. A list can have empty elements (RFC 9110, section 5.6.1.2).
+var oneRangeGrammar = regexp.MustCompile(`^bytes=[ \t,]*([0-9]+-[0-9]*|-[0-9]+)[ \t,]*$`)
+
+// oneRange returns the header Range with exactly one range. It returns "" for several, which RFC 9110, section 14.2, allows:
+// no known client pulls several ranges with one request. An invalid header remains invalid: package http would accept
+// numbers with a sign.
+func oneRange(header string) string {
+	if match := oneRangeGrammar.FindStringSubmatch(header); match != nil {
+		return "bytes=" + match[1]
+	}
+	switch {
+	case strings.Contains(header, ","):
+		return ""
+	case strings.Contains(header, "+"):
+		return "bytes=invalid"
+	}
+	return header
 }
 
 // contentWriter replaces the error responses of http.ServeContent.

@@ -205,6 +205,7 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 	part := requestedPart(r)
 	if part == (download.Part{}) && h.repeats.suspicious(r.RemoteAddr, d, time.Now()) {
 		if err := h.cache.VerifyBlob(r.Context(), d); err != nil {
+			h.repeats.complete(r.RemoteAddr, d, time.Now())
 			w.writeCacheError(r, oci.CodeBlobUnknown, err)
 			return
 		}
@@ -245,8 +246,10 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 	case b.Outcome() != result.Hit:
 	case w.readErr != nil:
 		h.cache.UnreadableBlob(b, w.readErr)
-	case w.err == nil && w.sent == b.Size():
-		h.repeats.complete(r.RemoteAddr, d, time.Now())
+	case w.err == nil:
+		if w.sent == b.Size() {
+			h.repeats.complete(r.RemoteAddr, d, time.Now())
+		}
 		h.cache.ServedBlob(b)
 	}
 }
@@ -254,7 +257,7 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 // requestedPart returns the part of a blob that a request requires: that of the header Range if it has one range, or else
 // the whole blob.
 func requestedPart(r *http.Request) download.Part {
-	spec, isBytes := strings.CutPrefix(r.Header.Get("Range"), "bytes=")
+	spec, isBytes := strings.CutPrefix(oneRange(r.Header.Get("Range")), "bytes=")
 	first, last, isRange := strings.Cut(spec, "-")
 	if !isBytes || !isRange {
 		return download.Part{}

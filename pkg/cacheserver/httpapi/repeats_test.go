@@ -75,15 +75,17 @@ func TestRepeatedRequestIsVerified(t *testing.T) {
 			t.Errorf("range %q: %d verifications, want %d", step.span, len(cache.verified), step.verified)
 		}
 	}
-	if cache.served != 3 {
-		t.Errorf("%d complete responses, want 3", cache.served)
+	if cache.served != 4 {
+		t.Errorf("%d responses, want 4", cache.served)
 	}
 	// The client pulls from the upstream while the content may be corrupt.
 	cache.verifyErr = &result.Error{Reason: result.Busy, Err: errors.New("being verified")}
-	rec := httptest.NewRecorder()
-	handler.ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), "GET", "/v2/a/blobs/"+layerDigest.String(), nil))
-	if rec.Code != http.StatusServiceUnavailable {
-		t.Errorf("during a long verification: status %d", rec.Code)
+	for range 2 {
+		rec := httptest.NewRecorder()
+		handler.ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), "GET", "/v2/a/blobs/"+layerDigest.String(), nil))
+		if rec.Code != http.StatusServiceUnavailable {
+			t.Errorf("during a long verification: status %d", rec.Code)
+		}
 	}
 }
 

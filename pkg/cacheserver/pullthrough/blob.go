@@ -45,7 +45,7 @@ func (c *Cache) VerifyBlob(ctx context.Context, d digest.Digest) error {
 	return nil
 }
 
-// ServedBlob notes that a client has received all of a blob, which is still open.
+// ServedBlob notes that a client has read a blob, which is still open, or a part of it.
 func (c *Cache) ServedBlob(b blobs.Blob) { c.blobs.Served(b) }
 
 // UnreadableBlob deletes a stored blob, which is still open, after an error of a read.

@@ -27,7 +27,7 @@ type Collector interface {
 	MakeRoom(ctx context.Context, size, missing int64, reserve func() error) error
 	// Dropped: corrupt content was deleted for a reason.
 	Dropped(v evict.Victim, reason string)
-	// Served: a client has received all of the content. It is verified again if the last verification is not recent.
+	// Served: a client has read the content, or a part of it. It is verified again if the last verification is not recent.
 	Served(d digest.Digest)
 	// Now returns the time of a use that happens now. It differs from the system clock if that is wrong.
 	Now() time.Time

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/moby/locker"
 	"github.com/opencontainers/go-digest"
@@ -43,6 +44,9 @@ type contents struct {
 	collector *collectorRef
 	// fileLocks has a lock for each digest whose file is being replaced or dropped.
 	fileLocks *locker.Locker
+	// undeletable has the information about each corrupt file that could not be deleted, for example on a read-only volume:
+	// digest -> fs.FileInfo. Such a file is not served. There is at most one for each object of the volume.
+	undeletable sync.Map
 	// recorded are sizes that an earlier process has recorded. They do not change after Maintenance.SetRecordedSizes.
 	recorded map[digest.Digest]int64
 }
@@ -81,6 +85,8 @@ func (c *contents) open(d digest.Digest) (*volume.File, error) {
 	case info.Size() == 0 && d != EmptyDigest:
 		// A power failure can leave an empty file if it was renamed without fsync.
 		err = fmt.Errorf("%w: the file is empty", ErrNotFound)
+	case c.isCorrupt(d, info):
+		err = fmt.Errorf("%w: its content is corrupt, and the file cannot be deleted", ErrNotFound)
 	default:
 		err = c.checkSize(d, info)
 	}

@@ -20,8 +20,8 @@ import (
 const verifyChunk = 1 << 20
 
 // corruption reads content to its end and returns the reason why it is corrupt, "" if it has the digest. A canceled ctx and
-// a volume that does not respond do not prove corruption. pause is called after each MiB.
-func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause func()) string {
+// a volume that does not respond do not prove corruption: then the result is not complete. pause is called after each MiB.
+func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause func()) (reason string, complete bool) {
 	verifier := d.Verifier()
 	var err error
 	for err == nil && ctx.Err() == nil {
@@ -30,28 +30,29 @@ func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause f
 	}
 	switch {
 	case ctx.Err() != nil || errors.Is(err, volume.ErrHung):
-		return ""
+		return "", false
 	case err != io.EOF:
-		return "it cannot be read: " + err.Error()
+		return "it cannot be read: " + err.Error(), true
 	case !verifier.Verified():
-		return "its content has another digest"
+		return "its content has another digest", true
 	}
-	return ""
+	return "", true
 }
 
-// Verify compares an open file of content with its digest, and calls drop, which is Store.Drop, if it is corrupt. The caller
-// keeps the file open until Verify returns, so that its inode number is not reused and Drop recognizes the file. Errors are
-// those of drop and of stat.
-func Verify(ctx context.Context, f fs.File, d digest.Digest, pause func(), drop func(digest.Digest, fs.FileInfo, string) error) error {
-	reason := corruption(ctx, f, d, pause)
+// Verify compares an open file of content with its digest, and calls drop, which is Store.Drop, if it is corrupt. It returns
+// true if the content has the digest, and false without an error if that is unknown, see corruption, or if the content was
+// dropped. The caller keeps the file open until Verify returns, so that its inode number is not reused and Drop recognizes
+// the file. Errors are those of drop and of stat.
+func Verify(ctx context.Context, f fs.File, d digest.Digest, pause func(), drop func(digest.Digest, fs.FileInfo, string) error) (bool, error) {
+	reason, complete := corruption(ctx, f, d, pause)
 	if reason == "" {
-		return nil
+		return complete, nil
 	}
 	info, err := f.Stat()
 	if err != nil {
-		return fmt.Errorf("dropping %s: %s: %w", d, reason, err)
+		return false, fmt.Errorf("dropping %s: %s: %w", d, reason, err)
 	}
-	return drop(d, info, reason)
+	return false, drop(d, info, reason)
 }
 
 // Drop deletes corrupt content, also while it is being read: its links first, then its file. The next request fetches it
@@ -76,7 +77,11 @@ func (c *contents) dropLocked(d digest.Digest, examined fs.FileInfo, reason stri
 		// It is not indexed yet, so its links are unknown. The indexing deletes links without content.
 		v = evict.Victim{Digest: d, Reason: evict.Corrupt}
 	}
-	err = c.remove(v)
+	// A corrupt file is not served even if it cannot be deleted.
+	c.undeletable.Store(d, examined)
+	if err = c.remove(v); err == nil {
+		c.undeletable.Delete(d)
+	}
 	switch {
 	case ok && err != nil:
 		c.index.RemovalFailed(d)
@@ -89,6 +94,12 @@ func (c *contents) dropLocked(d digest.Digest, examined fs.FileInfo, reason stri
 	}
 	c.collector.get().Dropped(v, reason)
 	return nil
+}
+
+// isCorrupt reports that the file was found to be corrupt, and could not be deleted.
+func (c *contents) isCorrupt(d digest.Digest, info fs.FileInfo) bool {
+	corrupt, known := c.undeletable.Load(d)
+	return known && os.SameFile(corrupt.(fs.FileInfo), info)
 }
 
 // lockFile prevents other calls from replacing or dropping the file of a digest until unlock is called. Without this lock, Drop
@@ -114,9 +125,9 @@ func (c *Content) Unreadable(readErr error) error {
 	return c.contents.Drop(c.digest, examined, reason)
 }
 
-// Served notes that a client has received all of the content. If the last verification is not recent, the content is compared
-// with its digest in the background, and dropped if it is corrupt, so that other clients do not receive it. It does not
-// block.
+// Served notes that a client has read the content, or a part of it. If the last verification is not recent, the content is
+// compared with its digest in the background, and dropped if it is corrupt, so that other clients do not receive it. It does
+// not block.
 func (c *Content) Served() { c.contents.collector.get().Served(c.digest) }
 
 // checkSize returns an error that wraps ErrNotFound, and drops the content, if the open file does not have the size that is

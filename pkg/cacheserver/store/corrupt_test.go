@@ -68,7 +68,10 @@ func TestReplacementOfCorruptFileStays(t *testing.T) {
 			t.Fatal(err)
 		}
 		var concurrent errgroup.Group
-		concurrent.Go(func() error { return Verify(t.Context(), f, manifestDigest, func() {}, s.Drop) })
+		concurrent.Go(func() error {
+			_, err := Verify(t.Context(), f, manifestDigest, func() {}, s.Drop)
+			return err
+		})
 		concurrent.Go(func() error { return s.PutManifest(repository, manifestDigest, []byte(manifest)) })
 		if err := errors.Join(concurrent.Wait(), f.Close()); err != nil {
 			t.Fatal(err)

@@ -56,6 +56,9 @@ type Options struct {
 	Platform string
 	// Discard verifies the content but stores only manifests, in memory.
 	Discard bool
+	// ChunkSize is concurrent_layer_fetch_buffer of containerd 2.x: layers are requested in parts of as many bytes,
+	// concurrently. The command for containerd 1.7 rejects it. Default 0: in one part.
+	ChunkSize int
 	// Timeout is the time after which clients that still pull fail. Default 10 minutes.
 	Timeout time.Duration
 	// Dir is where the content stores are while the command runs. Default $TMPDIR.
@@ -118,6 +121,9 @@ func (c Command) Run(ctx context.Context, o Options) (Report, error) {
 	}
 	if o.Platform != "" {
 		args = append(args, "--platform", o.Platform)
+	}
+	if o.ChunkSize != 0 {
+		args = append(args, "--chunk-size", strconv.Itoa(o.ChunkSize))
 	}
 	if o.Timeout != 0 {
 		args = append(args, "--timeout", o.Timeout.String())

@@ -45,6 +45,8 @@ type Options struct {
 	Username, Password string
 	// Until is the last step of the pull. Default: all steps.
 	Until Step
+	// ChunkSize is the size of the parts in which a layer is requested concurrently, in bytes. Default 0: one part.
+	ChunkSize int
 }
 
 // Step is a step of a pull.
@@ -128,6 +130,7 @@ func parse(args []string, output io.Writer) (command, error) {
 	flags.StringVar(&c.pull.Platform, "platform", "linux/amd64", "`os/architecture[/variant]` to select from an index")
 	flags.IntVar(&c.clients, "clients", 1, "`number` of simulated nodes, each with its own connections and content store")
 	flags.DurationVar(&c.stagger, "stagger", 0, "`duration` over which the starts of the clients are evenly distributed")
+	flags.IntVar(&c.pull.ChunkSize, "chunk-size", 0, "`bytes` of the parts in which layers are requested concurrently (concurrent_layer_fetch_buffer, containerd 2.x only)")
 	flags.BoolVar(&c.discard, "discard", false, "verify all content, but store only manifests, in memory")
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Minute, "`duration` after which pulls that are still in progress fail")
 	flags.BoolVar(&c.serve, "serve", false, "read requests for pulls as JSON from standard input until its end; excludes all other flags")
@@ -150,6 +153,8 @@ func parse(args []string, output io.Writer) (command, error) {
 		return c, errors.New("--hosts is required")
 	case c.clients < 1 || c.clients > maxClients:
 		return c, fmt.Errorf("--clients is %d, must be 1 to %d", c.clients, maxClients)
+	case c.pull.ChunkSize < 0:
+		return c, fmt.Errorf("--chunk-size is %d, must not be negative", c.pull.ChunkSize)
 	case c.stagger < 0:
 		return c, fmt.Errorf("--stagger is %s, must not be negative", c.stagger)
 	case c.timeout <= 0:
