@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -473,6 +474,52 @@ func TestAnswerTimeAfterVolumeError(t *testing.T) {
 		}
 		if took := time.Since(began); took > contract.MaxAnswerTime {
 			t.Errorf("took %s", took)
+		}
+	})
+}
+
+// A range that bypasses the volume is requested once, from its first byte on.
+func TestRangeThroughFailedVolume(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const size = 1 << 20
+		o := &origin{content: randomContent(size)}
+		r := &rig{t: t, origin: o, digest: digest.FromBytes(o.content), root: t.TempDir(), fault: func(op volume.Op, _ string) error {
+			if op == volume.OpCreate || op == volume.OpOpen {
+				return syscall.EROFS
+			}
+			return nil
+		}}
+		r.start(Options{})
+		if _, err := r.pull(Part{First: size - 10}); err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{strconv.Itoa(size-10) + "-0"}; !slices.Equal(o.requests, want) {
+			t.Errorf("requests %v, want %v", o.requests, want)
+		}
+	})
+}
+
+// A client that bypasses the volume gets an error if the upstream sends a header and then nothing.
+func TestFirstByteThroughFailedVolume(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{content: randomContent(1 << 20), rate: atRate(100), headers: func(int) time.Duration { return 24 * time.Second }}
+		r := &rig{t: t, origin: o, digest: digest.FromBytes(o.content), root: t.TempDir(), fault: func(op volume.Op, _ string) error {
+			if op == volume.OpCreate || op == volume.OpOpen {
+				return syscall.EROFS
+			}
+			return nil
+		}}
+		r.start(Options{})
+		began := time.Now()
+		reader, err := r.open(Part{})
+		if err == nil {
+			err = reader.Close()
+			t.Error("the reader was opened before the first byte")
+		}
+		if took := time.Since(began); took > contract.MaxAnswerTime {
+			t.Errorf("took %s: %v", took, err)
 		}
 	})
 }

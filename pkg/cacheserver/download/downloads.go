@@ -172,7 +172,7 @@ func (m *Downloads) Open(ctx context.Context, r Request) (*Reader, error) {
 	switch {
 	case err != nil:
 	case !allowed:
-		err = reader.passThrough(limited, 0)
+		err = reader.passThrough(limited, r.Part.Start(size))
 	default:
 		err = reader.awaitStart(limited)
 	}

@@ -81,7 +81,7 @@ func (r *Reader) awaitStart(limit context.Context) error {
 			r.hit = state.stored
 			return nil
 		case state.err != nil && (errors.Is(state.err, errStorage) || r.foreign):
-			return r.passThrough(limit, 0)
+			return r.passThrough(limit, r.part.Start(facts.size))
 		case state.err != nil:
 			return state.err
 		}

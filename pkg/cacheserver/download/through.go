@@ -3,6 +3,7 @@
 package download
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,10 +15,14 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
 
+// throughBuffer is the size of the buffer for the first bytes of a response, in bytes.
+const throughBuffer = 4 << 10
+
 // through is a response of the upstream that bypasses the volume. If it began with the first byte, its last bytes are
 // passed on only if all of them have the digest. Otherwise the client verifies the digest, as without a cache.
 type through struct {
 	*upstream.Blob
+	body   *bufio.Reader // of the blob
 	digest digest.Digest
 	offset int64
 	hash   digest.Digester // nil if the digest cannot be verified here
@@ -61,7 +66,10 @@ func requestThrough(ctx context.Context, u Upstream, repository string, d digest
 	if _, err := io.CopyN(io.Discard, blob, offset-blob.Offset); err != nil {
 		return nil, errors.Join(err, blob.Close())
 	}
-	t := &through{Blob: blob, digest: d, offset: offset}
+	t := &through{Blob: blob, body: bufio.NewReaderSize(blob, throughBuffer), digest: d, offset: offset}
+	if _, err := t.body.Peek(1); err != nil && err != io.EOF {
+		return nil, errors.Join(err, blob.Close())
+	}
 	if offset == 0 {
 		t.hash = digest.SHA256.Digester()
 	}
@@ -70,7 +78,7 @@ func requestThrough(ctx context.Context, u Upstream, repository string, d digest
 
 // Read implements io.Reader.
 func (t *through) Read(p []byte) (int, error) {
-	n, err := t.Blob.Read(p)
+	n, err := t.body.Read(p)
 	t.offset += int64(n)
 	if t.hash == nil {
 		return n, err
@@ -82,12 +90,12 @@ func (t *through) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// passThrough requests the bytes from the offset on. It returns an error when limit ends, which is a descendant of the
-// context of the request.
+// passThrough requests the bytes from the offset on. It returns an error when limit ends before the first of them is there.
+// limit is the context of the request, or a descendant.
 func (r *Reader) passThrough(limit context.Context, offset int64) error {
 	if r.through != nil {
 		previous := r.through
-		r.through = nil
+		setThrough(r, nil)
 		if err := previous.Close(); err != nil {
 			return err
 		}
@@ -102,8 +110,15 @@ func (r *Reader) passThrough(limit context.Context, offset int64) error {
 	}
 	r.passed = true
 	r.size = max(size, opened.Size)
-	r.through = opened
+	setThrough(r, opened)
 	return nil
+}
+
+// setThrough changes the response. The supervisor of the download looks whether there is one.
+func setThrough(r *Reader, t *through) {
+	r.download.mu.Lock()
+	defer r.download.mu.Unlock()
+	r.through = t
 }
 
 // readThrough reads from a response of the upstream that begins at the position.

@@ -95,7 +95,9 @@ func (c *Client) send(ctx context.Context, r request, end time.Time, release fun
 			status = refused.StatusCode
 		}
 		c.metrics.observe(start, status)
-		c.watcher.failed(err)
+		if ctx.Err() == nil {
+			c.watcher.failed(err)
+		}
 		return nil, err
 	}
 	c.metrics.observe(start, resp.StatusCode)

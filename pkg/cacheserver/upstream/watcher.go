@@ -85,7 +85,7 @@ func hasScheme(header http.Header, scheme string) bool {
 }
 
 // failed evaluates the error of a request without a response. It ignores errors that are no information about the upstream:
-// the request was not sent, or its context ended.
+// the request was not sent, or was canceled. The caller omits errors of requests whose client has left or has no time left.
 func (w *watcher) failed(err error) {
 	failure, ok := errors.AsType[*Error](err)
 	if !ok || failure.Busy() {
