@@ -179,8 +179,8 @@ func (w *limitedWriter) Write(p []byte) (int, error) {
 }
 
 // Many nodes pull a blob over TLS with few processors. The result is the time until all have it, the processor time of
-// upstream, cache and clients, the bytes that the upstream sent as a multiple of the blob, and the longest time of a request on a new connection meanwhile, with which a node verifies
-// that the cache is usable. Nodes wait for at most 0.6 s.
+// upstream, cache and clients, the bytes that the upstream sent as a multiple of the blob, and the longest time of a request
+// on a new connection meanwhile, with which a node verifies that the cache is usable. Nodes wait for at most 0.6 s.
 func BenchmarkHerd(b *testing.B) {
 	const (
 		size    = 64 << 20

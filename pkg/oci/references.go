@@ -47,8 +47,8 @@ type Descriptor struct {
 // than sha256 is excluded, because it cannot be stored: clients pull it from the upstream.
 //
 // The first error is the last element. It wraps ErrManifestUnknownType or ErrManifestInvalid; reasons for the latter are
-// more than MaxManifestSize bytes, more than MaxReferences descriptors, an image without a config, a digest that
-// ParseDigest rejects and a negative size. One descriptor is decoded at a time, so the memory for a call does not depend
+// more than MaxManifestSize bytes, more than MaxReferences descriptors, an image without a config, an invalid
+// digest and a negative size. One descriptor is decoded at a time, so the memory for a call does not depend
 // on their number.
 func References(content []byte) iter.Seq2[Descriptor, error] {
 	return func(yield func(Descriptor, error) bool) {

@@ -21,7 +21,8 @@ import (
 )
 
 // Inspect reports the content of the volume of root at the time now, and the evictions under the limits. It changes
-// nothing on the volume. Missing and corrupt files are part of the report. Errors are those of gc.Scan.
+// nothing on the volume. Missing and corrupt files are part of the report. Errors are those of gc.Scan; the volume can also stop
+// responding later.
 func Inspect(ctx context.Context, root string, l evict.Limits, now time.Time) (*Report, error) {
 	files := volume.New(root, volume.Options{})
 	defer files.Close()
@@ -29,10 +30,15 @@ func Inspect(ctx context.Context, root string, l evict.Limits, now time.Time) (*
 	if err != nil {
 		return nil, err
 	}
-	return describe(root, content, l, now), nil
+	report, err := describe(root, content, l, now)
+	if err != nil {
+		return nil, fmt.Errorf("reading the manifests of the volume: %w", err)
+	}
+	return report, nil
 }
 
-func describe(root string, content *gc.Content, l evict.Limits, now time.Time) *Report {
+// describe returns an error if the volume does not respond.
+func describe(root string, content *gc.Content, l evict.Limits, now time.Time) (*Report, error) {
 	d := &describer{
 		content:      content,
 		objects:      map[digest.Digest]*evict.Candidate{},
@@ -62,7 +68,7 @@ func describe(root string, content *gc.Content, l evict.Limits, now time.Time) *
 	}
 	d.images(candidates)
 	d.orphans(candidates)
-	return d.report
+	return d.report, d.hung
 }
 
 // describer creates a report.
@@ -82,6 +88,8 @@ type describer struct {
 	deleted map[digest.Digest]bool
 	// used is content that belongs to an image.
 	used map[digest.Digest]bool
+	// hung is the error of a volume that does not respond.
+	hung error
 }
 
 type image struct {
@@ -232,6 +240,10 @@ func (d *describer) read(dgst digest.Digest) *manifest {
 	}
 	if err == nil {
 		m.references, err = references(content)
+	}
+	if errors.Is(err, volume.ErrHung) {
+		d.hung = err
+		return nil
 	}
 	if err != nil {
 		d.addCorrupt(gc.Corrupt{Path: d.content.Path(dgst), Digest: dgst, Err: err})

@@ -159,7 +159,10 @@ func (v *testVolume) describe(p evict.Limits, size evict.Amount) *Report {
 		v.t.Fatal(err)
 	}
 	content.Usage.FileSystem = size
-	r := describe("/var/lib/registry", content, p, now)
+	r, err := describe("/var/lib/registry", content, p, now)
+	if err != nil {
+		v.t.Fatal(err)
+	}
 	if diff := cmp.Diff(before, v.traces()); diff != "" {
 		v.t.Errorf("inspecting has left traces: -before +after\n%s", diff)
 	}
