@@ -296,7 +296,7 @@ func (s *Server) httpServer(handler http.Handler) *http.Server {
 	http1.SetHTTP1(true)
 	return &http.Server{
 		Handler: handler,
-		// The answer to "OPTIONS *" is that to any other method.
+		// "OPTIONS *" is rejected like other unsupported methods.
 		DisableGeneralOptionsHandler: true,
 		Protocols:                    &http1,
 		ReadHeaderTimeout:            headerReadTimeout,

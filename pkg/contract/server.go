@@ -35,7 +35,8 @@ const (
 
 // MaxAnswerTime is the time within which the server sends the header of a response, or an error, also if several requests to
 // the upstream are necessary for it. containerd waits 30 s (from version 2.3 on), and then pulls from the upstream itself;
-// the rest of this time is for the connection to the server.
+// the rest of this time is for the connection to the server, and up to 2 s for the verification of stored content that a client
+// requests again.
 const MaxAnswerTime = 27 * time.Second
 
 // BasePath is the base endpoint of the registry API on RegistryPort (OCI distribution specification, end-1). Nodes use

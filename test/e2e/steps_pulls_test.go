@@ -139,13 +139,25 @@ func (p *pulls) since(moment time.Time, node string) int {
 	return n
 }
 
+// lastError returns the error of the last pull on the node.
+func (p *pulls) lastError(node string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, record := range slices.Backward(p.records) {
+		if record.node == node {
+			return record.err
+		}
+	}
+	return nil
+}
+
 // waitForMore waits until each node has begun and ended n more pulls; what was under way before has ended then, too.
 func (p *pulls) waitForMore(ctx context.Context, n int) {
 	GinkgoHelper()
 	now := time.Now()
 	for _, node := range p.on {
 		Eventually(func() int { return p.since(now, node.Name) }).WithContext(ctx).WithTimeout(3*time.Minute).
-			Should(BeNumerically(">=", n), "pulls on %s", node.Name)
+			Should(BeNumerically(">=", n), func() string { return fmt.Sprintf("pulls on %s, the last one: %v", node.Name, p.lastError(node.Name)) })
 	}
 }
 

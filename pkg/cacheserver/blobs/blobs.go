@@ -10,12 +10,14 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/background"
 	"github.com/registry-cache/extension/pkg/cacheserver/download"
+	"github.com/registry-cache/extension/pkg/cacheserver/lru"
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
@@ -52,9 +54,13 @@ type Blobs struct {
 	upstream  download.Upstream
 	downloads *download.Downloads
 	options   Options
-	// verifications are shared by the requests for a blob. verifying has an element for each that is in progress.
+	// verifications are shared by the requests for a blob. verifying limits those of large blobs that are in progress.
 	verifications *background.Coalescer[digest.Digest, struct{}]
 	verifying     chan struct{}
+
+	mu sync.Mutex // guards intact
+	// intact has the begin of the last verification with which a blob was intact.
+	intact *lru.Map[digest.Digest, time.Time]
 }
 
 // New returns the blobs in a store and behind an upstream. The caller keeps ownership of all arguments.
@@ -72,6 +78,7 @@ func New(s *store.Store, u download.Upstream, downloads *download.Downloads, gro
 		store: s, upstream: u, downloads: downloads, options: o,
 		verifications: background.NewCoalescer[digest.Digest, struct{}](group),
 		verifying:     make(chan struct{}, maxVerifying),
+		intact:        lru.New(maxIntact, func(digest.Digest, time.Time) int64 { return 1 }),
 	}
 }
 
@@ -143,7 +150,7 @@ func (b *Blobs) openStored(ctx context.Context, began time.Time, repository stri
 }
 
 // contains reports that the upstream confirms that the repository contains a blob. It returns false without an error if
-// the upstream does not answer HEAD, which is no reason to assume that it would not answer GET.
+// the upstream rejects HEAD with a status other than 404, 408, 429 and 5xx, because it may still answer GET.
 func (b *Blobs) contains(ctx context.Context, repository string, d digest.Digest) (bool, error) {
 	_, err := b.upstream.HeadBlob(ctx, repository, d)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
@@ -160,23 +167,27 @@ func (b *Blobs) contains(ctx context.Context, repository string, d digest.Digest
 // downloaded again, it is less than the 30 s after which containerd gives up a request.
 const verifyTime = 2 * time.Second
 
-// maxVerifying bounds the concurrent verifications for requests, each of which occupies a processor.
-const maxVerifying = 2
+const (
+	// maxVerifying bounds the concurrent verifications for requests, each of which occupies a processor. Smaller blobs than
+	// largeBlob (in bytes) do not wait for them.
+	maxVerifying = 2
+	largeBlob    = 64 << 20
+	// maxIntact bounds the remembered verifications. An entry needs about 200 bytes.
+	maxIntact = 1 << 12
+)
 
-// Verify compares stored content with its digest, and deletes it if it is corrupt. After verifyTime, or when ctx ends, it
-// returns an error, and the verification continues: the content can be corrupt until its result is known.
-func (b *Blobs) Verify(ctx context.Context, d digest.Digest) error {
+// Verify compares stored content with its digest, unless a verification that began after since has proven it intact. It
+// deletes corrupt content. If it returns an error, after verifyTime or when ctx ends, the verification continues in the
+// background, and the caller must not serve the content. It returns nil, too, if the volume does not respond.
+func (b *Blobs) Verify(ctx context.Context, d digest.Digest, since time.Time) error {
+	if b.wasIntact(d, since) {
+		return nil
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, verifyTime, &result.Error{Reason: result.Busy, Err: errors.New("the stored content is being verified")})
 	defer cancel()
-	_, err := b.verifications.Do(ctx, d, func(ctx context.Context) (struct{}, error) {
-		select {
-		case b.verifying <- struct{}{}:
-			defer func() { <-b.verifying }()
-			b.verify(ctx, d)
-			return struct{}{}, nil
-		case <-ctx.Done():
-			return struct{}{}, context.Cause(ctx)
-		}
+	_, err := b.verifications.Do(ctx, d, func(groupCtx context.Context) (struct{}, error) {
+		b.verify(groupCtx, d)
+		return struct{}{}, nil
 	})
 	return err
 }
@@ -187,9 +198,31 @@ func (b *Blobs) verify(ctx context.Context, d digest.Digest) {
 		return // there is nothing to verify
 	}
 	defer func() { _ = content.Close() }() // it was only read
-	if _, err := store.Verify(ctx, content, d, func() {}, b.store.Drop); err != nil {
+	if info, err := content.Stat(); err != nil || info.Size() >= largeBlob {
+		select {
+		case b.verifying <- struct{}{}:
+			defer func() { <-b.verifying }()
+		case <-ctx.Done():
+			return
+		}
+	}
+	began := time.Now()
+	intact, err := store.Verify(ctx, content, d, func() {}, b.store.Drop)
+	if err != nil {
 		b.options.Logger.Warn("Cannot delete corrupt content", "digest", d, "error", err)
 	}
+	if intact {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.intact.Put(d, began)
+	}
+}
+
+func (b *Blobs) wasIntact(d digest.Digest, since time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	began, known := b.intact.Get(d)
+	return known && began.After(since)
 }
 
 // Served notes that a client has read an open blob. Stored content is verified again from time to time.

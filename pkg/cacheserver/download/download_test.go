@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -478,26 +477,48 @@ func TestAnswerTimeAfterVolumeError(t *testing.T) {
 	})
 }
 
-// A range that bypasses the volume is requested once, from its first byte on.
+// A range that bypasses the volume is requested once, from its first byte on. An upstream that refuses it sends the whole
+// blob. The HTTP server handles a range behind the end.
 func TestRangeThroughFailedVolume(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		const size = 1 << 20
-		o := &origin{content: randomContent(size)}
-		r := &rig{t: t, origin: o, digest: digest.FromBytes(o.content), root: t.TempDir(), fault: func(op volume.Op, _ string) error {
-			if op == volume.OpCreate || op == volume.OpOpen {
-				return syscall.EROFS
-			}
-			return nil
-		}}
-		r.start(Options{})
-		if _, err := r.pull(Part{First: size - 10}); err != nil {
-			t.Fatal(err)
-		}
-		if want := []string{strconv.Itoa(size-10) + "-0"}; !slices.Equal(o.requests, want) {
-			t.Errorf("requests %v, want %v", o.requests, want)
-		}
-	})
+	const size = 1 << 20
+	content := randomContent(size)
+	for name, test := range map[string]struct {
+		refuses bool
+		part    Part
+		want    []string
+	}{
+		"range":         {part: Part{First: size - 10}, want: []string{"1048566-0"}},
+		"suffix":        {part: Part{Suffix: 10}, want: []string{"1048566-0"}},
+		"refused range": {refuses: true, part: Part{First: size - 10}, want: []string{"1048566-0", "0-0"}},
+		"behind":        {part: Part{First: size}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				o := &origin{content: content}
+				o.fail = func(n int) error {
+					if test.refuses && o.requests[n] != "0-0" {
+						return status(http.StatusRequestedRangeNotSatisfiable)
+					}
+					return nil
+				}
+				r := &rig{t: t, origin: o, digest: digest.FromBytes(o.content), root: t.TempDir(), fault: func(op volume.Op, _ string) error {
+					if op == volume.OpCreate || op == volume.OpOpen {
+						return syscall.EROFS
+					}
+					return nil
+				}}
+				r.start(Options{ExpectedSize: func(digest.Digest) (int64, bool) { return size, true }})
+				if _, err := r.pull(test.part); err != nil {
+					t.Fatal(err)
+				}
+				if !slices.Equal(o.requests, test.want) {
+					t.Errorf("requests %v, want %v", o.requests, test.want)
+				}
+			})
+		})
+	}
 }
 
 // A client that bypasses the volume gets an error if the upstream sends a header and then nothing.

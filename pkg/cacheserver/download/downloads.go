@@ -135,6 +135,16 @@ func (p Part) Start(size int64) int64 {
 	return p.span(size).Start
 }
 
+// firstByte returns the offset of the first byte that a client gets: 0 if the part begins behind the end, because then it
+// gets an error of the HTTP server.
+func (p Part) firstByte(size int64) int64 {
+	start := p.Start(size)
+	if size >= 0 && start >= size {
+		return 0
+	}
+	return start
+}
+
 // span returns the part of a blob of this size.
 func (p Part) span(size int64) Span {
 	switch {
@@ -172,7 +182,7 @@ func (m *Downloads) Open(ctx context.Context, r Request) (*Reader, error) {
 	switch {
 	case err != nil:
 	case !allowed:
-		err = reader.passThrough(limited, r.Part.Start(size))
+		err = reader.passThrough(limited, r.Part.firstByte(size))
 	default:
 		err = reader.awaitStart(limited)
 	}

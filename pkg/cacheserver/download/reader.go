@@ -81,7 +81,7 @@ func (r *Reader) awaitStart(limit context.Context) error {
 			r.hit = state.stored
 			return nil
 		case state.err != nil && (errors.Is(state.err, errStorage) || r.foreign):
-			return r.passThrough(limit, r.part.Start(facts.size))
+			return r.passThrough(limit, r.part.firstByte(facts.size))
 		case state.err != nil:
 			return state.err
 		}
@@ -104,7 +104,7 @@ func (r *Reader) withholds(f facts, s state) bool {
 // that the client can request the blob from the upstream: after the header of a response, an error can only end the
 // connection. It does not change the position of the reader. Errors are *result.Error.
 func (r *Reader) Await(ctx context.Context, offset int64) error {
-	if r.through != nil || r.size >= 0 && offset >= r.size && r.size > 0 {
+	if r.through != nil && r.through.offset == offset || r.size >= 0 && offset >= r.size && r.size > 0 {
 		return nil
 	}
 	if err := r.await(ctx, offset); err != nil {
@@ -116,6 +116,9 @@ func (r *Reader) Await(ctx context.Context, offset int64) error {
 func (r *Reader) await(ctx context.Context, offset int64) error {
 	limited, cancel := r.limit(ctx)
 	defer cancel()
+	if r.through != nil {
+		return r.passThrough(limited, offset)
+	}
 	// The position is the byte that the download serves first.
 	position := r.offset
 	r.seek(offset)

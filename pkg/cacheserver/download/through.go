@@ -18,8 +18,9 @@ import (
 // throughBuffer is the size of the buffer for the first bytes of a response, in bytes.
 const throughBuffer = 4 << 10
 
-// through is a response of the upstream that bypasses the volume. If it began with the first byte, its last bytes are
-// passed on only if all of them have the digest. Otherwise the client verifies the digest, as without a cache.
+// through is a response of the upstream that bypasses the volume. A response from byte 0 on is verified: if its size is
+// known, Read withholds the last bytes until the digest is correct; otherwise it returns an error instead of io.EOF. The
+// client of any other range verifies the digest itself, as without a cache.
 type through struct {
 	*upstream.Blob
 	body   *bufio.Reader // of the blob
@@ -35,15 +36,15 @@ func (t *through) Close() error {
 	return t.Blob.Close()
 }
 
-// openThrough requests the bytes from the offset on. The response lives until it is closed or ctx ends, but limit ends the
-// wait for its first byte at the offset.
+// openThrough requests the bytes from the offset on. It returns an error if limit ends before the first of these bytes has
+// arrived. Afterwards the response lives until it is closed or ctx ends.
 func openThrough(ctx, limit context.Context, u Upstream, repository string, d digest.Digest, offset, size int64) (*through, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(limit, func() { cancel(context.Cause(limit)) })
 	t, err := requestThrough(ctx, u, repository, d, offset, size)
 	if err != nil {
 		stop()
-		defer cancel(nil)
+		defer cancel(nil) // after orCause, for which this is no cause
 		return nil, orCause(ctx, err)
 	}
 	t.cancel = cancel
@@ -55,6 +56,9 @@ func openThrough(ctx, limit context.Context, u Upstream, repository string, d di
 
 func requestThrough(ctx context.Context, u Upstream, repository string, d digest.Digest, offset, size int64) (*through, error) {
 	blob, err := u.Blob(ctx, repository, d, upstream.Range{Offset: offset})
+	if failure, ok := errors.AsType[*upstream.Error](err); ok && failure.RefusesRange() && offset > 0 {
+		blob, err = u.Blob(ctx, repository, d, upstream.Range{})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -67,8 +71,8 @@ func requestThrough(ctx context.Context, u Upstream, repository string, d digest
 		return nil, errors.Join(err, blob.Close())
 	}
 	t := &through{Blob: blob, body: bufio.NewReaderSize(blob, throughBuffer), digest: d, offset: offset}
-	if _, err := t.body.Peek(1); err != nil && err != io.EOF {
-		return nil, errors.Join(err, blob.Close())
+	if _, err := t.body.Peek(1); err != nil && (err != io.EOF || blob.Size > offset) {
+		return nil, errors.Join(fmt.Errorf("reading the first byte of blob %s from the upstream: %w", d, err), blob.Close())
 	}
 	if offset == 0 {
 		t.hash = digest.SHA256.Digester()
@@ -90,8 +94,8 @@ func (t *through) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// passThrough requests the bytes from the offset on. It returns an error when limit ends before the first of them is there.
-// limit is the context of the request, or a descendant.
+// passThrough requests the bytes from the offset on. It returns an error if limit ends before the first of them has arrived.
+// limit is r.ctx or derived from it.
 func (r *Reader) passThrough(limit context.Context, offset int64) error {
 	if r.through != nil {
 		previous := r.through
@@ -114,7 +118,7 @@ func (r *Reader) passThrough(limit context.Context, offset int64) error {
 	return nil
 }
 
-// setThrough changes the response. The supervisor of the download looks whether there is one.
+// setThrough sets r.through with the lock held, because the supervisor reads it in Reader.need.
 func setThrough(r *Reader, t *through) {
 	r.download.mu.Lock()
 	defer r.download.mu.Unlock()

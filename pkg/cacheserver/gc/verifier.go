@@ -4,6 +4,7 @@ package gc
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"sync"
@@ -14,14 +15,17 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/lru"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 const (
-	// verifyPause limits verifications to 50 MiB/s, so 100 GiB take 35 minutes. busyPause limits them to 5 MiB/s while
-	// content is read or written by clients.
+	// verifyPause limits these verifications to 50 MiB/s, so 100 GiB take at least 35 minutes. busyPause limits them to
+	// 5 MiB/s while any content is pinned.
 	verifyPause = 20 * time.Millisecond
 	busyPause   = 200 * time.Millisecond
-	// verifyAgainAfter is the age of a verification from which served content is verified again: a disk can lose bits at any
+	// hungPause is the time between two attempts while the volume does not respond.
+	hungPause = 10 * time.Second
+	// verifyAgainAfter is the time for which a verification, or a download, counts as recent. A disk can lose bits at any
 	// time.
 	verifyAgainAfter = time.Hour
 	// maxServed bounds the served content that waits for a verification. Further content is ignored until it is served again.
@@ -47,7 +51,7 @@ func newServed() *served {
 	}
 }
 
-// add puts content into the queue, unless it was verified recently.
+// add puts content into the queue, unless it waits already, was verified recently, or the queue is full.
 func (s *served) add(d digest.Digest, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,18 +71,24 @@ func (s *served) isRecent(d digest.Digest, now time.Time) bool {
 	return known && now.Sub(at) < verifyAgainAfter
 }
 
-// done notes a verification, which has proven that the content is intact or not.
-func (s *served) done(d digest.Digest, intact bool, now time.Time) {
+// take ends the wait of content that was received from the queue. It returns true if the content must be verified.
+func (s *served) take(d digest.Digest, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.waiting, d)
-	if intact {
-		s.verified.Put(d, now)
-	}
+	return !s.isRecent(d, now)
+}
+
+// intact notes that content was found to be intact.
+func (s *served) intact(d digest.Digest, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.verified.Put(d, now)
 }
 
 // verifier compares content with its digest: all content that an earlier process has stored, once, and served content
-// regularly. Content that this process has stored recently was verified by its download. It is used by one goroutine.
+// regularly. Served content is skipped if its file is younger than verifyAgainAfter, because its download has verified it.
+// It is used by one goroutine.
 type verifier struct {
 	volume store.Maintenance
 	index  *evict.Index
@@ -94,7 +104,9 @@ func (v *verifier) run(ctx context.Context, adopted []evict.Record) {
 			v.verifyServed(ctx, d)
 		default:
 		}
-		v.verify(ctx, r.Digest, func(fs.FileInfo) bool { return true })
+		for errors.Is(v.verify(ctx, r.Digest, func(fs.FileInfo) bool { return true }), volume.ErrHung) && ctx.Err() == nil {
+			rest(ctx, hungPause)
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -111,28 +123,44 @@ func (v *verifier) run(ctx context.Context, adopted []evict.Record) {
 
 func (v *verifier) verifyServed(ctx context.Context, d digest.Digest) {
 	now := time.Now()
-	v.verify(ctx, d, func(info fs.FileInfo) bool {
+	if !v.served.take(d, now) {
+		return
+	}
+	// After an error, it is verified when it is served again.
+	_ = v.verify(ctx, d, func(info fs.FileInfo) bool {
 		age := now.Sub(info.ModTime())
 		return age < 0 || age >= verifyAgainAfter
 	})
 }
 
-// verify drops the content if it is corrupt and the file is due. Content that was deleted, or a volume that does not respond,
-// is no reason.
-func (v *verifier) verify(ctx context.Context, d digest.Digest, isDue func(fs.FileInfo) bool) {
-	intact := false
-	defer func() { v.served.done(d, intact, time.Now()) }()
+// verify reads the content if mustVerify returns true for its file, and drops it if it is corrupt. Content that was deleted
+// is no error. Errors wrap volume.ErrHung.
+func (v *verifier) verify(ctx context.Context, d digest.Digest, mustVerify func(fs.FileInfo) bool) error {
 	f, err := v.volume.Open(d)
 	if err != nil {
-		return
+		return hung(err)
 	}
 	defer func() { _ = f.Close() }() // it was only read
-	if info, err := f.Stat(); err != nil || !isDue(info) {
-		return
+	info, err := f.Stat()
+	if err != nil || !mustVerify(info) {
+		return hung(err)
 	}
-	if intact, err = store.Verify(ctx, f, d, func() { v.pause(ctx) }, v.volume.Drop); err != nil {
+	intact, err := store.Verify(ctx, f, d, func() { v.pause(ctx) }, v.volume.Drop)
+	if err != nil {
 		v.log.Warn("Cannot delete corrupt content", "digest", d, "error", err)
 	}
+	if intact {
+		v.served.intact(d, time.Now())
+	}
+	return hung(err)
+}
+
+// hung returns err if the volume does not respond, nil for all other errors.
+func hung(err error) error {
+	if errors.Is(err, volume.ErrHung) {
+		return err
+	}
+	return nil
 }
 
 func (v *verifier) pause(ctx context.Context) {

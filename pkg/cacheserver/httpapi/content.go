@@ -28,20 +28,18 @@ func serveContent(w *response, r *http.Request, content io.ReadSeeker) {
 // oneRangeGrammar is the header Range with one range of bytes. A list can have empty elements (RFC 9110, section 5.6.1.2).
 var oneRangeGrammar = regexp.MustCompile(`^bytes=[ \t,]*([0-9]+-[0-9]*|-[0-9]+)[ \t,]*$`)
 
-// oneRange returns the header Range with exactly one range. It returns "" for several, which RFC 9110, section 14.2, allows:
-// no known client pulls several ranges with one request. An invalid header remains invalid: package http would accept
-// numbers with a sign.
+// oneRange normalizes the header Range. It returns "" for another unit than bytes, and for a header with several ranges,
+// which RFC 9110, section 14.2, allows: no known client pulls several ranges with one request. It returns an invalid header
+// for any other header than one range: package http would accept numbers with a sign.
 func oneRange(header string) string {
-	if match := oneRangeGrammar.FindStringSubmatch(header); match != nil {
-		return "bytes=" + match[1]
-	}
+	match := oneRangeGrammar.FindStringSubmatch(header)
 	switch {
-	case strings.Contains(header, ","):
+	case match != nil:
+		return "bytes=" + match[1]
+	case !strings.HasPrefix(header, "bytes=") || strings.Contains(header, ","):
 		return ""
-	case strings.Contains(header, "+"):
-		return "bytes=invalid"
 	}
-	return header
+	return "bytes=invalid"
 }
 
 // contentWriter replaces the error responses of http.ServeContent.

@@ -15,7 +15,8 @@ func TestOneRange(t *testing.T) {
 		"bytes= , ,-2 ,\t": "bytes=-2",
 		"bytes=0-0,2-3":    "",
 		"bytes=+5-6":       "bytes=invalid",
-		"items=0-1":        "items=0-1",
+		"items=0-1":        "",
+		"bytes=0--0":       "bytes=invalid",
 	} {
 		if got := oneRange(header); got != want {
 			t.Errorf("%q: got %q, want %q", header, got, want)

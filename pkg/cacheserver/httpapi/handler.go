@@ -46,7 +46,7 @@ type Cache interface {
 	StatManifest(ctx context.Context, repository string, ref oci.Reference) (*manifests.Manifest, error)
 	Blob(ctx context.Context, repository string, d digest.Digest, part download.Part) (blobs.Blob, error)
 	StatBlob(ctx context.Context, repository string, d digest.Digest) (int64, result.Outcome, error)
-	VerifyBlob(ctx context.Context, d digest.Digest) error
+	VerifyBlob(ctx context.Context, d digest.Digest, since time.Time) error
 	ServedBlob(b blobs.Blob)
 	UnreadableBlob(b blobs.Blob, err error)
 	Tags(ctx context.Context, repository string, query url.Values) (*pullthrough.TagPage, error)
@@ -203,9 +203,8 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 		return
 	}
 	part := requestedPart(r)
-	if part == (download.Part{}) && h.repeats.suspicious(r.RemoteAddr, d, time.Now()) {
-		if err := h.cache.VerifyBlob(r.Context(), d); err != nil {
-			h.repeats.complete(r.RemoteAddr, d, time.Now())
+	if received, suspicious := h.repeats.suspicious(r.RemoteAddr, d, time.Now()); suspicious && part == (download.Part{}) {
+		if err := h.cache.VerifyBlob(r.Context(), d, received); err != nil {
 			w.writeCacheError(r, oci.CodeBlobUnknown, err)
 			return
 		}
@@ -221,7 +220,11 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 	}()
 	// After the header, an error can only end the connection. A client would then resume here until it gives up, and never
 	// request the upstream.
-	if err := b.Await(r.Context(), part.Start(b.Size())); err != nil {
+	start := part.Start(b.Size())
+	if b.Size() < 0 {
+		start = 0 // a response without a size has all bytes
+	}
+	if err := b.Await(r.Context(), start); err != nil {
 		w.writeCacheError(r, oci.CodeBlobUnknown, err)
 		return
 	}
@@ -246,8 +249,8 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 	case b.Outcome() != result.Hit:
 	case w.readErr != nil:
 		h.cache.UnreadableBlob(b, w.readErr)
-	case w.err == nil:
-		if w.sent == b.Size() {
+	case w.sent > 0:
+		if w.err == nil && w.sent == b.Size() {
 			h.repeats.complete(r.RemoteAddr, d, time.Now())
 		}
 		h.cache.ServedBlob(b)

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -78,7 +79,7 @@ func (c *fakeCache) Blob(_ context.Context, repository string, d digest.Digest, 
 	return c.blob(), nil
 }
 
-func (c *fakeCache) VerifyBlob(_ context.Context, d digest.Digest) error {
+func (c *fakeCache) VerifyBlob(_ context.Context, d digest.Digest, _ time.Time) error {
 	c.verified = append(c.verified, d)
 	return c.verifyErr
 }

@@ -43,14 +43,12 @@ func (r *repeats) complete(remoteAddress string, d digest.Digest, now time.Time)
 	r.sent.Put(repeat{clientOf(remoteAddress), d}, now)
 }
 
-// suspicious reports that the client has received all of the blob a short time ago. It forgets that.
-func (r *repeats) suspicious(remoteAddress string, d digest.Digest, now time.Time) bool {
-	key := repeat{clientOf(remoteAddress), d}
+// suspicious reports whether the client has received all of the blob a short time ago, and when.
+func (r *repeats) suspicious(remoteAddress string, d digest.Digest, now time.Time) (received time.Time, suspicious bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	at, known := r.sent.Peek(key)
-	r.sent.Remove(key)
-	return known && now.Sub(at) < repeatTime
+	received, known := r.sent.Peek(repeat{clientOf(remoteAddress), d})
+	return received, known && now.Sub(received) < repeatTime
 }
 
 // clientOf returns the address without the port, which is another one for each connection.

@@ -36,10 +36,10 @@ func (c *Cache) StatBlob(ctx context.Context, repository string, d digest.Digest
 	return size, outcome, nil
 }
 
-// VerifyBlob compares a stored blob with its digest, and deletes it if it is corrupt. It returns a *result.Error if that takes
-// too long for a request.
-func (c *Cache) VerifyBlob(ctx context.Context, d digest.Digest) error {
-	if err := c.blobs.Verify(ctx, d); err != nil {
+// VerifyBlob compares a stored blob with its digest, unless that was done after since, and deletes it if it is corrupt. It
+// returns a *result.Error if that takes too long for a request.
+func (c *Cache) VerifyBlob(ctx context.Context, d digest.Digest, since time.Time) error {
+	if err := c.blobs.Verify(ctx, d, since); err != nil {
 		return result.Explain(err)
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -840,4 +841,33 @@ func TestAnswerTime(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A client that requests a blob again waits for one verification only.
+func TestVerifyBlob(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, 0, store.Options{})
+	content := layer(1000)
+	d := f.upstream.addBlob(repository, content)
+	if _, _, err := f.read(t, repository, d); err != nil {
+		t.Fatal(err)
+	}
+	f.settle()
+	verify := func(since time.Time, stored bool) {
+		t.Helper()
+		if err := f.VerifyBlob(t.Context(), d, since); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.storedContent(repository, d); (err == nil) != stored {
+			t.Errorf("stored %t: %v", err == nil, err)
+		}
+	}
+	received := time.Now()
+	verify(received, true)
+	content[0]++
+	if err := os.WriteFile(filepath.Join(f.root, "docker/registry/v2/blobs/sha256", d.Encoded()[:2], d.Encoded(), "data"), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	verify(received, true)
+	verify(time.Now(), false)
 }

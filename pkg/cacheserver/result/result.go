@@ -39,7 +39,7 @@ const (
 	RateLimited
 	// TimedOut means that the upstream exceeded a time limit.
 	TimedOut
-	// Busy means that too many requests to the upstream were in progress, or that the verification of stored content was.
+	// Busy means that too many requests to the upstream were in progress, or that stored content is still being verified.
 	Busy
 )
 

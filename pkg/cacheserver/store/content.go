@@ -44,9 +44,9 @@ type contents struct {
 	collector *collectorRef
 	// fileLocks has a lock for each digest whose file is being replaced or dropped.
 	fileLocks *locker.Locker
-	// undeletable has the information about each corrupt file that could not be deleted, for example on a read-only volume:
+	// corruptFiles has each file that was found to be corrupt and still exists, for example on a read-only volume:
 	// digest -> fs.FileInfo. Such a file is not served. There is at most one for each object of the volume.
-	undeletable sync.Map
+	corruptFiles sync.Map
 	// recorded are sizes that an earlier process has recorded. They do not change after Maintenance.SetRecordedSizes.
 	recorded map[digest.Digest]int64
 }
@@ -86,7 +86,7 @@ func (c *contents) open(d digest.Digest) (*volume.File, error) {
 		// A power failure can leave an empty file if it was renamed without fsync.
 		err = fmt.Errorf("%w: the file is empty", ErrNotFound)
 	case c.isCorrupt(d, info):
-		err = fmt.Errorf("%w: its content is corrupt, and the file cannot be deleted", ErrNotFound)
+		err = fmt.Errorf("%w: its content is corrupt, and the file is not deleted yet", ErrNotFound)
 	default:
 		err = c.checkSize(d, info)
 	}
@@ -115,6 +115,9 @@ func (c *contents) replace(d digest.Digest, write func(path string) error) error
 	defer c.lockFile(d)()
 	path := c.layout.Data(d)
 	err := write(path)
+	if err == nil {
+		c.corruptFiles.Delete(d)
+	}
 	if info, statErr := c.fs.Stat(path); statErr == nil {
 		c.index.SetStored(d, info.Size())
 		c.collector.get().Grown()
@@ -136,7 +139,10 @@ func (c *contents) remove(v evict.Victim) error {
 			return fmt.Errorf("removing a link of repository %s: %w", l.Repository, err)
 		}
 	}
-	if err := c.removeUpTo(c.layout.Data(v.Digest), c.layout.Blobs()); err != nil {
+	err := c.removeUpTo(c.layout.Data(v.Digest), c.layout.Blobs())
+	if err == nil {
+		c.corruptFiles.Delete(v.Digest)
+	} else {
 		return fmt.Errorf("removing content: %w", err)
 	}
 	return nil

@@ -20,8 +20,8 @@ import (
 const verifyChunk = 1 << 20
 
 // corruption reads content to its end and returns the reason why it is corrupt, "" if it has the digest. A canceled ctx and
-// a volume that does not respond do not prove corruption: then the result is not complete. pause is called after each MiB.
-func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause func()) (reason string, complete bool) {
+// a volume that does not respond prove nothing: then known is false. pause is called after each MiB.
+func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause func()) (reason string, known bool) {
 	verifier := d.Verifier()
 	var err error
 	for err == nil && ctx.Err() == nil {
@@ -40,13 +40,13 @@ func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause f
 }
 
 // Verify compares an open file of content with its digest, and calls drop, which is Store.Drop, if it is corrupt. It returns
-// true if the content has the digest, and false without an error if that is unknown, see corruption, or if the content was
-// dropped. The caller keeps the file open until Verify returns, so that its inode number is not reused and Drop recognizes
+// true if the content has the digest. It returns false without an error if the content was dropped or replaced, if ctx has
+// ended, or if the volume does not respond. The caller keeps the file open until Verify returns, so that its inode number is not reused and Drop recognizes
 // the file. Errors are those of drop and of stat.
 func Verify(ctx context.Context, f fs.File, d digest.Digest, pause func(), drop func(digest.Digest, fs.FileInfo, string) error) (bool, error) {
-	reason, complete := corruption(ctx, f, d, pause)
+	reason, known := corruption(ctx, f, d, pause)
 	if reason == "" {
-		return complete, nil
+		return known, nil
 	}
 	info, err := f.Stat()
 	if err != nil {
@@ -69,19 +69,17 @@ func (c *contents) dropLocked(d digest.Digest, examined fs.FileInfo, reason stri
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(examined, current) {
 		return nil
 	}
+	// A corrupt file is not served, also while it is being deleted and if it cannot be deleted.
+	c.corruptFiles.Store(d, examined)
 	v, ok := c.index.Take(d, evict.Corrupt)
 	if !ok {
 		if _, indexed := c.index.Size(d); indexed {
 			return nil // another goroutine is removing it
 		}
-		// It is not indexed yet, so its links are unknown. The indexing deletes links without content.
+		// It is not indexed yet, so its links are unknown. Links without content are evicted after the indexing.
 		v = evict.Victim{Digest: d, Reason: evict.Corrupt}
 	}
-	// A corrupt file is not served even if it cannot be deleted.
-	c.undeletable.Store(d, examined)
-	if err = c.remove(v); err == nil {
-		c.undeletable.Delete(d)
-	}
+	err = c.remove(v)
 	switch {
 	case ok && err != nil:
 		c.index.RemovalFailed(d)
@@ -96,9 +94,9 @@ func (c *contents) dropLocked(d digest.Digest, examined fs.FileInfo, reason stri
 	return nil
 }
 
-// isCorrupt reports that the file was found to be corrupt, and could not be deleted.
+// isCorrupt reports that the file was found to be corrupt. It is being deleted, or could not be deleted.
 func (c *contents) isCorrupt(d digest.Digest, info fs.FileInfo) bool {
-	corrupt, known := c.undeletable.Load(d)
+	corrupt, known := c.corruptFiles.Load(d)
 	return known && os.SameFile(corrupt.(fs.FileInfo), info)
 }
 

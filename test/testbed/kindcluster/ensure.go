@@ -206,13 +206,13 @@ func (c *Cluster) settle(ctx context.Context, p *workspace.Progress) error {
 }
 
 // controlPlaneShares is the CPU weight of the control plane's node: 8 times that of other containers with version 1 of
-// cgroups, 3 times with version 2.
+// cgroups, 3 to 5 times with version 2, depending on the OCI runtime.
 const controlPlaneShares = "8192"
 
 // prioritize gives the control plane more processor time than the workers on the same machine when all of them are busy.
 // Without it, pulls on the workers make the API server fail its probes and components lose their leases. Ensure repeats the
-// setting, because some engines forget it when the node stops. A cluster without it works, so an engine that does not
-// support it is no error.
+// setting, because some engines forget it when the node stops. A cluster without it works, so a container engine that does
+// not support it is no error.
 func (c *Cluster) prioritize(ctx context.Context, p *workspace.Progress, controlPlane container) {
 	if _, err := c.engine.Run(ctx, nil, "update", "--cpu-shares", controlPlaneShares, controlPlane.Name); err != nil {
 		p.Printf("the control plane has no priority over other nodes: %v", err)

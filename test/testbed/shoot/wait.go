@@ -28,7 +28,8 @@ const (
 	// reportTimeout bounds the collection of logs after a failure.
 	reportTimeout = 10 * time.Second
 	// maxFailures is the number of failed attempts of the gardenlet after which a reconciliation is not waited for any longer.
-	// The API server of a loaded machine can fail for some seconds. The gardenlet retries after 5 s, and later each time.
+	// The API server of a loaded machine can fail for some seconds. The gardenlet retries after 5 s, with a longer pause each
+	// time.
 	maxFailures = 3
 )
 
@@ -119,11 +120,11 @@ func (g *garden) repeat(ctx context.Context, send func(context.Context) error) e
 	})
 }
 
-// isTemporary reports that the API server was unreachable or did not process the request. An internal error is not
+// isTemporary reports that the API server was unreachable, or may not have processed the request. An internal error is not
 // temporary in general, because an admission webhook returns it, too; a timeout of etcd is recognized by its text.
 func isTemporary(err error) bool {
 	return apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) ||
-		utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err) ||
+		utilnet.IsTimeout(err) || utilnet.IsHTTP2ConnectionLost(err) || utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err) ||
 		err != nil && strings.Contains(err.Error(), "etcdserver: ")
 }
 
