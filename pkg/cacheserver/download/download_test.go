@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -239,11 +240,13 @@ func TestAbandoned(t *testing.T) {
 				stop()
 				r.start(Options{})
 			}
+			before := len(o.requests)
 			if _, err := r.pull(Part{}); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
-			if !r.stored() || o.sent > int64(len(o.content))+256<<10 {
+			// Both parts of the download replace their slow transfer once. The two transfers run until one is ahead.
+			if !r.stored() || o.requests[before] == "0-0" || o.sent > int64(len(o.content))+512<<10 {
 				t.Errorf("restart %t: stored %t, the upstream sent %d of %d bytes by %v", restart, r.stored(), o.sent, len(o.content), o.requests)
 			}
 		})
@@ -543,4 +546,58 @@ func TestFirstByteThroughFailedVolume(t *testing.T) {
 			t.Errorf("took %s: %v", took, err)
 		}
 	})
+}
+
+// The more readers a download has, the larger the pieces that they get from a slow upstream. All of them get the last piece
+// as soon as it is verified.
+func TestPiecesOfManyReaders(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		readers int
+		pieces  int // the maximum for each reader during the 2 s of the download
+	}{
+		{1, 260},
+		{33, 65},
+		{200, 25},
+	} {
+		t.Run(strconv.Itoa(test.readers), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				const size, rate = 8 << 20, 4 << 20
+				r := newRig(t, &origin{content: randomContent(size), rate: atRate(rate)}, Options{})
+				began := time.Now()
+				var pulls sync.WaitGroup
+				for range test.readers {
+					pulls.Go(func() {
+						pieces, err := r.countPieces()
+						if err != nil || pieces > test.pieces {
+							t.Errorf("a reader has read %d pieces, want at most %d; %v", pieces, test.pieces, err)
+						}
+						if late := time.Since(began) - size/rate*time.Second; late > 10*time.Millisecond {
+							t.Errorf("a reader is %s later than the upstream", late)
+						}
+					})
+				}
+				pulls.Wait()
+			})
+		})
+	}
+}
+
+// countPieces reads the blob and returns the number of reads.
+func (r *rig) countPieces() (int, error) {
+	reader, err := r.open(Part{})
+	if err != nil {
+		return 0, err
+	}
+	defer reader.Close()
+	buffer := make([]byte, 512<<10)
+	for pieces := 0; ; pieces++ {
+		switch _, err := reader.Read(buffer); {
+		case err == io.EOF:
+			return pieces, nil
+		case err != nil:
+			return pieces, err
+		}
+	}
 }

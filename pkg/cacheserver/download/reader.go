@@ -238,7 +238,7 @@ func (r *Reader) seek(offset int64) {
 	r.offset = offset
 	r.download.mu.Unlock()
 	if moved {
-		r.download.wake()
+		notify(r.download.events)
 	}
 }
 

@@ -244,7 +244,7 @@ func (s *supervisor) start(ctx context.Context, v view, o order) bool {
 // ended handles the end of a transfer: it was successful, or the download continues with another one, or fails.
 func (s *supervisor) ended(t *transfer, err error) {
 	t.done()
-	defer s.wake()
+	defer notify(s.events)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.owner.pace.observe(t.received, t.firstAt, t.lastByte)
@@ -300,7 +300,7 @@ func (s *supervisor) hash(ctx context.Context) {
 	var hashed int64
 	generation := 0
 	for {
-		facts, state, changed := s.snapshot()
+		facts, state, _ := s.snapshot()
 		if state.ended() {
 			return
 		}
@@ -325,7 +325,7 @@ func (s *supervisor) hash(ctx context.Context) {
 			return
 		}
 		select {
-		case <-changed:
+		case <-s.grown:
 		case <-ctx.Done():
 			return
 		}
@@ -348,7 +348,7 @@ func hashPart(to io.Writer, file io.ReaderAt, offset, n int64) error {
 
 // end ends the download: successfully if err is nil.
 func (d *download) end(err error) {
-	defer d.wake()
+	defer notify(d.events)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil {

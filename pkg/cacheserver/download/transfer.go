@@ -289,8 +289,8 @@ func (t *transfer) copy(ctx context.Context, body *upstream.Blob) error {
 	}
 }
 
-// fill reads until the next Read could block. A Read returns at most one TLS record, and each write to the volume wakes all
-// readers. waited is the time that was spent for the upstream: none if the receive buffer contains bytes anyway, because
+// fill reads until the next Read could block. A Read returns at most one TLS record, for which a write to the volume is
+// expensive. waited is the time that was spent for the upstream: none if the receive buffer contains bytes anyway, because
 // this process, or the processor, is slower than the upstream.
 func fill(body *upstream.Blob, buffer []byte) (n int, waited time.Duration, err error) {
 	queued, began := body.Queued(), time.Now()
@@ -363,7 +363,7 @@ func (t *transfer) wrote(n int64) {
 		t.lastByte, t.writing = time.Now(), false
 	}
 	if n > 0 {
-		d.broadcast()
+		d.grow()
 	}
 }
 
