@@ -95,6 +95,9 @@ func (n containerd) pull(t *testing.T, o containerdpull.Options) containerdpull.
 	return report
 }
 
+// patient is a line of hosts for many clients in one process, which can need more than 200 ms to connect.
+const patient = `dial_timeout = "10s"`
+
 // hosts writes certs.d for the registry: the cache first, then the upstream. The lines are added for the cache.
 func (u *origin) hosts(t *testing.T, cacheURL string, lines ...string) string {
 	t.Helper()
@@ -102,12 +105,14 @@ func (u *origin) hosts(t *testing.T, cacheURL string, lines ...string) string {
 	if err := os.Mkdir(filepath.Join(dir, "docker.io"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	if !slices.Contains(lines, patient) {
+		lines = append(lines, `dial_timeout = "200ms"`)
+	}
 	content := fmt.Sprintf(`server = %q
 ca = %q
 
 [host.%q]
   capabilities = ["pull", "resolve"]
-  dial_timeout = "200ms"
 %s
 `, u.front.URL, u.caFile, cacheURL, strings.Join(lines, "\n"))
 	if err := os.WriteFile(filepath.Join(dir, "docker.io", "hosts.toml"), []byte(content), 0o644); err != nil {
@@ -585,7 +590,7 @@ func testParallelChunks(t *testing.T, n containerd) {
 	if err := u.Shape(upstream.Shaping{BytesPerSecond: 2 << 20}); err != nil {
 		t.Fatal(err)
 	}
-	report := n.pull(t, containerdpull.Options{Reference: reference(":" + tag), Hosts: u.hosts(t, c.url()), Clients: clients, ChunkSize: 512 << 10})
+	report := n.pull(t, containerdpull.Options{Reference: reference(":" + tag), Hosts: u.hosts(t, c.url(), patient), Clients: clients, ChunkSize: 512 << 10})
 	wantPulled(t, report, digestOf(t, image), image)
 	if direct := u.direct(); len(direct) > 0 {
 		t.Errorf("past the cache: %v", direct)
@@ -605,7 +610,7 @@ func testHerd(t *testing.T, n containerd) {
 	cfg := u.config(t)
 	cfg.Tags.RevalidateAfter = config.Duration(time.Hour)
 	c := start(t, cfg, cacheserver.Options{})
-	hosts := u.hosts(t, c.url())
+	hosts := u.hosts(t, c.url(), patient)
 	// Slow enough that all of them are there while it comes.
 	if err := u.Shape(upstream.Shaping{Latency: 20 * time.Millisecond, BytesPerSecond: 4 << 20}); err != nil {
 		t.Fatal(err)
