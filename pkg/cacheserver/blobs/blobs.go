@@ -208,8 +208,8 @@ func (b *Blobs) verify(ctx context.Context, d digest.Digest) {
 	}
 	began := time.Now()
 	intact, err := store.Verify(ctx, content, d, func() {}, b.store.Drop)
-	if err != nil {
-		b.options.Logger.Warn("Cannot delete corrupt content", "digest", d, "error", err)
+	if err != nil && ctx.Err() == nil {
+		b.options.Logger.Warn("Cannot verify content, or cannot delete corrupt content", "digest", d, "error", err)
 	}
 	if intact {
 		b.mu.Lock()

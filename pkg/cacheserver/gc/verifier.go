@@ -146,8 +146,8 @@ func (v *verifier) verify(ctx context.Context, d digest.Digest, mustVerify func(
 		return hung(err)
 	}
 	intact, err := store.Verify(ctx, f, d, func() { v.pause(ctx) }, v.volume.Drop)
-	if err != nil {
-		v.log.Warn("Cannot delete corrupt content", "digest", d, "error", err)
+	if err != nil && ctx.Err() == nil {
+		v.log.Warn("Cannot verify content, or cannot delete corrupt content", "digest", d, "error", err)
 	}
 	if intact {
 		v.served.intact(d, time.Now())

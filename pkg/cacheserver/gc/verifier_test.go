@@ -6,11 +6,13 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 // Content with a flipped bit is found after a start, and after it was served. Other content stays.
@@ -41,6 +43,32 @@ func TestCorruptContentIsDropped(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A volume that stops responding for some time does not prevent the verification of adopted content.
+func TestVerificationContinuesAfterHang(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		root := t.TempDir()
+		s := open(t, root, setup{limits: week})
+		stop := run(t, s)
+		bad := sized(t, s, 1, 10)
+		stop()
+		write(t, root, strings.TrimPrefix(s.layout.Data(bad), root), "corrupted!")
+		var reads atomic.Int64
+		s = open(t, root, setup{limits: week, fault: func(op volume.Op, path string) error {
+			if op == volume.OpRead && path == s.layout.Data(bad) && reads.Add(1) < 3 {
+				time.Sleep(6 * time.Second) // longer than the deadline of the call
+			}
+			return nil
+		}})
+		defer run(t, s)()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if has(t, s, bad) {
+			t.Errorf("corrupt content is stored after %d reads", reads.Load())
+		}
+	})
 }
 
 // Content that is served often is not verified each time.

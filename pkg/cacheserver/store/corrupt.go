@@ -20,8 +20,8 @@ import (
 const verifyChunk = 1 << 20
 
 // corruption reads content to its end and returns the reason why it is corrupt, "" if it has the digest. A canceled ctx and
-// a volume that does not respond prove nothing: then known is false. pause is called after each MiB.
-func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause func()) (reason string, known bool) {
+// a volume that does not respond prove nothing: then it returns an error. pause is called after each MiB.
+func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause func()) (reason string, _ error) {
 	verifier := d.Verifier()
 	var err error
 	for err == nil && ctx.Err() == nil {
@@ -29,24 +29,29 @@ func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause f
 		pause()
 	}
 	switch {
-	case ctx.Err() != nil || errors.Is(err, volume.ErrHung):
-		return "", false
+	case ctx.Err() != nil:
+		return "", context.Cause(ctx)
+	case errors.Is(err, volume.ErrHung):
+		return "", err
 	case err != io.EOF:
-		return "it cannot be read: " + err.Error(), true
+		return "it cannot be read: " + err.Error(), nil
 	case !verifier.Verified():
-		return "its content has another digest", true
+		return "its content has another digest", nil
 	}
-	return "", true
+	return "", nil
 }
 
 // Verify compares an open file of content with its digest, and calls drop, which is Store.Drop, if it is corrupt. It returns
-// true if the content has the digest. It returns false without an error if the content was dropped or replaced, if ctx has
-// ended, or if the volume does not respond. The caller keeps the file open until Verify returns, so that its inode number is not reused and Drop recognizes
-// the file. Errors are those of drop and of stat.
+// true if the content has the digest, and false without an error if the content was dropped or replaced. The caller keeps
+// the file open until Verify returns, so that its inode number is not reused and Drop recognizes the file. Errors are those
+// of drop and of stat, the cause of ctx, and errors that wrap volume.ErrHung.
 func Verify(ctx context.Context, f fs.File, d digest.Digest, pause func(), drop func(digest.Digest, fs.FileInfo, string) error) (bool, error) {
-	reason, known := corruption(ctx, f, d, pause)
+	reason, err := corruption(ctx, f, d, pause)
+	if err != nil {
+		return false, fmt.Errorf("verifying %s: %w", d, err)
+	}
 	if reason == "" {
-		return known, nil
+		return true, nil
 	}
 	info, err := f.Stat()
 	if err != nil {
