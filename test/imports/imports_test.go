@@ -74,7 +74,7 @@ var rules = []rule{
 	{
 		folder:  "pkg/cacheserver/pullthrough",
 		own:     []string{"pkg/cacheserver/answers", "pkg/cacheserver/background", "pkg/cacheserver/blobs", "pkg/cacheserver/download", "pkg/cacheserver/manifests", "pkg/cacheserver/result", "pkg/cacheserver/store", "pkg/cacheserver/upstream", "pkg/oci"},
-		tests:   []string{"pkg/contract"},
+		tests:   []string{"pkg/cacheserver/volume", "pkg/contract"},
 		foreign: kubernetes,
 	},
 	{folder: "pkg/cacheserver/httpapi", own: []string{"pkg/cacheserver/blobs", "pkg/cacheserver/download", "pkg/cacheserver/lru", "pkg/cacheserver/manifests", "pkg/cacheserver/pullthrough", "pkg/cacheserver/result", "pkg/oci"}, foreign: kubernetes},

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -29,6 +30,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/pkg/contract"
 	"github.com/registry-cache/extension/pkg/oci"
 )
@@ -870,4 +872,39 @@ func TestVerifyBlob(t *testing.T) {
 	}
 	verify(received, true)
 	verify(time.Now(), false)
+}
+
+// A client that requests a blob again pulls it from the upstream if the verification takes long.
+func TestLongVerification(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var slow atomic.Bool
+		files := volume.New(t.TempDir(), volume.Options{Fault: func(op volume.Op, _ string) error {
+			if op == volume.OpRead && slow.Load() {
+				time.Sleep(3 * time.Second)
+			}
+			return nil
+		}})
+		t.Cleanup(files.Close)
+		f := newFixture(t, 0, store.Options{Volume: files})
+		d := f.upstream.addBlob(repository, layer(1000))
+		if _, _, err := f.read(t, repository, d); err != nil {
+			t.Fatal(err)
+		}
+		f.settle()
+		received := time.Now()
+		time.Sleep(time.Second)
+		slow.Store(true)
+		began := time.Now()
+		err := f.VerifyBlob(t.Context(), d, received)
+		if took := time.Since(began); reasonOf(t, err) != result.Busy || took > 2*time.Second {
+			t.Errorf("%v after %s", err, took)
+		}
+		// It continues, so that the next request does not wait again.
+		f.settle()
+		began = time.Now()
+		if err := f.VerifyBlob(t.Context(), d, received); err != nil || time.Since(began) > 0 {
+			t.Errorf("after the verification: %v after %s", err, time.Since(began))
+		}
+	})
 }
