@@ -300,16 +300,23 @@ func TestTornFiles(t *testing.T) {
 	})
 }
 
-// A flipped bit costs one attempt of one pull: the client that requests the blob again gets the right content.
-func TestFlippedBit(t *testing.T) {
-	t.Parallel()
-	u := newOrigin(t, upstream.Options{})
-	digests, contents := layers(t, u.push(t, tag, 1))
-	c := start(t, u.config(t), cacheserver.Options{})
+// startWithImage starts a cache that has stored an image, and returns the layers.
+func startWithImage(t *testing.T, o cacheserver.Options) (u *origin, c *cache, digests []string, contents [][]byte) {
+	t.Helper()
+	u = newOrigin(t, upstream.Options{})
+	digests, contents = layers(t, u.push(t, tag, 1))
+	c = start(t, u.config(t), o)
 	if err := c.pull(t.Context(), tag); err != nil {
 		t.Fatal(err)
 	}
 	c.settle(t)
+	return u, c, digests, contents
+}
+
+// A flipped bit costs one attempt of one pull: the client that requests the blob again gets the right content.
+func TestFlippedBit(t *testing.T) {
+	t.Parallel()
+	u, c, digests, contents := startWithImage(t, cacheserver.Options{})
 	path := c.flipBit(t, digests[0])
 	if got := c.do(t, "GET", "blobs/"+digests[0]); got.status != 200 || bytes.Equal(got.body, contents[0]) {
 		t.Fatalf("the bit was not flipped: %d, %d bytes", got.status, len(got.body))
@@ -346,13 +353,7 @@ func (c *cache) flipBit(t *testing.T, digest string) string {
 // After one client has received corrupt content, other clients get the right content soon.
 func TestFlippedBitAndOtherClients(t *testing.T) {
 	t.Parallel()
-	u := newOrigin(t, upstream.Options{})
-	digests, contents := layers(t, u.push(t, tag, 1))
-	c := start(t, u.config(t), cacheserver.Options{})
-	if err := c.pull(t.Context(), tag); err != nil {
-		t.Fatal(err)
-	}
-	c.settle(t)
+	_, c, digests, contents := startWithImage(t, cacheserver.Options{})
 	eventually(t, "the volume is indexed", func() bool { return strings.Contains(c.log.String(), `"objects":`) })
 	// Content that was downloaded within the last hour is not verified again.
 	old := time.Now().Add(-2 * time.Hour)
@@ -397,19 +398,13 @@ func TestFlippedBitAndOtherClients(t *testing.T) {
 // Corrupt content on a volume that cannot be written is not served again: the next client gets it from the upstream.
 func TestCorruptContentThatCannotBeDeleted(t *testing.T) {
 	t.Parallel()
-	u := newOrigin(t, upstream.Options{})
-	digests, contents := layers(t, u.push(t, tag, 1))
 	var readOnly atomic.Bool
-	c := start(t, u.config(t), cacheserver.Options{Volume: volume.Options{Fault: func(op volume.Op, path string) error {
+	_, c, digests, contents := startWithImage(t, cacheserver.Options{Volume: volume.Options{Fault: func(op volume.Op, path string) error {
 		if readOnly.Load() && (op == volume.OpRemove || op == volume.OpCreate || op == volume.OpRename) && !strings.Contains(path, "probe") {
 			return syscall.EROFS
 		}
 		return nil
 	}}})
-	if err := c.pull(t.Context(), tag); err != nil {
-		t.Fatal(err)
-	}
-	c.settle(t)
 	c.flipBit(t, digests[0])
 	readOnly.Store(true)
 	for range 3 {
