@@ -192,8 +192,8 @@ func (d *download) broadcast() {
 
 const (
 	// readerInterval is the time between two pieces of a growing file that readers get, for each reader of the download. An
-	// upstream can send single TLS records of 16 KiB. With 33 nodes, sending each of them to all readers, and receiving it
-	// there, occupied two processors so that an upstream with 4 MiB/s was twice as fast as the cache.
+	// upstream can send single TLS records of 16 KiB. When the cache sent each record to 33 nodes on a machine with two
+	// processors, a pull from an upstream with 4 MiB/s took twice as long.
 	readerInterval = time.Millisecond
 	// maxReaderInterval bounds the delay that many readers cause.
 	maxReaderInterval = 100 * time.Millisecond
