@@ -10,14 +10,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/background"
 	"github.com/registry-cache/extension/pkg/cacheserver/download"
-	"github.com/registry-cache/extension/pkg/cacheserver/lru"
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
@@ -57,10 +55,6 @@ type Blobs struct {
 	// verifications are shared by the requests for a blob. verifying limits those of large blobs that are in progress.
 	verifications *background.Coalescer[digest.Digest, struct{}]
 	verifying     chan struct{}
-
-	mu sync.Mutex // guards intact
-	// intact has the begin of the last verification with which a blob was intact.
-	intact *lru.Map[digest.Digest, time.Time]
 }
 
 // New returns the blobs in a store and behind an upstream. The caller keeps ownership of all arguments.
@@ -78,7 +72,6 @@ func New(s *store.Store, u download.Upstream, downloads *download.Downloads, gro
 		store: s, upstream: u, downloads: downloads, options: o,
 		verifications: background.NewCoalescer[digest.Digest, struct{}](group),
 		verifying:     make(chan struct{}, maxVerifying),
-		intact:        lru.New(maxIntact, func(digest.Digest, time.Time) int64 { return 1 }),
 	}
 }
 
@@ -172,15 +165,13 @@ const (
 	// largeBlob (in bytes) do not wait for them.
 	maxVerifying = 2
 	largeBlob    = 64 << 20
-	// maxIntact bounds the remembered verifications. An entry needs about 200 bytes.
-	maxIntact = 1 << 12
 )
 
 // Verify compares stored content with its digest, unless a verification that began after since has proven it intact. It
 // deletes corrupt content. If it returns an error, after verifyTime or when ctx ends, the verification continues in the
 // background, and the caller must not serve the content. It returns nil, too, if the volume does not respond.
 func (b *Blobs) Verify(ctx context.Context, d digest.Digest, since time.Time) error {
-	if b.wasIntact(d, since) {
+	if b.store.VerifiedSince(d, since) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, verifyTime, &result.Error{Reason: result.Busy, Err: errors.New("the stored content is being verified")})
@@ -206,23 +197,9 @@ func (b *Blobs) verify(ctx context.Context, d digest.Digest) {
 			return
 		}
 	}
-	began := time.Now()
-	intact, err := store.Verify(ctx, content, d, func() {}, b.store.Drop)
-	if err != nil && ctx.Err() == nil {
+	if _, err := b.store.Verify(ctx, content, d, func() {}); err != nil && ctx.Err() == nil {
 		b.options.Logger.Warn("Cannot verify content, or cannot delete corrupt content", "digest", d, "error", err)
 	}
-	if intact {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.intact.Put(d, began)
-	}
-}
-
-func (b *Blobs) wasIntact(d digest.Digest, since time.Time) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	began, known := b.intact.Get(d)
-	return known && began.After(since)
 }
 
 // Served notes that a client has read an open blob. Stored content is verified again from time to time.

@@ -94,7 +94,7 @@ func New(s *store.Store, o Options) *Collector {
 		grown:      make(chan struct{}, 1),
 		full:       make(chan struct{}, 1),
 		requests:   make(chan roomRequest),
-		served:     newServed(),
+		served:     newServed(s.VerifiedSince),
 	}
 	c.currentSize = o.Size
 	if c.currentSize == nil {

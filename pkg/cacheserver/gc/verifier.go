@@ -13,7 +13,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
-	"github.com/registry-cache/extension/pkg/cacheserver/lru"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
@@ -30,24 +29,23 @@ const (
 	verifyAgainAfter = time.Hour
 	// maxServed bounds the served content that waits for a verification. Further content is ignored until it is served again.
 	maxServed = 1 << 10
-	// maxVerified bounds the remembered verifications. An entry needs about 200 bytes.
-	maxVerified = 1 << 14
 )
 
 // served is the content that was served and is due for another verification. It is safe for concurrent use.
 type served struct {
-	queue chan digest.Digest
+	// verifiedSince is store.Store.VerifiedSince.
+	verifiedSince func(digest.Digest, time.Time) bool
+	queue         chan digest.Digest
 
-	mu       sync.Mutex // guards the following fields
-	waiting  map[digest.Digest]bool
-	verified *lru.Map[digest.Digest, time.Time]
+	mu      sync.Mutex // guards waiting
+	waiting map[digest.Digest]bool
 }
 
-func newServed() *served {
+func newServed(verifiedSince func(digest.Digest, time.Time) bool) *served {
 	return &served{
-		queue:    make(chan digest.Digest, maxServed),
-		waiting:  map[digest.Digest]bool{},
-		verified: lru.New(maxVerified, func(digest.Digest, time.Time) int64 { return 1 }),
+		verifiedSince: verifiedSince,
+		queue:         make(chan digest.Digest, maxServed),
+		waiting:       map[digest.Digest]bool{},
 	}
 }
 
@@ -65,10 +63,9 @@ func (s *served) add(d digest.Digest, now time.Time) {
 	}
 }
 
-// isRecent reports that the content was verified recently. The caller holds the lock.
+// isRecent reports that the content was verified recently.
 func (s *served) isRecent(d digest.Digest, now time.Time) bool {
-	at, known := s.verified.Get(d)
-	return known && now.Sub(at) < verifyAgainAfter
+	return s.verifiedSince(d, now.Add(-verifyAgainAfter))
 }
 
 // take ends the wait of content that was received from the queue. It returns true if the content must be verified.
@@ -77,13 +74,6 @@ func (s *served) take(d digest.Digest, now time.Time) bool {
 	defer s.mu.Unlock()
 	delete(s.waiting, d)
 	return !s.isRecent(d, now)
-}
-
-// intact notes that content was found to be intact.
-func (s *served) intact(d digest.Digest, now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.verified.Put(d, now)
 }
 
 // verifier compares content with its digest: all content that an earlier process has stored, once, and served content
@@ -145,12 +135,9 @@ func (v *verifier) verify(ctx context.Context, d digest.Digest, mustVerify func(
 	if err != nil || !mustVerify(info) {
 		return hung(err)
 	}
-	intact, err := store.Verify(ctx, f, d, func() { v.pause(ctx) }, v.volume.Drop)
+	_, err = v.volume.Verify(ctx, f, d, func() { v.pause(ctx) })
 	if err != nil && ctx.Err() == nil {
 		v.log.Warn("Cannot verify content, or cannot delete corrupt content", "digest", d, "error", err)
-	}
-	if intact {
-		v.served.intact(d, time.Now())
 	}
 	return hung(err)
 }

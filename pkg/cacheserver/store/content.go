@@ -47,6 +47,7 @@ type contents struct {
 	// corruptFiles has each file that was found to be corrupt and still exists, for example on a read-only volume:
 	// digest -> fs.FileInfo. Such a file is not served. There is at most one for each object of the volume.
 	corruptFiles sync.Map
+	verified     *verifications
 	// recorded are sizes that an earlier process has recorded. They do not change after Maintenance.SetRecordedSizes.
 	recorded map[digest.Digest]int64
 }
@@ -115,6 +116,7 @@ func (c *contents) replace(d digest.Digest, write func(path string) error) error
 	defer c.lockFile(d)()
 	path := c.layout.Data(d)
 	err := write(path)
+	c.verified.forget(d)
 	if err == nil {
 		c.corruptFiles.Delete(d)
 	}

@@ -3,62 +3,15 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
-	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
-
-// verifyChunk is the number of bytes between two calls of pause.
-const verifyChunk = 1 << 20
-
-// corruption reads content to its end and returns the reason why it is corrupt, "" if it has the digest. A canceled ctx and
-// a volume that does not respond prove nothing: then it returns an error. pause is called after each MiB.
-func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause func()) (reason string, _ error) {
-	verifier := d.Verifier()
-	var err error
-	for err == nil && ctx.Err() == nil {
-		_, err = io.CopyN(verifier, content, verifyChunk)
-		pause()
-	}
-	switch {
-	case ctx.Err() != nil:
-		return "", context.Cause(ctx)
-	case errors.Is(err, volume.ErrHung):
-		return "", err
-	case err != io.EOF:
-		return "it cannot be read: " + err.Error(), nil
-	case !verifier.Verified():
-		return "its content has another digest", nil
-	}
-	return "", nil
-}
-
-// Verify compares an open file of content with its digest, and calls drop, which is Store.Drop, if it is corrupt. It returns
-// true if the content has the digest, and false without an error if the content was dropped or replaced. The caller keeps
-// the file open until Verify returns, so that its inode number is not reused and Drop recognizes the file. Errors are those
-// of drop and of stat, the cause of ctx, and errors that wrap volume.ErrHung.
-func Verify(ctx context.Context, f fs.File, d digest.Digest, pause func(), drop func(digest.Digest, fs.FileInfo, string) error) (bool, error) {
-	reason, err := corruption(ctx, f, d, pause)
-	if err != nil {
-		return false, fmt.Errorf("verifying %s: %w", d, err)
-	}
-	if reason == "" {
-		return true, nil
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return false, fmt.Errorf("dropping %s: %s: %w", d, reason, err)
-	}
-	return false, drop(d, info, reason)
-}
 
 // Drop deletes corrupt content, also while it is being read: its links first, then its file. The next request fetches it
 // again. examined is the file that was found to be corrupt. If it was deleted or replaced since then, Drop deletes nothing.
@@ -76,6 +29,7 @@ func (c *contents) dropLocked(d digest.Digest, examined fs.FileInfo, reason stri
 	}
 	// A corrupt file is not served, also while it is being deleted and if it cannot be deleted.
 	c.corruptFiles.Store(d, examined)
+	c.verified.forget(d)
 	v, ok := c.index.Take(d, evict.Corrupt)
 	if !ok {
 		if _, indexed := c.index.Size(d); indexed {

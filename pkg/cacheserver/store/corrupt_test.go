@@ -69,7 +69,7 @@ func TestReplacementOfCorruptFileStays(t *testing.T) {
 		}
 		var concurrent errgroup.Group
 		concurrent.Go(func() error {
-			_, err := Verify(t.Context(), f, manifestDigest, func() {}, s.Drop)
+			_, err := s.Verify(t.Context(), f, manifestDigest, func() {})
 			return err
 		})
 		concurrent.Go(func() error { return s.PutManifest(repository, manifestDigest, []byte(manifest)) })

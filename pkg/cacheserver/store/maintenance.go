@@ -3,6 +3,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -95,7 +96,7 @@ func (m Maintenance) Open(d digest.Digest) (*volume.File, error) {
 	return m.store.fs.Open(m.store.layout.Data(d))
 }
 
-// Drop is Store.Drop.
-func (m Maintenance) Drop(d digest.Digest, read fs.FileInfo, reason string) error {
-	return m.store.Drop(d, read, reason)
+// Verify is Store.Verify.
+func (m Maintenance) Verify(ctx context.Context, f fs.File, d digest.Digest, pause func()) (bool, error) {
+	return m.store.Verify(ctx, f, d, pause)
 }

@@ -89,6 +89,7 @@ func Open(root string, o Options) (*Store, error) {
 		index:     evict.NewIndex(o.Policy),
 		collector: collector,
 		fileLocks: locker.New(),
+		verified:  newVerifications(),
 	}
 	s.syncer = newSyncer(files, s.problems.addFile)
 	s.partials = newPartials(files, s.problems)

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/lru"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
+)
+
+const (
+	// verifyChunk is the number of bytes between two calls of pause.
+	verifyChunk = 1 << 20
+	// maxVerified bounds the remembered verifications. An entry needs about 200 bytes.
+	maxVerified = 1 << 14
+)
+
+// Verify compares an open file of content with its digest, and drops it if it is corrupt. It returns true if the content has
+// the digest, and false without an error if the content was dropped or replaced. pause is called after each MiB. The caller
+// keeps the file open until Verify returns, so that its inode number is not reused and Drop recognizes the file. Errors are
+// those of Drop and of stat, the cause of ctx, and errors that wrap volume.ErrHung.
+func (c *contents) Verify(ctx context.Context, f fs.File, d digest.Digest, pause func()) (bool, error) {
+	began := time.Now()
+	reason, err := corruption(ctx, f, d, pause)
+	if err != nil {
+		return false, fmt.Errorf("verifying %s: %w", d, err)
+	}
+	if reason == "" {
+		c.verified.add(d, began)
+		return true, nil
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return false, fmt.Errorf("dropping %s: %s: %w", d, reason, err)
+	}
+	return false, c.Drop(d, info, reason)
+}
+
+// VerifiedSince reports that a verification which began after t, in this process, has found the content to be intact. False
+// proves nothing: old verifications are forgotten. The digest that a download computes does not count as a verification,
+// because it says nothing about the file.
+func (c *contents) VerifiedSince(d digest.Digest, t time.Time) bool {
+	return c.verified.last(d).After(t)
+}
+
+// corruption reads content to its end and returns the reason why it is corrupt, "" if it has the digest. A canceled ctx and
+// a volume that does not respond prove nothing: then it returns an error. pause is called after each MiB.
+func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause func()) (reason string, _ error) {
+	verifier := d.Verifier()
+	var err error
+	for err == nil && ctx.Err() == nil {
+		_, err = io.CopyN(verifier, content, verifyChunk)
+		pause()
+	}
+	switch {
+	case ctx.Err() != nil:
+		return "", context.Cause(ctx)
+	case errors.Is(err, volume.ErrHung):
+		return "", err
+	case err != io.EOF:
+		return "it cannot be read: " + err.Error(), nil
+	case !verifier.Verified():
+		return "its content has another digest", nil
+	}
+	return "", nil
+}
+
+// verifications has the begin of the last verification with which content was intact. It is safe for concurrent use.
+type verifications struct {
+	mu     sync.Mutex
+	begins *lru.Map[digest.Digest, time.Time]
+}
+
+func newVerifications() *verifications {
+	return &verifications{begins: lru.New(maxVerified, func(digest.Digest, time.Time) int64 { return 1 })}
+}
+
+func (v *verifications) add(d digest.Digest, began time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.begins.Put(d, began)
+}
+
+// last returns the zero time if no verification is known.
+func (v *verifications) last(d digest.Digest) time.Time {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	began, _ := v.begins.Get(d)
+	return began
+}
+
+func (v *verifications) forget(d digest.Digest) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.begins.Remove(d)
+}
