@@ -61,8 +61,6 @@ type Options struct {
 	QueueTimeout time.Duration
 	// Size returns the current storage.size in bytes. Default: that of the configuration.
 	Size func() int64
-	// CreateFile is that of store.Options.
-	CreateFile func(dir, prefix string) (store.File, error)
 	// Volume has the limits and the faults of the volume. Its Logger and Registerer are set by New.
 	Volume volume.Options
 }
@@ -109,9 +107,8 @@ func New(cfg config.Config, o Options) (_ *Server, err error) {
 	o.Volume.Logger, o.Volume.Registerer = o.Logger, registry
 	s.volume = volume.New(cfg.Storage.Root, o.Volume)
 	s.store, err = store.Open(cfg.Storage.Root, store.Options{
-		Volume:     s.volume,
-		CreateFile: o.CreateFile,
-		Policy:     evict.NewLRU(cfg.Limits().TTL),
+		Volume: s.volume,
+		Policy: evict.NewLRU(cfg.Limits().TTL),
 	})
 	if err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/registry-cache/extension/pkg/cacheserver"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/pkg/oci"
 	"github.com/registry-cache/extension/test/testbed/upstream"
 )
@@ -230,16 +231,16 @@ func TestMissingManifestWithAnyErrorBody(t *testing.T) {
 func TestCachedTagsOnAFullVolume(t *testing.T) {
 	t.Parallel()
 	u := newFaulty(t, upstream.Options{})
-	volume := &faultyVolume{err: syscall.ENOSPC}
+	faulty := &faultyVolume{err: syscall.ENOSPC}
 	cfg := u.config(t)
 	cfg.Storage.HighWatermark, cfg.Storage.LowWatermark = 100, 99 // however full this machine is
-	c := start(t, cfg, cacheserver.Options{CreateFile: volume.create})
+	c := start(t, cfg, cacheserver.Options{Volume: volume.Options{Fault: faulty.inject}})
 	if err := c.pull(t.Context(), tag); err != nil {
 		t.Fatal(err)
 	}
 	c.settle(t)
 	u.requests()
-	volume.fail()
+	faulty.fail()
 	if err := c.pull(t.Context(), tag); err != nil {
 		t.Errorf("warm pull: %v", err)
 	}
@@ -262,7 +263,7 @@ func TestCachedTagsOnAFullVolume(t *testing.T) {
 	if got := c.metric(t, "registry_cache_storage_errors_total"); got == 0 {
 		t.Error("the volume was never full, so this shows nothing")
 	}
-	volume.heal()
+	faulty.heal()
 	if err := c.pull(t.Context(), tag); err != nil {
 		t.Error(err)
 	}

@@ -24,7 +24,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver"
-	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/test/testbed/images"
 	"github.com/registry-cache/extension/test/testbed/upstream"
@@ -32,12 +31,13 @@ import (
 
 // faultyVolume counts the operations on new files, and lets some of them fail.
 type faultyVolume struct {
+	err error
+	// lost lets files vanish that were flushed, so that they cannot be renamed, instead of letting the flush fail.
+	lost bool
+
 	mu          sync.Mutex // guards the following fields
 	steps       int
 	first, last int // the steps that fail, counted from 1; none if first is 0
-	err         error
-	// lost lets files vanish that were flushed, so that they cannot be renamed, instead of letting the flush fail.
-	lost bool
 }
 
 func (v *faultyVolume) step() error {
@@ -66,49 +66,32 @@ func (v *faultyVolume) fail() {
 	v.steps, v.first, v.last = 0, 1, math.MaxInt
 }
 
-func (v *faultyVolume) create(dir, prefix string) (store.File, error) {
-	if _, err := os.Stat(dir); err != nil {
-		return nil, err // no step, because the store then makes the folder
+// inject is volume.Options.Fault.
+func (v *faultyVolume) inject(op volume.Op, path string) error {
+	if !isStep(op, path) {
+		return nil
 	}
-	if err := v.step(); err != nil {
-		return nil, err
+	err := v.step()
+	if err != nil && op == volume.OpSync && v.lost {
+		return os.Remove(path)
 	}
-	f, err := os.CreateTemp(dir, prefix)
-	if err != nil {
-		return nil, err
-	}
-	return &faultyFile{f, v}, nil
+	return err
 }
 
-type faultyFile struct {
-	*os.File
-	volume *faultyVolume
-}
-
-// Write writes a half before it fails, as a full volume does.
-func (f *faultyFile) Write(p []byte) (int, error) {
-	if err := f.volume.step(); err != nil {
-		n, writeErr := f.File.Write(p[:len(p)/2])
-		return n, errors.Join(err, writeErr)
+// isStep reports whether the operation creates a file of the store, writes it, flushes it before its rename, or renames it.
+// Later flushes have no effect on a pull, and happen in any order.
+func isStep(op volume.Op, path string) bool {
+	switch op {
+	case volume.OpCreate:
+		_, err := os.Stat(path) // without the directory, the store creates it and the file afterwards
+		return err == nil && filepath.Base(path) == "partial"
+	case volume.OpWrite, volume.OpSync:
+		return filepath.Base(filepath.Dir(path)) == "partial"
+	case volume.OpRename:
+		return !strings.HasPrefix(filepath.Base(path), "probe")
+	default:
+		return false
 	}
-	return f.File.Write(p)
-}
-
-// WriteAt is Write at an offset.
-func (f *faultyFile) WriteAt(p []byte, offset int64) (int, error) {
-	if err := f.volume.step(); err != nil {
-		n, writeErr := f.File.WriteAt(p[:len(p)/2], offset)
-		return n, errors.Join(err, writeErr)
-	}
-	return f.File.WriteAt(p, offset)
-}
-
-func (f *faultyFile) Sync() error {
-	err := f.volume.step()
-	if err != nil && f.volume.lost {
-		return os.Remove(f.Name())
-	}
-	return errors.Join(err, f.File.Sync())
 }
 
 func smallImage(t *testing.T, u *origin) v1.Image {
@@ -148,11 +131,11 @@ func TestEachWriteFails(t *testing.T) {
 				if k > maxSteps {
 					t.Fatalf("more than %d steps", maxSteps)
 				}
-				volume := &faultyVolume{err: fault.err, lost: fault.lost, first: k, last: k + fault.steps - 1}
+				faulty := &faultyVolume{err: fault.err, lost: fault.lost, first: k, last: k + fault.steps - 1}
 				cfg := u.config(t)
 				// A write error about a full volume frees space, independent of the free space of this machine.
 				cfg.Storage.HighWatermark, cfg.Storage.LowWatermark = 100, 99
-				c := start(t, cfg, cacheserver.Options{CreateFile: volume.create})
+				c := start(t, cfg, cacheserver.Options{Volume: volume.Options{Fault: faulty.inject}})
 				pull := func(what string) {
 					t.Helper()
 					if err := c.pull(t.Context(), tag); err != nil {
@@ -162,7 +145,7 @@ func TestEachWriteFails(t *testing.T) {
 				}
 				pull("pull with the fault")
 				checkStore(t, c.root)
-				failed := volume.heal()
+				failed := faulty.heal()
 				pull("pull after the fault")
 				u.requests()
 				pull("next pull")

@@ -69,7 +69,7 @@ var rules = []rule{
 	{
 		folder: "pkg/cacheserver/manifests",
 		own:    []string{"pkg/cacheserver/answers", "pkg/cacheserver/background", "pkg/cacheserver/lru", "pkg/cacheserver/result", "pkg/cacheserver/store", "pkg/cacheserver/upstream", "pkg/oci"},
-		tests:  []string{"pkg/cacheserver/evict", "pkg/cacheserver/gc"}, foreign: kubernetes,
+		tests:  []string{"pkg/cacheserver/evict", "pkg/cacheserver/gc", "pkg/cacheserver/volume"}, foreign: kubernetes,
 	},
 	{
 		folder:  "pkg/cacheserver/pullthrough",

@@ -20,6 +20,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume/volumetest"
 )
 
 func TestWhatIsUsedStays(t *testing.T) {
@@ -109,21 +110,21 @@ func TestReadersDoNotWaitForPauses(t *testing.T) {
 func TestContentWithoutLinkIsDeleted(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		failing := false
+		var failing atomic.Bool
 		s := open(t, t.TempDir(), setup{
 			limits:     week,
 			fileSystem: func() (Space, error) { return Space{Bytes: evict.Amount{Limit: 1000}}, nil },
-			create: func(dir, prefix string) (store.File, error) {
-				if failing && prefix == "file-" {
-					return nil, syscall.EIO
+			fault: volumetest.While(&failing, func(op volume.Op, path string) error {
+				if op == volume.OpRename && filepath.Base(path) == "link" {
+					return syscall.EIO
 				}
-				return os.CreateTemp(dir, prefix)
-			},
+				return nil
+			}),
 		})
 		stop := run(t, s)
 		defer stop()
 		d := sized(t, s, 1, 10)
-		failing = true
+		failing.Store(true)
 		if err := s.LinkBlob("library/other", d); !errors.Is(err, syscall.EIO) {
 			t.Fatal(err)
 		}
@@ -227,14 +228,9 @@ func TestFullVolumeIsFreedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		root := t.TempDir()
 		v := newFakeVolume(root, 1000)
-		fail := false
-		s := open(t, root, setup{limits: week, fileSystem: v.measure, create: func(dir, prefix string) (store.File, error) {
-			f, err := os.CreateTemp(dir, prefix)
-			if fail {
-				return &failingFile{File: f, room: 4}, err
-			}
-			return f, err
-		}})
+		var full atomic.Bool
+		fault := volumetest.While(&full, volumetest.After(1, volumetest.Fail(syscall.ENOSPC, volume.OpWrite)))
+		s := open(t, root, setup{limits: week, fileSystem: v.measure, fault: fault})
 		defer run(t, s)()
 		oldest := sized(t, s, 1, 100)
 		time.Sleep(time.Second)
@@ -246,7 +242,7 @@ func TestFullVolumeIsFreedAtOnce(t *testing.T) {
 		if !has(t, s, oldest) {
 			t.Fatal("deleted below the high watermark")
 		}
-		fail = true
+		full.Store(true)
 		if err := tryCommit(s, repository); !errors.Is(err, syscall.ENOSPC) {
 			t.Fatal(err)
 		}
@@ -306,29 +302,26 @@ func TestLastUsesSurvive(t *testing.T) {
 func TestUseWritesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		created := 0
-		s := open(t, t.TempDir(), setup{limits: week, create: func(dir, prefix string) (store.File, error) {
-			created++
-			return os.CreateTemp(dir, prefix)
-		}})
+		var created atomic.Int64
+		s := open(t, t.TempDir(), setup{limits: week, fault: volumetest.Count(&created, volume.OpCreate)})
 		d := sized(t, s, 1, 10)
 		defer run(t, s)()
-		before := created
+		before := created.Load()
 		for range 100 {
 			use(t, s, d)
 		}
-		if created != before {
-			t.Errorf("100 uses wrote %d files", created-before)
+		if n := created.Load() - before; n > 0 {
+			t.Errorf("100 uses wrote %d files", n)
 		}
 		time.Sleep(2 * saveInterval)
-		if created != before {
-			t.Errorf("10 minutes without use wrote %d files", created-before)
+		if n := created.Load() - before; n > 0 {
+			t.Errorf("10 minutes without use wrote %d files", n)
 		}
 		use(t, s, d)
 		time.Sleep(2 * saveInterval)
 		synctest.Wait()
-		if created != before+2 { // for this server, and for a stock registry
-			t.Errorf("a use and 10 minutes wrote %d files", created-before)
+		if n := created.Load() - before; n != 2 { // for this server, and for a stock registry
+			t.Errorf("a use and 10 minutes wrote %d files", n)
 		}
 	})
 }

@@ -4,7 +4,6 @@ package gc
 
 import (
 	"errors"
-	"os"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -14,8 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
-	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume/volumetest"
 )
 
 func TestMeter(t *testing.T) {
@@ -286,28 +285,24 @@ func TestInodes(t *testing.T) {
 func TestHiddenLimit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		full := false
+		var full atomic.Bool
 		s := open(t, t.TempDir(), setup{limits: week,
 			fileSystem: func() (Space, error) { return Space{Bytes: evict.Amount{Used: 10, Limit: 1 << 30}}, nil },
-			create: func(dir, prefix string) (store.File, error) {
-				if full {
-					return nil, syscall.EDQUOT
-				}
-				return os.CreateTemp(dir, prefix)
-			}})
+			fault:      volumetest.While(&full, volumetest.Fail(syscall.EDQUOT, volume.OpCreate)),
+		})
 		defer run(t, s)()
 		var all []digest.Digest
 		for n := range 21 {
 			all = append(all, sized(t, s, n, 100))
 			time.Sleep(time.Second)
 		}
-		full = true
+		full.Store(true)
 		if err := tryCommit(s, repository); !errors.Is(err, syscall.EDQUOT) {
 			t.Fatal(err)
 		}
 		time.Sleep(settleTime)
 		synctest.Wait()
-		full = false
+		full.Store(false)
 		if got := stored(t, s, all); got != 19 || has(t, s, all[0]) || has(t, s, all[1]) {
 			t.Errorf("%d objects remain, want the 19 most recently used", got)
 		}
@@ -318,12 +313,7 @@ func TestHiddenLimit(t *testing.T) {
 func TestFailedReservationIsReleased(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir(), setup{limits: week, size: func() int64 { return 1000 },
-		fault: func(op volume.Op, _ string) error {
-			if op == volume.OpAllocate {
-				return syscall.ENOSPC
-			}
-			return nil
-		}})
+		fault: volumetest.Fail(syscall.ENOSPC, volume.OpAllocate)})
 	p, _, err := s.Receive(layerDigest)
 	if err != nil {
 		t.Fatal(err)

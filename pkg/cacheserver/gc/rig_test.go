@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,7 +20,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
-	"github.com/registry-cache/extension/pkg/cacheserver/volume"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume/volumetest"
 )
 
 const (
@@ -56,8 +55,7 @@ var week = evict.Limits{TTL: 7 * day, HighWatermark: 90, LowWatermark: 80}
 // setup are the options of a rig.
 type setup struct {
 	limits     evict.Limits
-	create     func(dir, prefix string) (store.File, error)
-	fault      func(op volume.Op, path string) error
+	fault      volumetest.Fault
 	fileSystem func() (Space, error)
 	wall       func() time.Time
 	built      time.Time
@@ -73,9 +71,7 @@ type rig struct {
 
 func open(t testing.TB, root string, o setup) *rig {
 	t.Helper()
-	files := volume.New(root, volume.Options{Fault: o.fault})
-	t.Cleanup(files.Close)
-	s, err := store.Open(root, store.Options{Volume: files, CreateFile: o.create, Policy: evict.NewLRU(o.limits.TTL)})
+	s, err := store.Open(root, store.Options{Volume: volumetest.New(t, o.fault), Policy: evict.NewLRU(o.limits.TTL)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,32 +167,6 @@ func commit(t *testing.T, s *rig, repositories ...string) {
 		t.Error(err)
 	}
 }
-
-// failingFile fails like a full volume once its room is used up.
-type failingFile struct {
-	*os.File
-	room    int
-	syncErr error
-}
-
-func (f *failingFile) Write(p []byte) (int, error) {
-	if len(p) > f.room {
-		n, err := f.File.Write(p[:f.room])
-		f.room = 0
-		return n, errors.Join(err, syscall.ENOSPC)
-	}
-	f.room -= len(p)
-	return f.File.Write(p)
-}
-
-func (f *failingFile) WriteAt(p []byte, offset int64) (int, error) {
-	if _, err := f.Seek(offset, io.SeekStart); err != nil {
-		return 0, err
-	}
-	return f.Write(p)
-}
-
-func (f *failingFile) Sync() error { return errors.Join(f.syncErr, f.File.Sync()) }
 
 func tryCommit(s *rig, repositories ...string) (err error) {
 	p, _, err := s.Receive(layerDigest)

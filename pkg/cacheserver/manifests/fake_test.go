@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -118,11 +117,6 @@ func (u *fakeUpstream) Manifest(_ context.Context, repository string, ref oci.Re
 func status(code int) error { return &upstream.Error{Op: "request", StatusCode: code} }
 
 var errBroken = &upstream.Error{Op: "request", Err: io.ErrUnexpectedEOF}
-
-// fullFile is a file on a full volume.
-type fullFile struct{ *os.File }
-
-func (fullFile) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
 
 // fixture contains the manifests of a fake upstream.
 type fixture struct {

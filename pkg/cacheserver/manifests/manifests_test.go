@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,6 +22,8 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume/volumetest"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -214,10 +217,7 @@ func TestTagMovesBetweenHeadAndGet(t *testing.T) {
 
 func TestManifestThatCannotBeStored(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, forEver, store.Options{CreateFile: func(dir, prefix string) (store.File, error) {
-		file, err := os.CreateTemp(dir, prefix)
-		return fullFile{file}, err
-	}})
+	f := newFixture(t, forEver, store.Options{Volume: volumetest.New(t, volumetest.Fail(syscall.ENOSPC, volume.OpWrite))})
 	f.upstream.addManifest(repository, "v1", oldManifest)
 	f.want(t, "full volume", byTag, oldManifest, result.PassThrough, headTag, "GET"+byDigest+oldDigest.String())
 	if n := f.leftovers(t); n > 0 {

@@ -31,6 +31,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume/volumetest"
 	"github.com/registry-cache/extension/pkg/contract"
 	"github.com/registry-cache/extension/pkg/oci"
 )
@@ -280,48 +281,28 @@ func TestSizeThatChangesEndsTheFetch(t *testing.T) {
 	}
 }
 
-// limitedFile has room for some bytes, as a volume that gets full.
-type limitedFile struct {
-	*os.File
-	room int
-}
+// noFiles is the fault of a volume on which no file can be created.
+var noFiles = volumetest.Fail(syscall.EROFS, volume.OpCreate)
 
-func (f *limitedFile) WriteAt(p []byte, offset int64) (int, error) {
-	if len(p) > f.room {
-		return 0, syscall.ENOSPC
-	}
-	f.room -= len(p)
-	return f.File.WriteAt(p, offset)
-}
-
-func (f *limitedFile) Write(p []byte) (int, error) {
-	if len(p) > f.room {
-		return 0, syscall.ENOSPC
-	}
-	f.room -= len(p)
-	return f.File.Write(p)
+// fullAfter is the fault of a volume that has space for n writes, each of which has at most buffer bytes.
+func fullAfter(n int64) volumetest.Fault {
+	return volumetest.After(n, volumetest.Fail(syscall.ENOSPC, volume.OpWrite))
 }
 
 func TestVolumeThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	const size = 10 * buffer
 	for _, test := range []struct {
-		name   string
-		create func(dir, prefix string) (store.File, error)
+		name  string
+		fault volumetest.Fault
 	}{
-		{"no file can be made", func(string, string) (store.File, error) { return nil, syscall.EROFS }},
-		{"full from the start", func(dir, prefix string) (store.File, error) {
-			file, err := os.CreateTemp(dir, prefix)
-			return &limitedFile{file, 0}, err
-		}},
-		{"full in the middle", func(dir, prefix string) (store.File, error) {
-			file, err := os.CreateTemp(dir, prefix)
-			return &limitedFile{file, 4 * buffer}, err
-		}},
+		{"no file can be made", noFiles},
+		{"full from the start", fullAfter(0)},
+		{"full in the middle", fullAfter(4)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			f := newFixture(t, 0, store.Options{CreateFile: test.create})
+			f := newFixture(t, 0, store.Options{Volume: volumetest.New(t, test.fault)})
 			content := layer(size)
 			d := f.upstream.addBlob(repository, content)
 			var clients sync.WaitGroup
@@ -347,7 +328,7 @@ func TestVolumeThatCannotBeWritten(t *testing.T) {
 
 func TestPassThroughIsVerified(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, 0, store.Options{CreateFile: func(string, string) (store.File, error) { return nil, syscall.EROFS }})
+	f := newFixture(t, 0, store.Options{Volume: volumetest.New(t, noFiles)})
 	content := layer(1000)
 	d := f.upstream.addBlob(repository, content)
 	f.upstream.change(func() {
@@ -367,7 +348,7 @@ func TestSeekOnMiss(t *testing.T) {
 	content := layer(size)
 	for name, o := range map[string]store.Options{
 		"stored":         {},
-		"passed through": {CreateFile: func(string, string) (store.File, error) { return nil, syscall.EROFS }},
+		"passed through": {Volume: volumetest.New(t, noFiles)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -544,10 +525,7 @@ func TestAwaitLeavesThePosition(t *testing.T) {
 // Content without space on the volume comes from the upstream, which may refuse it by now. Clients receive that error.
 func TestAwaitBehindAFullVolume(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, 0, store.Options{CreateFile: func(dir, prefix string) (store.File, error) {
-		file, err := os.CreateTemp(dir, prefix)
-		return &limitedFile{file, 4 * buffer}, err
-	}})
+	f := newFixture(t, 0, store.Options{Volume: volumetest.New(t, fullAfter(4))})
 	content := layer(10 * buffer)
 	d := f.upstream.addBlob(repository, content)
 	b, err := f.Blob(t.Context(), repository, d, download.Part{})

@@ -99,7 +99,7 @@ func (c *contents) open(d digest.Digest) (*volume.File, error) {
 
 // publish makes f the file of the content. When it returns, a power failure can no longer revert that. f stays open. The caller
 // has pinned the digest.
-func (c *contents) publish(d digest.Digest, f File) error {
+func (c *contents) publish(d digest.Digest, f *volume.File) error {
 	// An fsync can take minutes, so it is outside of the lock.
 	if err := c.finish(f, durable); err != nil {
 		return err

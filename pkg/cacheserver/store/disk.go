@@ -21,21 +21,11 @@ const (
 	publishAttempts = 5
 )
 
-// File is a new file. One goroutine writes it, many read it. *volume.File implements it.
-type File interface {
-	io.WriteCloser
-	io.ReaderAt
-	io.WriterAt
-	Name() string
-	Sync() error
-}
-
 // disk writes and deletes files on the volume. A path gets its content by a rename, so it always has complete content.
 type disk struct {
-	fs         *volume.FS
-	layout     layout.Root
-	reader     layout.Reader
-	createFile func(dir, prefix string) (File, error)
+	fs     *volume.FS
+	layout layout.Root
+	reader layout.Reader
 	// full is called when a write fails because the volume is full.
 	full func()
 }
@@ -51,17 +41,17 @@ const (
 )
 
 // create creates a file in the directory of partial files.
-func (d *disk) create(prefix string) (_ File, err error) {
+func (d *disk) create(prefix string) (_ *volume.File, err error) {
 	defer func() { d.noticeFull(err) }()
 	dir := d.layout.Partials()
-	f, err := d.createFile(dir, prefix)
+	f, err := d.fs.Create(dir, prefix)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return f, err
 	}
 	if err := d.fs.MkdirAll(dir, dirMode); err != nil {
 		return nil, err
 	}
-	return d.createFile(dir, prefix)
+	return d.fs.Create(dir, prefix)
 }
 
 // write replaces the content of path.
@@ -89,7 +79,7 @@ func (d *disk) writeWith(path string, durability durability, write func(io.Write
 }
 
 // rename renames f to path. If durable, a power failure can no longer revert that when it returns. f stays open.
-func (d *disk) rename(f File, path string, durability durability) error {
+func (d *disk) rename(f *volume.File, path string, durability durability) error {
 	if err := d.finish(f, durability); err != nil {
 		return err
 	}
@@ -100,7 +90,7 @@ func (d *disk) rename(f File, path string, durability durability) error {
 }
 
 // finish completes the file before place. If durable, it waits for an fsync.
-func (d *disk) finish(f File, durability durability) (err error) {
+func (d *disk) finish(f *volume.File, durability durability) (err error) {
 	defer func() { d.noticeFull(err) }()
 	if err := d.fs.Chmod(f.Name(), fileMode); err != nil || !durability {
 		return err
@@ -115,7 +105,7 @@ func (d *disk) syncDir(path string) (err error) {
 }
 
 // place renames a finished file to path.
-func (d *disk) place(f File, path string, durability durability) (err error) {
+func (d *disk) place(f *volume.File, path string, durability durability) (err error) {
 	defer func() { d.noticeFull(err) }()
 	dir := filepath.Dir(path)
 	for range publishAttempts {

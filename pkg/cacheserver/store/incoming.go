@@ -20,7 +20,7 @@ import (
 // Account are called by one goroutine at a time.
 type Incoming struct {
 	store     *Store
-	file      File
+	file      *volume.File
 	digest    digest.Digest
 	committed bool
 	kept      *Progress // of Keep

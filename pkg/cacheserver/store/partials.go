@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -130,7 +131,7 @@ func (p *partials) remove(d digest.Digest) (path string) {
 }
 
 // reopen opens a partial download and reads its record. Bytes that the file lacks are not part of the progress.
-func (p *partials) reopen(path string, d digest.Digest) (_ File, _ Progress, err error) {
+func (p *partials) reopen(path string, d digest.Digest) (_ *volume.File, _ Progress, err error) {
 	f, err := p.fs.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, Progress{}, err
@@ -180,12 +181,8 @@ var errInUse = errors.New("another process uses the file")
 
 // lock marks a file as used by this process until it is closed, so that another process on the same volume neither
 // resumes nor deletes it. File systems without locks are no error.
-func lock(f File) error {
-	conn, ok := f.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	raw, err := conn.SyscallConn()
+func lock(f *volume.File) error {
+	raw, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}

@@ -12,14 +12,11 @@ import (
 // allocate allocates space for a file without a change of its size. It returns an error only if the space is not
 // available (ENOSPC, EDQUOT), or if the volume fails (EIO) or hangs. Any other error means that the file system cannot
 // reserve space: besides EOPNOTSUPP, file systems return EINVAL, EPERM, ENODEV and others.
-func allocate(f File, size int64) error {
-	allocator, ok := f.(interface {
-		Allocate(offset, size int64) error
-	})
-	if !ok || size <= 0 {
+func allocate(f *volume.File, size int64) error {
+	if size <= 0 {
 		return nil
 	}
-	err := allocator.Allocate(0, size)
+	err := f.Allocate(0, size)
 	if volume.IsFull(err) || errors.Is(err, syscall.EIO) || errors.Is(err, volume.ErrHung) {
 		return err
 	}

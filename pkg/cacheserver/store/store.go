@@ -39,9 +39,6 @@ type Options struct {
 	// Volume has the file system calls. Default: a new one that Close closes, with deadlines of one minute, for tests and
 	// tools.
 	Volume *volume.FS
-	// CreateFile creates a file in dir with a name that starts with prefix, for all writes. Default: Volume.Create. Tests use it
-	// to inject errors.
-	CreateFile func(dir, prefix string) (File, error)
 	// Policy defines the order of eviction. Default: LRU without a TTL, which evicts nothing.
 	Policy evict.Policy
 }
@@ -71,16 +68,12 @@ func Open(root string, o Options) (*Store, error) {
 		o.Volume = volume.New(root, volume.Options{Timeout: time.Minute, SyncTimeout: time.Minute})
 		s.close = o.Volume.Close
 	}
-	if o.CreateFile == nil {
-		o.CreateFile = func(dir, prefix string) (File, error) { return created(o.Volume.Create(dir, prefix)) }
-	}
 	collector := newCollectorRef()
 	files := &disk{
-		fs:         o.Volume,
-		layout:     layout.Root(root),
-		reader:     layout.Reader{Root: layout.Root(root), FS: o.Volume},
-		createFile: o.CreateFile,
-		full:       func() { collector.get().Full() },
+		fs:     o.Volume,
+		layout: layout.Root(root),
+		reader: layout.Reader{Root: layout.Root(root), FS: o.Volume},
+		full:   func() { collector.get().Full() },
 	}
 	s.problems = newProblems(files.layout)
 	s.contents = &contents{
@@ -95,14 +88,6 @@ func Open(root string, o Options) (*Store, error) {
 	s.partials = newPartials(files, s.problems)
 	s.prepare()
 	return s, nil
-}
-
-// created converts the results of FS.Create: a nil *volume.File must not become a File that is not nil.
-func created(f *volume.File, err error) (File, error) {
-	if err != nil {
-		return nil, err
-	}
-	return f, nil
 }
 
 // Close releases the resources of the store. It waits for fsync calls in progress, which have a deadline. Files that are

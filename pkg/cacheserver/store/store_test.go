@@ -10,13 +10,15 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
-	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume/volumetest"
 )
 
 const (
@@ -266,11 +268,8 @@ func TestConcurrentCommits(t *testing.T) {
 
 func TestTags(t *testing.T) {
 	t.Parallel()
-	created := 0
-	s := open(t, t.TempDir(), Options{CreateFile: func(dir, prefix string) (File, error) {
-		created++
-		return os.CreateTemp(dir, prefix)
-	}})
+	var created atomic.Int64
+	s := open(t, t.TempDir(), Options{Volume: volumetest.New(t, volumetest.Count(&created, volume.OpCreate))})
 	set := func(d digest.Digest) {
 		t.Helper()
 		if err := s.SetTag(repository, "v1", d); err != nil {
@@ -281,10 +280,13 @@ func TestTags(t *testing.T) {
 		}
 	}
 	set(layerDigest)
-	before := created
+	before := created.Load()
+	if before == 0 {
+		t.Error("setting a tag creates no file, so this shows nothing")
+	}
 	set(layerDigest)
-	if created != before {
-		t.Errorf("setting a tag to what it is wrote %d files", created-before)
+	if n := created.Load() - before; n > 0 {
+		t.Errorf("setting a tag to what it is wrote %d files", n)
 	}
 	set(manifestDigest)
 	for range 2 {
@@ -320,56 +322,22 @@ func TestOpenRemovesLeftovers(t *testing.T) {
 	}
 }
 
-// failingFile fails like a full volume once its room is used up.
-type failingFile struct {
-	*os.File
-	room    int
-	syncErr error
-}
-
-func (f *failingFile) Write(p []byte) (int, error) {
-	if len(p) > f.room {
-		n, err := f.File.Write(p[:f.room])
-		f.room = 0
-		return n, errors.Join(err, syscall.ENOSPC)
-	}
-	f.room -= len(p)
-	return f.File.Write(p)
-}
-
-func (f *failingFile) WriteAt(p []byte, offset int64) (int, error) {
-	if _, err := f.Seek(offset, io.SeekStart); err != nil {
-		return 0, err
-	}
-	return f.Write(p)
-}
-
-func (f *failingFile) Sync() error { return errors.Join(f.syncErr, f.File.Sync()) }
-
 func TestFailingVolume(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
-		name   string
-		create func(dir, prefix string) (File, error)
-		want   error
+		name  string
+		fault volumetest.Fault
+		want  error
 	}{
-		{"no file can be made", func(string, string) (File, error) { return nil, syscall.EROFS }, syscall.EROFS},
-		{"full", func(dir, prefix string) (File, error) {
-			f, err := os.CreateTemp(dir, prefix)
-			return &failingFile{File: f, room: 4}, err
-		}, syscall.ENOSPC},
-		{"cannot be flushed", func(dir, prefix string) (File, error) {
-			f, err := os.CreateTemp(dir, prefix)
-			return &failingFile{File: f, room: 1 << 20, syncErr: syscall.EIO}, err
-		}, syscall.EIO},
+		{"no file can be made", volumetest.Fail(syscall.EROFS, volume.OpCreate), syscall.EROFS},
+		{"full", volumetest.Fail(syscall.ENOSPC, volume.OpWrite), syscall.ENOSPC},
+		{"full in the middle", volumetest.After(1, volumetest.Fail(syscall.ENOSPC, volume.OpWrite)), syscall.ENOSPC},
+		{"cannot be flushed", volumetest.Fail(syscall.EIO, volume.OpSync), syscall.EIO},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			root := t.TempDir()
-			if err := os.MkdirAll(layout.Root(root).Partials(), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			s := open(t, root, Options{CreateFile: test.create})
+			s := open(t, root, Options{Volume: volumetest.New(t, test.fault)})
 			if err := tryCommit(s, repository); !errors.Is(err, test.want) {
 				t.Errorf("blob: %v, want %v", err, test.want)
 			}

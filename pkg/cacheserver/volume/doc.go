@@ -40,8 +40,9 @@
 // # Tests
 //
 // Options.Fault runs before each file system call, also before those of probes. It can return any error, or block until
-// the test releases it. Ops returns all operations, so that a test can iterate over them. All waiting uses package time
-// and channels, so testing/synctest works.
+// the test releases it. It is the only way to inject errors into the packages that use a volume; package volumetest has
+// common faults. Ops returns all operations, so that a test can iterate over them. All waiting uses package time and
+// channels, so testing/synctest works.
 //
 // # Use
 //
