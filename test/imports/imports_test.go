@@ -77,7 +77,7 @@ var rules = []rule{
 		tests:   []string{"pkg/cacheserver/volume", "pkg/contract"},
 		foreign: kubernetes,
 	},
-	{folder: "pkg/cacheserver/httpapi", own: []string{"pkg/cacheserver/blobs", "pkg/cacheserver/download", "pkg/cacheserver/lru", "pkg/cacheserver/manifests", "pkg/cacheserver/pullthrough", "pkg/cacheserver/result", "pkg/oci"}, foreign: kubernetes},
+	{folder: "pkg/cacheserver/httpapi", own: []string{"pkg/cacheserver/blobs", "pkg/cacheserver/download", "pkg/cacheserver/lru", "pkg/cacheserver/manifests", "pkg/cacheserver/pullthrough", "pkg/cacheserver/result", "pkg/cacheserver/volume", "pkg/oci"}, foreign: kubernetes},
 
 	{folder: "pkg/apis", own: []string{"pkg/contract"}},
 	{folder: "pkg/admission", own: []string{"pkg/apis"}, tests: []string{"pkg/contract"}},

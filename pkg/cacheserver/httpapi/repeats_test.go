@@ -18,6 +18,7 @@ import (
 
 	"github.com/registry-cache/extension/pkg/cacheserver/blobs"
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 func TestRepeats(t *testing.T) {
@@ -106,6 +107,11 @@ func TestReadError(t *testing.T) {
 		{"client is slow", 5, 10, &net.OpError{Op: "write", Err: os.ErrDeadlineExceeded}, false},
 		{"error of the volume", 5, 10, &net.OpError{Op: "readfrom", Err: os.NewSyscallError("sendfile", syscall.EIO)}, true},
 		{"error of the volume with TLS", 5, 10, &os.PathError{Op: "read", Err: syscall.EIO}, true},
+		{"stale handle", 5, 10, &net.OpError{Op: "readfrom", Err: os.NewSyscallError("sendfile", syscall.ESTALE)}, true},
+		{"stale handle with TLS", 5, 10, &os.PathError{Op: "read", Err: syscall.ESTALE}, true},
+		{"corrupt metadata", 5, 10, &net.OpError{Op: "readfrom", Err: os.NewSyscallError("sendfile", syscall.EBADMSG)}, true},
+		{"client does not respond", 5, 10, &net.OpError{Op: "readfrom", Err: os.NewSyscallError("sendfile", syscall.ETIMEDOUT)}, false},
+		{"volume does not respond", 5, 10, &os.PathError{Op: "read", Err: volume.ErrHung}, false},
 		{"other error", 5, 10, errors.New("other"), false},
 	} {
 		if got := readError(test.sent, test.want, test.err); (got != nil) != test.file {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -101,8 +102,8 @@ func readError(sent, want int64, err error) error {
 	switch {
 	case err == nil && sent < want:
 		return fmt.Errorf("%w: the file is shorter than before", io.ErrUnexpectedEOF)
-	case errors.Is(err, syscall.EIO), errors.Is(err, syscall.EBADMSG), errors.Is(err, syscall.EUCLEAN):
-		return err // sockets do not have these errors
+	case volume.IsReadFailure(err):
+		return err
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ func TestReserveErrors(t *testing.T) {
 	t.Parallel()
 	for injected, want := range map[error]bool{
 		nil: true, syscall.EINVAL: true, syscall.EPERM: true, syscall.ENODEV: true, syscall.ENOSYS: true, syscall.EOPNOTSUPP: true, syscall.ESPIPE: true,
-		syscall.ENOSPC: false, syscall.EDQUOT: false, syscall.EIO: false,
+		syscall.ENOSPC: false, syscall.EDQUOT: false, syscall.EIO: false, syscall.ESTALE: false, syscall.EROFS: false,
 	} {
 		t.Run(fmt.Sprint(injected), func(t *testing.T) {
 			t.Parallel()

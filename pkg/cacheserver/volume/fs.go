@@ -264,9 +264,9 @@ func (f *FS) Statfs(path string) (syscall.Statfs_t, error) {
 }
 
 // ReportRead records the error of a read that was no call of this package: an error of sendfile, which package net returns.
-// It ignores nil, and errors of calls of this package, which are recorded already.
+// It ignores errors without IsReadFailure, and errors of calls of this package, which are recorded already.
 func (f *FS) ReportRead(err error) {
-	if _, recorded := errors.AsType[*fs.PathError](err); !recorded {
+	if _, recorded := errors.AsType[*fs.PathError](err); !recorded && IsReadFailure(err) {
 		f.health.observe(OpRead, err)
 	}
 }

@@ -48,16 +48,19 @@ func Ops() []Op {
 func hung(op Op, path string) error { return &fs.PathError{Op: string(op), Path: path, Err: ErrHung} }
 
 // errnos of a volume that fails; all other errors concern one path only, such as ENOENT. Sources: man 2 write, man 2
-// fsync; EUCLEAN and EFSCORRUPTED (the same number) are returned by ext4 and XFS for corrupt metadata; ESTALE, ETIMEDOUT
+// fsync; EUCLEAN (EFSCORRUPTED) and EBADMSG (EFSBADCRC) are returned by ext4 and XFS for corrupt metadata; ESTALE, ETIMEDOUT
 // and EREMOTEIO by NFS; ENXIO and ENODEV for a removed device; ESHUTDOWN for a file system that was shut down.
 var errnos = map[State][]syscall.Errno{
 	Full:     {syscall.ENOSPC, syscall.EDQUOT},
 	ReadOnly: {syscall.EROFS},
 	Failed: {
-		syscall.EIO, syscall.ESTALE, syscall.EUCLEAN, syscall.ENXIO, syscall.ENODEV, syscall.ESHUTDOWN, syscall.ETIMEDOUT,
-		syscall.EREMOTEIO, syscall.ENOTCONN,
+		syscall.EIO, syscall.ESTALE, syscall.EUCLEAN, syscall.EBADMSG, syscall.ENXIO, syscall.ENODEV, syscall.ESHUTDOWN,
+		syscall.ETIMEDOUT, syscall.EREMOTEIO, syscall.ENOTCONN,
 	},
 }
+
+// ofConnections are those of errnos that a connection returns, too: man 7 tcp, man 2 send.
+var ofConnections = []syscall.Errno{syscall.ETIMEDOUT, syscall.ENOTCONN}
 
 // classify returns the state of the volume that the error of a call indicates, OK if the error concerns one path only.
 func classify(err error) State {
@@ -81,3 +84,17 @@ func IsFull(err error) bool { return classify(err) == Full }
 
 // IsFailure reports whether err means that the volume failed, instead of a problem with one path such as a missing file.
 func IsFailure(err error) bool { return classify(err) != OK }
+
+// IsReadFailure reports whether err, which ended the transmission of a File to a client, means that the volume could not read
+// the file. It returns false if the volume does not respond, because a later read can be successful, and if err can also be
+// the error of the connection: sendfile(2) does not report which one failed.
+func IsReadFailure(err error) bool {
+	if classify(err) != Failed {
+		return false
+	}
+	if _, ofCall := errors.AsType[*fs.PathError](err); ofCall {
+		return true // of this package, so it concerns the file
+	}
+	errno, _ := errors.AsType[syscall.Errno](err)
+	return !slices.Contains(ofConnections, errno)
+}

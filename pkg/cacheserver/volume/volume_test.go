@@ -805,7 +805,7 @@ func TestClassify(t *testing.T) {
 	t.Parallel()
 	for err, want := range map[error]State{
 		syscall.ENOSPC: Full, syscall.EDQUOT: Full, syscall.EROFS: ReadOnly, syscall.EIO: Failed, syscall.ESTALE: Failed,
-		syscall.ENOENT: OK, syscall.EACCES: OK, syscall.ENOTDIR: OK, io.EOF: OK, os.ErrClosed: OK,
+		syscall.EBADMSG: Failed, syscall.ENOENT: OK, syscall.EACCES: OK, syscall.ENOTDIR: OK, io.EOF: OK, os.ErrClosed: OK,
 		hung(OpRead, "/x"): Hung,
 	} {
 		if got := classify(err); got != want {
@@ -817,6 +817,39 @@ func TestClassify(t *testing.T) {
 	}
 	if classify(nil) != OK {
 		t.Error("nil is a failure")
+	}
+}
+
+// An error of sendfile is a failure of the volume unless it can be the error of the connection.
+func TestReportRead(t *testing.T) {
+	t.Parallel()
+	sendfile := func(err error) error {
+		return &net.OpError{Op: "readfrom", Err: os.NewSyscallError("sendfile", err)}
+	}
+	for _, test := range []struct {
+		err     error
+		failure bool
+		state   State
+	}{
+		{sendfile(syscall.EIO), true, Failed},
+		{sendfile(syscall.ESTALE), true, Failed},
+		{sendfile(syscall.EPIPE), false, OK},
+		{sendfile(syscall.ETIMEDOUT), false, OK},
+		{sendfile(syscall.ENOTCONN), false, OK},
+		// Errors of calls are recorded by the call.
+		{&fs.PathError{Op: string(OpRead), Path: "/x", Err: syscall.ETIMEDOUT}, true, OK},
+		{hung(OpRead, "/x"), false, OK},
+		{io.ErrUnexpectedEOF, false, OK},
+		{nil, false, OK},
+	} {
+		f, _ := open(t, Options{})
+		if got := IsReadFailure(test.err); got != test.failure {
+			t.Errorf("%v: IsReadFailure %t", test.err, got)
+		}
+		f.ReportRead(test.err)
+		if got := f.Health().State; got != test.state {
+			t.Errorf("%v: the volume is %s, want %s", test.err, got, test.state)
+		}
 	}
 }
 
