@@ -78,6 +78,12 @@ func ParseHost(s string) (string, error) {
 	case strings.Contains(s, "@"):
 		// The part before the @ may be a password.
 		return "", &AddressError{Rule: "must be host[:port]", Example: "docker.io", Detail: "without user name or password", Secret: true}
+	case isIPv6(candidate):
+		return "", &AddressError{
+			Rule: "must be host[:port]", Example: "registry.example.com:5000",
+			Detail: "with a DNS name instead of an IPv6 address, also in image references; only remoteURL may have an IPv6 address",
+			Secret: mayContainSecret(s),
+		}
 	case strings.Contains(s, "://"):
 		return fail("without a scheme", candidate)
 	case strings.Contains(s, "/"):
@@ -191,6 +197,13 @@ func mayContainSecret(s string) bool {
 	_, port, _ := strings.Cut(authority, ":")
 	isNamed := port == "http" || port == "https"
 	return !isNamed && strings.Trim(port, "0123456789") != "" && strings.Trim(authority, "0123456789abcdefABCDEF:.[]") != ""
+}
+
+// isIPv6 reports whether s is an IPv6 address, also with brackets, a port, or a zone.
+func isIPv6(s string) bool {
+	literal, _, _ := strings.Cut(strings.TrimPrefix(s, "["), "]")
+	address, err := netip.ParseAddr(literal)
+	return err == nil && address.Is6()
 }
 
 // canonicalHost returns host[:port] with the host in lower case and an IPv6 address in its shortest form.

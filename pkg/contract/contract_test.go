@@ -61,6 +61,7 @@ func TestAddresses(t *testing.T) {
 
 func TestSuggestions(t *testing.T) {
 	t.Parallel()
+	const ipv6 = `must be host[:port], for example registry.example.com:5000, with a DNS name instead of an IPv6 address, also in image references; only remoteURL may have an IPv6 address`
 	for input, want := range map[string]string{
 		"https://docker.io":          `must be host[:port], for example docker.io, without a scheme; write "docker.io"`,
 		"HTTPS://Docker.io:5000/v2/": `must be host[:port], for example docker.io, without a scheme; write "docker.io:5000"`,
@@ -68,8 +69,15 @@ func TestSuggestions(t *testing.T) {
 		"Docker.io":                  `must be host[:port], for example docker.io, in lower case; write "docker.io"`,
 		"Docker_io":                  `must be host[:port], for example docker.io, in lower case`,
 		// The Kelvin sign is not a k.
-		"https://\u212adocker.io":         `must be host[:port], for example docker.io, without a scheme`,
-		"docker_io":                       `must be host[:port], for example docker.io or registry.example.com:5000`,
+		"https://\u212adocker.io": `must be host[:port], for example docker.io, without a scheme`,
+		"docker_io":               `must be host[:port], for example docker.io or registry.example.com:5000`,
+		// An IPv6 address, in any form.
+		"[fd00::1]:5000":                  ipv6,
+		"[fd00::1]":                       ipv6,
+		"fd00::1":                         ipv6,
+		"[FD00::1]:5000":                  ipv6,
+		"[fe80::1%eth0]:5000":             ipv6,
+		"https://[fd00::1]:5000/":         ipv6,
 		"me:secret@docker.io":             `must be host[:port], for example docker.io, without user name or password`,
 		strings.Repeat("a.", 127) + "b:5": `must have at most 255 characters, because it is the name of a directory on the nodes`,
 	} {

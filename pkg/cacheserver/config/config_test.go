@@ -81,6 +81,7 @@ func TestValidate(t *testing.T) {
 		{"host with scheme", func(c *Config) { c.Upstream.Host = "https://docker.io" }, `upstream.host: "https://docker.io" must be host[:port], for example docker.io, without a scheme; write "docker.io"`},
 		{"host with path", func(c *Config) { c.Upstream.Host = "docker.io/library" }, `upstream.host: "docker.io/library" must be host[:port], for example docker.io, without a path; write "docker.io"`},
 		{"host with empty port", func(c *Config) { c.Upstream.Host = "docker.io:" }, `upstream.host: "docker.io:" must be host[:port], for example docker.io or registry.example.com:5000`},
+		{"host with IPv6 address", func(c *Config) { c.Upstream.Host = "[fd00::1]:5000" }, `upstream.host: "[fd00::1]:5000" must be host[:port], for example registry.example.com:5000, with a DNS name instead of an IPv6 address, also in image references; only remoteURL may have an IPv6 address`},
 		{"no URL", func(c *Config) { c.Upstream.RemoteURL = "" }, "upstream.remoteURL: must be set to the URL of the registry, such as https://registry-1.docker.io"},
 		{"URL without scheme", func(c *Config) { c.Upstream.RemoteURL = "registry-1.docker.io" }, `upstream.remoteURL: "registry-1.docker.io" must be http or https with a host and an optional port, for example https://registry.example.com`},
 		{"URL with password", func(c *Config) { c.Upstream.RemoteURL = "https://user:secret@a" }, "upstream.remoteURL: must be http or https with a host and an optional port, for example https://registry.example.com, without user name or password"},
