@@ -36,7 +36,7 @@ func (s *Store) Receive(d digest.Digest) (*Incoming, Progress, error) {
 		if err == nil {
 			return &Incoming{store: s, file: f, digest: d}, progress, nil
 		}
-		if !errors.Is(err, errInUse) {
+		if !errors.Is(err, volume.ErrLocked) {
 			// It cannot be resumed, so its space is more useful.
 			_ = s.removePartial(path)
 		}

@@ -176,22 +176,13 @@ func readRecord(from layout.FS, path string) (Progress, error) {
 	return p, nil
 }
 
-// errInUse is the error of lock for a file of another process.
-var errInUse = errors.New("another process uses the file")
-
 // lock marks a file as used by this process until it is closed, so that another process on the same volume neither
-// resumes nor deletes it. File systems without locks are no error.
+// resumes nor deletes it. The error wraps volume.ErrLocked if another process uses it. File systems without locks are no
+// error.
 func lock(f *volume.File) error {
-	raw, err := f.SyscallConn()
-	if err != nil {
+	err := f.Lock()
+	if errors.Is(err, volume.ErrLocked) || volume.IsFailure(err) {
 		return err
-	}
-	var lockErr error
-	if err := raw.Control(func(fd uintptr) { lockErr = syscall.Flock(int(fd), syscall.LOCK_EX|syscall.LOCK_NB) }); err != nil {
-		return err
-	}
-	if errors.Is(lockErr, syscall.EWOULDBLOCK) {
-		return errInUse
 	}
 	return nil
 }
@@ -261,8 +252,11 @@ func (p *partials) removeUnused(path string) error {
 	case err != nil:
 		return p.removePartial(path) // a file of another owner, or no regular file: it is not in use by a cache
 	}
-	if err := lock(f); errors.Is(err, errInUse) {
+	switch err := lock(f); {
+	case errors.Is(err, volume.ErrLocked):
 		return f.Close()
+	case err != nil:
+		return errors.Join(err, f.Close()) // it may be in use
 	}
 	return errors.Join(p.removePartial(path), f.Close())
 }

@@ -131,6 +131,12 @@ func (f *File) Allocate(offset, size int64) error {
 	return run(f.files, OpAllocate, f.Name(), func() error { return f.files.calls.allocate(f.file, offset, size) })
 }
 
+// Lock locks the file for this process until it is closed, without waiting: flock(2). The error wraps ErrLocked if another
+// process has locked it. On network file systems the call asks the server.
+func (f *File) Lock() error {
+	return run(f.files, OpLock, f.Name(), func() error { return f.files.calls.lock(f.file) })
+}
+
 // Sync is os.File.Sync. After an error the file is unusable: the kernel may have dropped unwritten data and returns
 // success for a second fsync (man 2 fsync, section NOTES).
 func (f *File) Sync() error {

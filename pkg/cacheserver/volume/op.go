@@ -28,6 +28,7 @@ const (
 	OpWrite    Op = "write"     // File.Write, File.WriteAt
 	OpTruncate Op = "truncate"  // File.Truncate
 	OpAllocate Op = "fallocate" // File.Allocate
+	OpLock     Op = "flock"     // File.Lock
 	OpSync     Op = "fsync"     // File.Sync
 	OpSyncDir  Op = "fsyncdir"  // FS.SyncDir
 	OpRename   Op = "rename"    // FS.Rename
@@ -39,7 +40,7 @@ const (
 // Ops returns all operations.
 func Ops() []Op {
 	return []Op{
-		OpMkdir, OpChmod, OpOpen, OpCreate, OpStat, OpReadDir, OpRead, OpWrite, OpTruncate, OpAllocate, OpSync, OpSyncDir,
+		OpMkdir, OpChmod, OpOpen, OpCreate, OpStat, OpReadDir, OpRead, OpWrite, OpTruncate, OpAllocate, OpLock, OpSync, OpSyncDir,
 		OpRename, OpRemove, OpStatfs, OpClose,
 	}
 }

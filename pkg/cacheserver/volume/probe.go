@@ -51,7 +51,7 @@ func (r probeResults) noteWrite(op Op, err error) {
 }
 
 // changing are the operations that only a probe with temporary files executes.
-var changing = []Op{OpMkdir, OpChmod, OpCreate, OpWrite, OpTruncate, OpAllocate, OpSync, OpSyncDir, OpRename, OpRemove, OpClose}
+var changing = []Op{OpMkdir, OpChmod, OpCreate, OpWrite, OpTruncate, OpAllocate, OpLock, OpSync, OpSyncDir, OpRename, OpRemove, OpClose}
 
 // prober executes the calls of probes, without deadlines.
 type prober struct {
@@ -153,6 +153,12 @@ func (p prober) changes(dir string, suspects map[Op]bool, r probeResults) {
 		err = nil
 	}
 	r.noteWrite(OpAllocate, err)
+	if suspects[OpLock] {
+		if err = p.calls.lock(file); !IsFailure(err) {
+			err = nil // a file system without locks
+		}
+		r.noteWrite(OpLock, err)
+	}
 	if suspects[OpSync] {
 		r.noteWrite(OpSync, p.calls.sync(file))
 	}

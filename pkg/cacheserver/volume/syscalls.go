@@ -18,6 +18,9 @@ import (
 // directories only.
 var ErrNotRegular = errors.New("it is neither a regular file nor a directory")
 
+// ErrLocked is wrapped by the error of File.Lock if another process has locked the file.
+var ErrLocked = errors.New("another process uses the file")
+
 // injector has the file system calls without a deadline, each after the fault of a test. The zero value injects nothing.
 // The methods run in workers and in probes only.
 type injector func(op Op, path string) error
@@ -180,20 +183,36 @@ func (in injector) allocate(f *os.File, offset, size int64) error {
 }
 
 func fallocate(f *os.File, offset, size int64) error {
+	return control(OpAllocate, f, func(fd int) error { return unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, offset, size) })
+}
+
+func (in injector) lock(f *os.File) error {
+	if err := in.check(OpLock, f.Name()); err != nil {
+		return err
+	}
+	err := control(OpLock, f, func(fd int) error { return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) })
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return &fs.PathError{Op: string(OpLock), Path: f.Name(), Err: ErrLocked}
+	}
+	return err
+}
+
+// control executes a system call with the descriptor of a file, again after each interruption by a signal.
+func control(op Op, f *os.File, call func(fd int) error) error {
 	conn, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
-	var allocateErr error
+	var callErr error
 	err = conn.Control(func(fd uintptr) {
 		for {
-			if allocateErr = unix.Fallocate(int(fd), unix.FALLOC_FL_KEEP_SIZE, offset, size); !errors.Is(allocateErr, syscall.EINTR) {
+			if callErr = call(int(fd)); !errors.Is(callErr, syscall.EINTR) {
 				return
 			}
 		}
 	})
-	if err == nil && allocateErr != nil {
-		err = &fs.PathError{Op: string(OpAllocate), Path: f.Name(), Err: allocateErr}
+	if err == nil && callErr != nil {
+		err = &fs.PathError{Op: string(op), Path: f.Name(), Err: callErr}
 	}
 	return err
 }

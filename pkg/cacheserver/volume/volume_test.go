@@ -124,6 +124,8 @@ func each(f *FS, file *File, op Op) error {
 		err = file.Truncate(1)
 	case OpAllocate:
 		err = file.Allocate(0, 1)
+	case OpLock:
+		err = file.Lock()
 	case OpSync:
 		err = file.Sync()
 	case OpSyncDir:
@@ -713,6 +715,11 @@ func TestCalls(t *testing.T) {
 	if err != nil || info.Size() != int64(len(content)) {
 		t.Errorf("Stat of the file: %v, %v", info, err)
 	}
+	other, err := f.Open(file.Name())
+	check("Open", err)
+	check("Lock", file.Lock())
+	want("Lock of another descriptor", other.Lock(), ErrLocked)
+	check("Close", other.Close())
 	target := filepath.Join(deep, "target")
 	check("Chmod", f.Chmod(file.Name(), 0o644))
 	check("Rename", f.Rename(file.Name(), target))
