@@ -121,7 +121,7 @@ ca = %q
 	return dir
 }
 
-func (c *cache) url() string { return "http://" + c.Address() }
+func (c *cache) url() string { return c.scheme + "://" + c.Address() }
 
 // wantPulled checks that all clients have the image, which the digest names directly or in an index.
 func wantPulled(t *testing.T, report containerdpull.Report, digest string, image v1.Image) {

@@ -5,6 +5,8 @@ package cacheserver_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -112,6 +114,14 @@ func (u *origin) push(t testing.TB, tag string, seed uint64) v1.Image {
 	return image
 }
 
+// shape limits the bandwidth to a number of bytes per second; 0 means no limit.
+func (u *origin) shape(t testing.TB, bytesPerSecond int64) {
+	t.Helper()
+	if err := u.Shape(upstream.Shaping{BytesPerSecond: bytesPerSecond}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // requests returns "METHOD kind reference" of the requests since the last time.
 func (u *origin) requests() []string {
 	var got []string
@@ -136,6 +146,7 @@ func (u *origin) config(t testing.TB) config.Config {
 type cache struct {
 	*cacheserver.Server
 	root      string
+	scheme    string
 	transport *http.Transport
 	log       *lockedBuffer
 	stop      func() error
@@ -152,7 +163,7 @@ func start(t testing.TB, cfg config.Config, o cacheserver.Options) *cache {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
-	c := &cache{Server: server, root: cfg.Storage.Root, transport: &http.Transport{}, log: log}
+	c := &cache{Server: server, root: cfg.Storage.Root, scheme: "http", transport: &http.Transport{}, log: log}
 	c.stop = sync.OnceValue(func() error {
 		c.transport.CloseIdleConnections()
 		cancel()
@@ -169,9 +180,26 @@ func start(t testing.TB, cfg config.Config, o cacheserver.Options) *cache {
 	return c
 }
 
+// startTLS is start with a certificate of a new authority, which the transport of the cache trusts.
+func startTLS(t testing.TB, cfg config.Config, o cacheserver.Options) *cache {
+	t.Helper()
+	dir, ca := t.TempDir(), newCA(t)
+	cfg.Listen.TLS.CertFile, cfg.Listen.TLS.KeyFile = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	issue(t, ca, dir, time.Now())
+	c := start(t, cfg, o)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca.PEM())
+	c.scheme, c.transport.TLSClientConfig = "https", &tls.Config{RootCAs: roots}
+	return c
+}
+
 // pull reads all of an image once, as crane does, which checks the digests.
 func (c *cache) pull(ctx context.Context, tag string) error {
-	ref, err := name.NewTag(c.Address()+"/"+repository+":"+tag, name.Insecure)
+	var options []name.Option
+	if c.scheme == "http" {
+		options = append(options, name.Insecure)
+	}
+	ref, err := name.NewTag(c.Address()+"/"+repository+":"+tag, options...)
 	if err != nil {
 		return err
 	}
@@ -217,7 +245,7 @@ func (c *cache) do(t *testing.T, method, path string, header ...string) response
 
 func (c *cache) open(t *testing.T, method, path string, header ...string) *http.Response {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+c.Address()+"/v2/"+repository+"/"+path, nil)
+	req, err := http.NewRequestWithContext(t.Context(), method, c.url()+"/v2/"+repository+"/"+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

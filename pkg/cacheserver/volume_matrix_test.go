@@ -3,6 +3,7 @@
 package cacheserver_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -23,6 +24,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/registry-cache/extension/pkg/cacheserver"
+	"github.com/registry-cache/extension/pkg/cacheserver/config"
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/test/testbed/containerdpull"
 	"github.com/registry-cache/extension/test/testbed/images"
@@ -397,41 +399,62 @@ func TestFaultsWithContainerd(t *testing.T) {
 	}
 }
 
-// TestHangWhileSending hangs a volume while it delivers a blob to a client, over http (sendfile) and https. The response
-// ends with fewer bytes than announced, and the rest is available from byte to byte.
+// TestHangWhileSending hangs a volume while it delivers a blob to a client: a stored one, and one that is being downloaded,
+// over http (sendfile) and https. The response continues, or ends with fewer bytes than announced. Then the rest is
+// available from byte to byte. If only reads hang, the kernel sends new bytes of a download when the volume is not known to
+// be hung.
 func TestHangWhileSending(t *testing.T) {
 	t.Parallel()
-	u := newOrigin(t, upstream.Options{})
-	image, err := images.Generate(images.Spec{Seed: 1, LayerSizes: []int64{8 << 20}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := u.Push(t.Context(), "docker.io/"+repository+":"+tag, image); err != nil {
-		t.Fatal(err)
-	}
-	fault := &volumeFault{}
-	c := start(t, u.config(t), cacheserver.Options{Volume: matrixVolume(fault), DrainTimeout: time.Second})
-	defer fault.end()
-	if err := c.pull(t.Context(), tag); err != nil {
-		t.Fatal(err)
-	}
-	c.settle(t)
-	digests, contents := layers(t, image)
-	resp := c.open(t, "GET", "blobs/"+digests[0])
-	defer resp.Body.Close()
-	content := io.Reader(resp.Body)
-	first := make([]byte, 64<<10)
-	if _, err := io.ReadFull(content, first); err != nil {
-		t.Fatal(err)
-	}
-	fault.begin(nil, volume.Ops()...)
-	rest := make(chan []byte)
-	go func() {
-		body, err := io.ReadAll(content)
-		if err == nil && len(first)+len(body) < len(contents[0]) {
-			t.Errorf("%d of %d bytes look complete", len(first)+len(body), len(contents[0]))
+	starts := map[string]func(testing.TB, config.Config, cacheserver.Options) *cache{"http": start, "https": startTLS}
+	for i, ops := range [][]volume.Op{volume.Ops(), {volume.OpRead}, volume.Ops(), {volume.OpRead}} {
+		stored := i < 2
+		for scheme, start := range starts {
+			t.Run(fmt.Sprintf("stored=%t/%s/%d operations", stored, scheme, len(ops)), func(t *testing.T) {
+				t.Parallel()
+				u := newOrigin(t, upstream.Options{})
+				image, err := images.Generate(images.Spec{Seed: 1, LayerSizes: []int64{16 << 20}}) // more than the buffers of the connections
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := u.Push(t.Context(), "docker.io/"+repository+":"+tag, image); err != nil {
+					t.Fatal(err)
+				}
+				digests, contents := layers(t, image)
+				fault := &volumeFault{}
+				c := start(t, u.config(t), cacheserver.Options{Volume: matrixVolume(fault), DrainTimeout: time.Second})
+				defer fault.end()
+				if stored {
+					if err := c.pull(t.Context(), tag); err != nil {
+						t.Fatal(err)
+					}
+					c.settle(t)
+				} else {
+					u.shape(t, 4<<20) // so that the download does not end before the hang
+				}
+				testHangWhileSending(t, c, u, func() { fault.begin(nil, ops...) }, digests[0], contents[0])
+			})
 		}
-		rest <- body
+	}
+}
+
+func testHangWhileSending(t *testing.T, c *cache, u *origin, hang func(), digest string, content []byte) {
+	t.Helper()
+	resp := c.open(t, "GET", "blobs/"+digest)
+	defer resp.Body.Close()
+	body := io.Reader(resp.Body)
+	first := make([]byte, 64<<10)
+	if _, err := io.ReadFull(body, first); err != nil {
+		t.Fatal(err)
+	}
+	hang()
+	u.shape(t, 0)
+	rest := make(chan []byte, 1)
+	go func() {
+		got, err := io.ReadAll(body)
+		if err == nil && len(first)+len(got) < len(content) {
+			t.Errorf("%d of %d bytes look complete", len(first)+len(got), len(content))
+		}
+		rest <- got
 	}()
 	var got []byte
 	select {
@@ -440,11 +463,11 @@ func TestHangWhileSending(t *testing.T) {
 	case <-time.After(2*matrixTimeout + 4*time.Second): // the guard of a file checks twice, after the deadline and one second later
 		t.Fatal("the response is silent while the volume is hung")
 	}
-	if !strings.HasPrefix(string(contents[0]), string(got)) {
+	if !bytes.HasPrefix(content, got) {
 		t.Fatal("wrong bytes")
 	}
 	n := &node{t: t, cache: c, up: u}
-	if body := n.content("blobs/"+digests[0], digests[0]); string(body) != string(contents[0]) {
+	if body := n.content("blobs/"+digest, digest); !bytes.Equal(body, content) {
 		t.Error("wrong bytes after the hang")
 	}
 }

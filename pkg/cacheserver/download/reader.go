@@ -34,7 +34,9 @@ type Reader struct {
 	hit        bool // no byte came from the upstream
 	passed     bool // some bytes bypassed the cache
 	shared     int64
-	file       *volume.File // for the kernel; nil until the first chunk
+	file       *volume.File    // for the kernel; nil until the first chunk
+	guard      func(hung bool) // supervises file, see Guard; nil without supervision
+	endGuard   func()          // of file; nil without supervision
 
 	offset int64 // guarded by the lock of the download
 }
@@ -215,11 +217,25 @@ func (r *Reader) Chunk(limit int64) (*io.LimitedReader, error) {
 		if r.file, err = incoming.Open(); err != nil {
 			return nil, nil //nolint:nilerr // Read uses the descriptor of the download
 		}
+		if r.guard != nil {
+			r.endGuard = r.file.Guard(r.guard)
+		}
 	}
 	if _, err := r.file.Seek(r.offset, io.SeekStart); err != nil {
 		return nil, fmt.Errorf("reading blob %s: %w", r.download.digest, err)
 	}
 	return &io.LimitedReader{R: r.file, N: n}, nil
+}
+
+// Guard supervises the chunks while the kernel reads them, see volume.File.Guard.
+func (r *Reader) Guard(check func(hung bool)) (end func()) {
+	r.guard = check
+	return func() {
+		r.guard = nil
+		if r.endGuard != nil {
+			r.endGuard()
+		}
+	}
 }
 
 // Sent moves the position behind n bytes of the last chunk.
