@@ -214,7 +214,7 @@ var matrixFaults = map[string]error{
 
 // unusedOps are operations that a pull does not execute.
 var unusedOps = map[volume.Op]bool{
-	volume.OpTruncate: true, // only probes after another failure
+	volume.OpTruncate: true, // only partial downloads, and probes after another failure
 	volume.OpStatfs:   true, // the collector every ten seconds
 	volume.OpReadDir:  true, // only at the start
 }

@@ -167,10 +167,15 @@ func (i *Incoming) Commit(verified digest.Digest, repositories []string) error {
 	return i.store.removeIfExists(i.file.Name() + recordSuffix)
 }
 
-// Keep records the progress and keeps the file for the next call of Receive, also after a restart.
+// Keep records the progress and keeps the file for the next call of Receive, also after a restart. Space of other bytes is
+// released. After an error the file is not kept.
 func (i *Incoming) Keep(p Progress) error {
 	if err := i.Record(p); err != nil {
 		return errors.Join(err, i.Discard())
+	}
+	// Not earlier, because the previous record can have other spans.
+	if err := i.file.Trim(p.Spans); err != nil {
+		return errors.Join(fmt.Errorf("releasing the unused space of blob %s: %w", i.digest, err), i.Discard())
 	}
 	i.kept = &p
 	return nil

@@ -130,8 +130,17 @@ func (p *partials) remove(d digest.Digest) (path string) {
 	return removed.path
 }
 
-// reopen opens a partial download and reads its record. Bytes that the file lacks are not part of the progress.
-func (p *partials) reopen(path string, d digest.Digest) (_ *volume.File, _ Progress, err error) {
+// reopen opens a partial download of the digest, see open.
+func (p *partials) reopen(path string, d digest.Digest) (*volume.File, Progress, error) {
+	f, progress, err := p.open(path)
+	if err == nil && progress.Digest != d {
+		err = errors.Join(errors.New("its record has another digest"), f.Close())
+	}
+	return f, progress, err
+}
+
+// open opens and locks a partial download, and reads its record. A file that lacks bytes of the progress is an error.
+func (p *partials) open(path string) (_ *volume.File, _ Progress, err error) {
 	f, err := p.fs.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, Progress{}, err
@@ -147,9 +156,6 @@ func (p *partials) reopen(path string, d digest.Digest) (_ *volume.File, _ Progr
 	progress, err := readRecord(p.reader.FS, path+recordSuffix)
 	if err != nil {
 		return nil, Progress{}, err
-	}
-	if progress.Digest != d {
-		return nil, Progress{}, errors.New("its record has another digest")
 	}
 	info, err := f.Stat()
 	if err != nil {
@@ -229,18 +235,31 @@ func (p *partials) adoptAll(dir string) {
 	}
 }
 
-// adopt makes a partial download available to Receive, unless it is too old or unusable.
+// adopt makes a partial download available to Receive, unless it is too old or unusable. It returns true if the file must not
+// be deleted.
 func (p *partials) adopt(path string) bool {
 	info, err := p.fs.Stat(path)
 	if err != nil || time.Since(info.ModTime()) > keepPartial {
 		return false
 	}
-	progress, err := readRecord(p.reader.FS, path+recordSuffix)
-	if err != nil {
-		return false
+	progress, err := p.trim(path, info.ModTime())
+	if err == nil {
+		p.add(progress, path)
 	}
-	p.add(progress, path)
-	return true
+	return err == nil || errors.Is(err, volume.ErrLocked)
+}
+
+// trim releases the space that a killed process had reserved for the rest of a partial download, and returns the progress. The
+// age of the file is unchanged.
+func (p *partials) trim(path string, written time.Time) (Progress, error) {
+	f, progress, err := p.open(path)
+	if err != nil {
+		return Progress{}, err
+	}
+	if err = f.Trim(progress.Spans); err == nil {
+		err = p.fs.Chtimes(path, written, written)
+	}
+	return progress, errors.Join(err, f.Close())
 }
 
 // removeUnused deletes a partial file unless another process uses it, or has deleted it.

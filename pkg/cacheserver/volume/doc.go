@@ -15,7 +15,7 @@
 // file that is created late is removed. A rename, a removal or a new directory is not reverted. Callers must tolerate
 // that, which is simple if a path only ever gets complete content: write a temporary file, sync it, rename it.
 //
-// A File is unusable after an abandoned write or sync: each later Write, WriteAt, Truncate and Sync fails with ErrHung, so
+// A File is unusable after an abandoned write or sync: each later Write, WriteAt, Trim and Sync fails with ErrHung, so
 // that a file with unknown content is never synced and renamed. The caller must not modify a buffer that it has passed to
 // an abandoned write.
 //

@@ -120,15 +120,30 @@ func executeWrite(t *task) {
 	t.n, t.err = t.file.files.calls.write(t.file.file, t.buffer, t.offset, t.isAbandoned)
 }
 
-// Truncate is os.File.Truncate.
-func (f *File) Truncate(size int64) error {
-	return f.change(OpTruncate, func() error { return f.files.calls.truncate(f.file, size) })
+// Trim releases the space of all bytes outside of the spans, also of those that Allocate has reserved: it ends the file at the
+// last span, and punches holes between the spans. A span has the offsets of its first byte and of the byte behind its last one;
+// spans are ascending, do not overlap, and have been written. A file system without holes keeps the space between them, which
+// is no error. After an error the size of the file is undefined.
+func (f *File) Trim(spans [][2]int64) error {
+	var end int64
+	for _, span := range spans {
+		offset, size := end, span[0]-end
+		end = span[1]
+		if size == 0 {
+			continue
+		}
+		err := f.change(OpAllocate, func() error { return f.files.calls.allocate(f.file, releaseSpace, offset, size) })
+		if IsFailure(err) {
+			return err
+		}
+	}
+	return f.change(OpTruncate, func() error { return f.files.calls.truncate(f.file, end) })
 }
 
 // Allocate reserves space for size bytes from offset, without changing the size of the file: fallocate(2) with
 // FALLOC_FL_KEEP_SIZE. File systems without support return an error that wraps errors.ErrUnsupported.
 func (f *File) Allocate(offset, size int64) error {
-	return run(f.files, OpAllocate, f.Name(), func() error { return f.files.calls.allocate(f.file, offset, size) })
+	return run(f.files, OpAllocate, f.Name(), func() error { return f.files.calls.allocate(f.file, reserveSpace, offset, size) })
 }
 
 // Lock locks the file for this process until it is closed, without waiting: flock(2). The error wraps ErrLocked if another

@@ -26,8 +26,8 @@ const (
 	OpReadDir  Op = "readdir"   // FS.ReadDir, FS.RemoveAll
 	OpRead     Op = "read"      // File.Read, File.ReadAt, FS.ReadFile, sendfile
 	OpWrite    Op = "write"     // File.Write, File.WriteAt
-	OpTruncate Op = "truncate"  // File.Truncate
-	OpAllocate Op = "fallocate" // File.Allocate
+	OpTruncate Op = "truncate"  // File.Trim
+	OpAllocate Op = "fallocate" // File.Allocate, File.Trim
 	OpLock     Op = "flock"     // File.Lock
 	OpSync     Op = "fsync"     // File.Sync
 	OpSyncDir  Op = "fsyncdir"  // FS.SyncDir

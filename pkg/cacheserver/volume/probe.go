@@ -148,7 +148,7 @@ func (p prober) changes(dir string, suspects map[Op]bool, r probeResults) {
 	_, err = p.calls.write(file, make([]byte, probeFileSize), -1, never)
 	r.noteWrite(OpWrite, err)
 	r.noteWrite(OpTruncate, p.calls.truncate(file, probePage))
-	err = p.calls.allocate(file, 0, probeFileSize)
+	err = p.calls.allocate(file, reserveSpace, 0, probeFileSize)
 	if errors.Is(err, errors.ErrUnsupported) {
 		err = nil
 	}

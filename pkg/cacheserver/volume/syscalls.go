@@ -169,21 +169,27 @@ func (in injector) truncate(f *os.File, size int64) error {
 	return f.Truncate(size)
 }
 
-// allocate reserves space without changing the size of the file. The error wraps errors.ErrUnsupported if the file system
-// cannot do that. Some return ENODEV (man 2 fallocate), which other calls return for a removed device.
-func (in injector) allocate(f *os.File, offset, size int64) error {
+// Modes of allocate. None changes the size of the file.
+const (
+	reserveSpace = unix.FALLOC_FL_KEEP_SIZE
+	releaseSpace = unix.FALLOC_FL_KEEP_SIZE | unix.FALLOC_FL_PUNCH_HOLE
+)
+
+// allocate reserves or releases space. The error wraps errors.ErrUnsupported if the file system cannot do that. Some return
+// ENODEV (man 2 fallocate), which other calls return for a removed device.
+func (in injector) allocate(f *os.File, mode uint32, offset, size int64) error {
 	err := in.check(OpAllocate, f.Name())
 	if err == nil {
-		err = fallocate(f, offset, size)
+		err = fallocate(f, mode, offset, size)
 	}
 	if errors.Is(err, syscall.ENODEV) {
-		return fmt.Errorf("reserving space for %s: %w", f.Name(), errors.ErrUnsupported)
+		return fmt.Errorf("reserving or releasing space of %s: %w", f.Name(), errors.ErrUnsupported)
 	}
 	return err
 }
 
-func fallocate(f *os.File, offset, size int64) error {
-	return control(OpAllocate, f, func(fd int) error { return unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, offset, size) })
+func fallocate(f *os.File, mode uint32, offset, size int64) error {
+	return control(OpAllocate, f, func(fd int) error { return unix.Fallocate(fd, mode, offset, size) })
 }
 
 func (in injector) lock(f *os.File) error {

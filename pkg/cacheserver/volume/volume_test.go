@@ -121,7 +121,7 @@ func each(f *FS, file *File, op Op) error {
 	case OpWrite:
 		_, err = file.WriteAt([]byte("y"), 0)
 	case OpTruncate:
-		err = file.Truncate(1)
+		err = file.Trim([][2]int64{{0, 1}})
 	case OpAllocate:
 		err = file.Allocate(0, 1)
 	case OpLock:
@@ -791,6 +791,37 @@ func TestErrorOfClose(t *testing.T) {
 	}
 	if got := f.Health(); got.State != Failed {
 		t.Errorf("the error is not observed: %+v", got)
+	}
+}
+
+// Trim keeps the bytes of the spans, and the file ends with them.
+func TestTrim(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		spans [][2]int64
+		want  string
+	}{
+		"nothing":             {nil, ""},
+		"everything":          {[][2]int64{{0, 10}}, "0123456789"},
+		"a beginning":         {[][2]int64{{0, 4}}, "0123"},
+		"an end":              {[][2]int64{{7, 10}}, "\x00\x00\x00\x00\x00\x00\x00789"},
+		"several spans":       {[][2]int64{{1, 2}, {4, 6}, {7, 8}}, "\x001\x00\x0045\x007"},
+		"spans without a gap": {[][2]int64{{0, 4}, {4, 6}}, "012345"},
+	} {
+		f, _ := open(t, Options{})
+		file, err := f.Create(f.root, "trim-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := file.WriteAt([]byte("0123456789"), 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(file.Allocate(0, 1<<20), file.Trim(test.spans), file.Close()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got, err := os.ReadFile(file.Name()); err != nil || string(got) != test.want {
+			t.Errorf("%s: got %q, %v, want %q", name, got, err, test.want)
+		}
 	}
 }
 
