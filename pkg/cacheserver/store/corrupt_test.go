@@ -4,14 +4,19 @@ package store
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 // droppedCounter counts the deletions of corrupt content.
@@ -47,6 +52,95 @@ func TestCorruptFileIsDroppedOnce(t *testing.T) {
 	}
 	if counter.dropped != 1 {
 		t.Errorf("dropped %d times, want once", counter.dropped)
+	}
+}
+
+// While the fsync of a blob takes long, all other calls proceed. Those for the same digest use the file that the blob will
+// replace: it is served, and deleted if it is corrupt.
+func TestNothingWaitsForFsyncOfBlob(t *testing.T) {
+	t.Parallel()
+	slow := newSlowSync()
+	release := sync.OnceFunc(func() { close(slow.release) })
+	defer release()
+	syncing := make(chan struct{})
+	var isSlow atomic.Bool
+	s, root := openOn(t, volume.Options{Timeout: time.Minute, SyncTimeout: time.Minute, Fault: func(op volume.Op, path string) error {
+		if op != volume.OpSync || !strings.HasPrefix(filepath.Base(path), layerHex) || !isSlow.Load() {
+			return nil
+		}
+		close(syncing)
+		return slow.fault(op, path)
+	}})
+	commit(t, s, repository)
+	i := receive(t, s, layer)
+	defer i.Close()
+	isSlow.Store(true)
+	committed := make(chan error, 1)
+	go func() { committed <- i.Commit(layerDigest, []string{repository}) }()
+	<-syncing
+
+	proceeds := func(name string, call func() error) {
+		t.Helper()
+		ended := make(chan error, 1)
+		go func() { ended <- call() }()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s waits for the fsync", name)
+		}
+	}
+	proceeds("storing a manifest", func() error { return s.PutManifest(repository, manifestDigest, []byte(manifest)) })
+	proceeds("storing a blob", func() error { return commitContent(s, "another layer") })
+	proceeds("linking the blob", func() error { return s.LinkBlob("other/repository", layerDigest) })
+	proceeds("reading the blob", func() error {
+		f, err := s.Blob(repository, layerDigest)
+		if err != nil {
+			return err
+		}
+		return f.Close()
+	})
+	for _, detect := range []string{"reading", "dropping"} {
+		if err := os.WriteFile(filepath.Join(root, layerFile), []byte("corrupt"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		examined, err := os.Stat(filepath.Join(root, layerFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		proceeds(detect+" the corrupt blob", func() error {
+			if detect == "dropping" {
+				return s.Drop(layerDigest, examined, "test")
+			}
+			_, err := s.Blob(repository, layerDigest)
+			switch {
+			case err == nil:
+				return errors.New("it is served")
+			case errors.Is(err, ErrNotFound):
+				return nil
+			}
+			return err
+		})
+		if _, err := os.Stat(filepath.Join(root, layerFile)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: the corrupt file was not deleted: %v", detect, err)
+		}
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, layerFile)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case err := <-committed:
+		t.Errorf("the blob was committed before its fsync, with the error %v", err)
+	default:
+	}
+	release()
+	if err := <-committed; err != nil {
+		t.Error(err)
+	}
+	if got := readBlob(t, s, repository); got != layer {
+		t.Errorf("got %q", got)
 	}
 }
 

@@ -401,19 +401,25 @@ func commit(t *testing.T, s *Store, repositories ...string) {
 	}
 }
 
-func tryCommit(s *Store, repositories ...string) (err error) {
-	p, _, err := s.Receive(layerDigest)
+func tryCommit(s *Store, repositories ...string) error {
+	return commitContent(s, layer, repositories...)
+}
+
+// commitContent stores a blob with two writes.
+func commitContent(s *Store, content string, repositories ...string) (err error) {
+	d := digest.FromString(content)
+	p, _, err := s.Receive(d)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Discard(), p.Close()) }()
-	if _, err := p.WriteAt([]byte(layer[:4]), 0); err != nil {
+	if _, err := p.WriteAt([]byte(content[:4]), 0); err != nil {
 		return err
 	}
-	if _, err := p.WriteAt([]byte(layer[4:]), 4); err != nil {
+	if _, err := p.WriteAt([]byte(content[4:]), 4); err != nil {
 		return err
 	}
-	return p.Commit(layerDigest, repositories)
+	return p.Commit(d, repositories)
 }
 
 func readBlob(t *testing.T, s *Store, repository string) string {
