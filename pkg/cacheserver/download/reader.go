@@ -87,7 +87,7 @@ func (r *Reader) awaitStart(limit context.Context) error {
 		case state.err != nil:
 			return state.err
 		}
-		if err := r.pause(limit, changed); err != nil {
+		if err := wait(limit, changed); err != nil {
 			return err
 		}
 	}
@@ -135,7 +135,7 @@ func (r *Reader) await(ctx context.Context, offset int64) error {
 		case state.err != nil:
 			return state.err
 		}
-		if err := r.pause(limited, changed); err != nil {
+		if err := wait(limited, changed); err != nil {
 			return err
 		}
 	}
@@ -146,7 +146,8 @@ func (r *Reader) limit(ctx context.Context) (context.Context, context.CancelFunc
 	return upstream.AnswerContext(ctx, r.began, "GET "+r.repository+"@"+r.download.digest.String())
 }
 
-func (r *Reader) pause(ctx context.Context, changed <-chan struct{}) error {
+// wait waits for a change of the download. It returns the cause of ctx if that ends before.
+func wait(ctx context.Context, changed <-chan struct{}) error {
 	select {
 	case <-changed:
 		return nil
@@ -194,7 +195,7 @@ func (r *Reader) available(limit int64) (int64, error) {
 		case state.err != nil:
 			return 0, state.err
 		}
-		if err := r.pause(r.ctx, changed); err != nil {
+		if err := wait(r.ctx, changed); err != nil {
 			return 0, err
 		}
 	}

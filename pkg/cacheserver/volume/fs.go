@@ -209,7 +209,12 @@ func (f *FS) Chmod(path string, perm fs.FileMode) error {
 
 // Chtimes is os.Chtimes.
 func (f *FS) Chtimes(path string, accessed, modified time.Time) error {
-	return run(f, OpChmod, path, func() error { return f.calls.chtimes(path, accessed, modified) })
+	return run(f, OpChmod, path, func() error {
+		if err := f.calls.check(OpChmod, path); err != nil {
+			return err
+		}
+		return os.Chtimes(path, accessed, modified)
+	})
 }
 
 // SyncDir is fsync of the directory: created, renamed and removed entries survive a power failure.

@@ -66,7 +66,7 @@ func (c rawConn) Read(call func(fd uintptr) bool) error {
 	if f.files.health.isHung() {
 		return hung(OpRead, f.Name())
 	}
-	defer f.supervise()()
+	defer c.supervise()()
 	if err := f.files.calls.check(OpRead, f.Name()); err != nil {
 		f.files.health.observe(OpRead, err)
 		return err
@@ -75,7 +75,8 @@ func (c rawConn) Read(call func(fd uintptr) bool) error {
 }
 
 // supervise runs the guard of the file periodically, beginning after the timeout, until the returned function is called.
-func (f *File) supervise() (end func()) {
+func (c rawConn) supervise() (end func()) {
+	f := c.file
 	g := f.guard.Load()
 	if g == nil {
 		return func() {}

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,13 +47,6 @@ func (in injector) chmod(path string, perm fs.FileMode) error {
 		return err
 	}
 	return os.Chmod(path, perm)
-}
-
-func (in injector) chtimes(path string, accessed, modified time.Time) error {
-	if err := in.check(OpChmod, path); err != nil {
-		return err
-	}
-	return os.Chtimes(path, accessed, modified)
 }
 
 // open opens a regular file or a directory. O_NONBLOCK has no effect on them, but without it open(2) of a FIFO blocks
