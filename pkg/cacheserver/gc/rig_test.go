@@ -56,6 +56,7 @@ var week = evict.Limits{TTL: 7 * day, HighWatermark: 90, LowWatermark: 80}
 type setup struct {
 	limits     evict.Limits
 	fault      volumetest.Fault
+	monitored  bool // the health of the volume is monitored
 	fileSystem func() (Space, error)
 	wall       func() time.Time
 	built      time.Time
@@ -71,7 +72,11 @@ type rig struct {
 
 func open(t testing.TB, root string, o setup) *rig {
 	t.Helper()
-	s, err := store.Open(root, store.Options{Volume: volumetest.New(t, o.fault), Policy: evict.NewLRU(o.limits.TTL)})
+	newVolume := volumetest.New
+	if o.monitored {
+		newVolume = volumetest.Monitored
+	}
+	s, err := store.Open(root, store.Options{Volume: newVolume(t, o.fault), Policy: evict.NewLRU(o.limits.TTL)})
 	if err != nil {
 		t.Fatal(err)
 	}

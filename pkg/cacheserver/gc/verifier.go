@@ -22,8 +22,10 @@ const (
 	// 5 MiB/s while any content is pinned.
 	verifyPause = 20 * time.Millisecond
 	busyPause   = 200 * time.Millisecond
-	// hungPause is the time between two attempts while the volume does not respond.
-	hungPause = 10 * time.Second
+	// failurePause is the time between two attempts while the volume fails or does not respond.
+	failurePause = 10 * time.Second
+	// maxAttempts bounds the attempts to read content, except those while the volume does not respond.
+	maxAttempts = 6
 	// verifyAgainAfter is the time for which a verification, or a download, counts as recent. A disk can lose bits at any
 	// time.
 	verifyAgainAfter = time.Hour
@@ -94,9 +96,7 @@ func (v *verifier) run(ctx context.Context, adopted []evict.Record) {
 			v.verifyServed(ctx, d)
 		default:
 		}
-		for errors.Is(v.verify(ctx, r.Digest, func(fs.FileInfo) bool { return true }), volume.ErrHung) && ctx.Err() == nil {
-			rest(ctx, hungPause)
-		}
+		v.verifyAdopted(ctx, r.Digest)
 		if ctx.Err() != nil {
 			return
 		}
@@ -111,6 +111,21 @@ func (v *verifier) run(ctx context.Context, adopted []evict.Record) {
 	}
 }
 
+func (v *verifier) verifyAdopted(ctx context.Context, d digest.Digest) {
+	for attempt := 1; ctx.Err() == nil; attempt++ {
+		if err := v.verify(ctx, d, func(fs.FileInfo) bool { return true }); !again(err, attempt) {
+			return
+		}
+		rest(ctx, failurePause)
+	}
+}
+
+// again reports that content must be read again after the attempt with this number, from 1: its error proves nothing about the
+// content.
+func again(err error, attempt int) bool {
+	return errors.Is(err, volume.ErrHung) || volume.IsReadFailure(err) && attempt < maxAttempts
+}
+
 func (v *verifier) verifyServed(ctx context.Context, d digest.Digest) {
 	now := time.Now()
 	if !v.served.take(d, now) {
@@ -123,31 +138,23 @@ func (v *verifier) verifyServed(ctx context.Context, d digest.Digest) {
 	})
 }
 
-// verify reads the content if mustVerify returns true for its file, and drops it if it is corrupt. Content that was deleted
-// is no error. Errors wrap volume.ErrHung.
+// verify reads the content if mustVerify returns true for its file, and drops it if it is corrupt. It returns the errors of the
+// volume.
 func (v *verifier) verify(ctx context.Context, d digest.Digest, mustVerify func(fs.FileInfo) bool) error {
 	f, err := v.volume.Open(d)
 	if err != nil {
-		return hung(err)
+		return err
 	}
 	defer func() { _ = f.Close() }() // it was only read
 	info, err := f.Stat()
 	if err != nil || !mustVerify(info) {
-		return hung(err)
+		return err
 	}
 	_, err = v.volume.Verify(ctx, f, d, func() { v.pause(ctx) })
 	if err != nil && ctx.Err() == nil {
 		v.log.Warn("Cannot verify content, or cannot delete corrupt content", "digest", d, "error", err)
 	}
-	return hung(err)
-}
-
-// hung returns err if the volume does not respond, nil for all other errors.
-func hung(err error) error {
-	if errors.Is(err, volume.ErrHung) {
-		return err
-	}
-	return nil
+	return err
 }
 
 func (v *verifier) pause(ctx context.Context) {

@@ -7,12 +7,16 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume/volumetest"
 )
 
 // Content with a flipped bit is found after a start, and after it was served. Other content stays.
@@ -69,6 +73,36 @@ func TestVerificationContinuesAfterHang(t *testing.T) {
 			t.Errorf("corrupt content is stored after %d reads", reads.Load())
 		}
 	})
+}
+
+// A volume that fails for some time after a start loses no intact content, and its content is verified afterwards.
+func TestVerificationContinuesAfterFailure(t *testing.T) {
+	t.Parallel()
+	for _, op := range []volume.Op{volume.OpRead, volume.OpOpen} {
+		synctest.Test(t, func(t *testing.T) {
+			root := t.TempDir()
+			s := open(t, root, setup{limits: week})
+			stop := run(t, s)
+			const objects = 20
+			var bad digest.Digest
+			for n := range objects {
+				bad = sized(t, s, n, 10)
+			}
+			stop()
+			write(t, root, strings.TrimPrefix(s.layout.Data(bad), root), "corrupted!")
+			var fails atomic.Bool
+			s = open(t, root, setup{limits: week, monitored: true, fault: volumetest.While(&fails, volumetest.Fail(syscall.EIO, op))})
+			fails.Store(true)
+			defer run(t, s)()
+			time.Sleep(3 * time.Second)
+			fails.Store(false)
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if got := len(s.index.Records()); got != objects-1 || has(t, s, bad) {
+				t.Errorf("%s: %d objects are left, want %d, corrupt content stored %t", op, got, objects-1, has(t, s, bad))
+			}
+		})
+	}
 }
 
 // Content that is served often is not verified each time.

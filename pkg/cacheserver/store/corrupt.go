@@ -3,8 +3,10 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
@@ -70,16 +72,22 @@ func (c *contents) lockFile(d digest.Digest) (unlock func()) {
 	}
 }
 
-// Unreadable drops the content after a failed read. It also reports the error to the volume, which does not see errors of
-// sendfile. It must be called before Close.
+// Unreadable drops the content after a failed read at the offset of the file, unless the volume was the reason: then a second
+// read, for which it waits some seconds at most, succeeds or fails otherwise. It also reports the error to the volume, which
+// does not see errors of sendfile. It must be called before Close.
 func (c *Content) Unreadable(readErr error) error {
 	c.contents.fs.ReportRead(readErr)
-	reason := "it cannot be read: " + readErr.Error()
+	if !errors.Is(readErr, io.ErrUnexpectedEOF) { // which means that the file is too short
+		_, readErr = c.contents.rereading(context.Background(), c.File).Read(make([]byte, 1))
+		if !errors.Is(readErr, errUnreadable) {
+			return nil
+		}
+	}
 	examined, err := c.Stat()
 	if err != nil {
-		return fmt.Errorf("dropping %s: %s: %w", c.digest, reason, err)
+		return fmt.Errorf("dropping %s: %w: %w", c.digest, readErr, err)
 	}
-	return c.contents.Drop(c.digest, examined, reason)
+	return c.contents.Drop(c.digest, examined, readErr.Error())
 }
 
 // Served notes that a client has read the content, or a part of it. If the last verification is not recent, the content is

@@ -14,7 +14,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/lru"
-	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 const (
@@ -27,10 +26,10 @@ const (
 // Verify compares an open file of content with its digest, and drops it if it is corrupt. It returns true if the content has
 // the digest, and false without an error if the content was dropped or replaced. pause is called after each MiB. The caller
 // keeps the file open until Verify returns, so that its inode number is not reused and Drop recognizes the file. Errors are
-// those of Drop and of stat, the cause of ctx, and errors that wrap volume.ErrHung.
+// those of Drop and of stat, the cause of ctx, and those of reads that prove nothing, because the volume fails.
 func (c *contents) Verify(ctx context.Context, f fs.File, d digest.Digest, pause func()) (bool, error) {
 	began := time.Now()
-	reason, err := corruption(ctx, f, d, pause)
+	reason, err := corruption(ctx, c.rereading(ctx, f), d, pause)
 	if err != nil {
 		return false, fmt.Errorf("verifying %s: %w", d, err)
 	}
@@ -53,7 +52,7 @@ func (c *contents) VerifiedSince(d digest.Digest, t time.Time) bool {
 }
 
 // corruption reads content to its end and returns the reason why it is corrupt, "" if it has the digest. A canceled ctx and
-// a volume that does not respond prove nothing: then it returns an error. pause is called after each MiB.
+// a read that fails otherwise than with errUnreadable prove nothing: then it returns an error. pause is called after each MiB.
 func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause func()) (reason string, _ error) {
 	verifier := d.Verifier()
 	var err error
@@ -64,10 +63,10 @@ func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause f
 	switch {
 	case ctx.Err() != nil:
 		return "", context.Cause(ctx)
-	case errors.Is(err, volume.ErrHung):
-		return "", err
+	case errors.Is(err, errUnreadable):
+		return err.Error(), nil
 	case err != io.EOF:
-		return "it cannot be read: " + err.Error(), nil
+		return "", err
 	case !verifier.Verified():
 		return "its content has another digest", nil
 	}

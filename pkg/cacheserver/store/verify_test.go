@@ -3,10 +3,19 @@
 package store
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume/volumetest"
 )
 
 // A verification is remembered until the file is replaced or dropped: it says nothing about another file.
@@ -66,4 +75,78 @@ func TestVerifiedSince(t *testing.T) {
 		t.Fatal("corrupt content is intact")
 	}
 	expect("corrupt", start, false)
+}
+
+// detections are the ways in which a failed read of the layer is detected.
+var detections = map[string]func(*testing.T, *Store, *Content) error{
+	"verified": func(t *testing.T, s *Store, c *Content) error {
+		_, err := s.Verify(t.Context(), c, layerDigest, func() {})
+		return err
+	},
+	"served": func(_ *testing.T, _ *Store, c *Content) error {
+		_, err := c.Read(make([]byte, 1))
+		return c.Unreadable(err)
+	},
+}
+
+// A volume that fails for a short time is no reason to delete intact content.
+func TestFailingVolumeDropsNothing(t *testing.T) {
+	t.Parallel()
+	for _, errno := range []syscall.Errno{syscall.EIO, syscall.EUCLEAN, syscall.ESTALE, syscall.ETIMEDOUT, syscall.ENXIO, syscall.ENOMEM} {
+		for name, detect := range detections {
+			t.Run(fmt.Sprintf("%s, %s", errno, name), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					var fails atomic.Bool
+					s := open(t, t.TempDir(), Options{Volume: volumetest.Monitored(t, volumetest.While(&fails, volumetest.Fail(errno, volume.OpRead)))})
+					commit(t, s, repository)
+					c, err := s.Content(layerDigest)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer c.Close()
+					fails.Store(true)
+					recovers := time.AfterFunc(time.Second, func() { fails.Store(false) })
+					defer recovers.Stop()
+					if err := detect(t, s, c); err != nil && !errors.Is(err, errno) {
+						t.Error(err)
+					}
+					fails.Store(false)
+					if got := readBlob(t, s, repository); got != layer {
+						t.Errorf("got %q", got)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Content that cannot be read, on a volume whose other files can be read, is corrupt.
+func TestUnreadableContentIsDropped(t *testing.T) {
+	t.Parallel()
+	for name, detect := range detections {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := open(t, t.TempDir(), Options{Volume: volumetest.Monitored(t, func(op volume.Op, path string) error {
+					if op == volume.OpRead && strings.HasSuffix(path, "/data") {
+						return syscall.EIO
+					}
+					return nil
+				})})
+				commit(t, s, repository)
+				c, err := s.Content(layerDigest)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				if err := detect(t, s, c); err != nil {
+					t.Error(err)
+				}
+				if _, err := s.Content(layerDigest); !isNotFound(err) {
+					t.Errorf("the content is stored: %v", err)
+				}
+			})
+		})
+	}
 }

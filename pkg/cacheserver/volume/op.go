@@ -86,6 +86,16 @@ func IsFull(err error) bool { return classify(err) == Full }
 // IsFailure reports whether err means that the volume failed, instead of a problem with one path such as a missing file.
 func IsFailure(err error) bool { return classify(err) != OK }
 
+// ofCorruptFiles are those of errnos that reads of a corrupt file return, on a volume that can read other files.
+var ofCorruptFiles = []syscall.Errno{syscall.EIO, syscall.EUCLEAN, syscall.EBADMSG}
+
+// MayBeCorrupt reports whether err, the error of a read, can mean that the file is corrupt. A failure of the whole volume has the
+// same errors, so only a second read shows which one it was.
+func MayBeCorrupt(err error) bool {
+	errno, ok := errors.AsType[syscall.Errno](err)
+	return ok && slices.Contains(ofCorruptFiles, errno)
+}
+
 // IsReadFailure reports whether err, which ended the transmission of a File to a client, means that the volume could not read
 // the file. It returns false if the volume does not respond, because a later read can be successful, and if err can also be
 // the error of the connection: sendfile(2) does not report which one failed.

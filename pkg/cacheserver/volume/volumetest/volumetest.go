@@ -4,6 +4,7 @@
 package volumetest
 
 import (
+	"context"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -21,6 +22,23 @@ func New(t testing.TB, fault Fault) *volume.FS {
 	t.Helper()
 	files := volume.New(t.TempDir(), volume.Options{Timeout: time.Minute, SyncTimeout: time.Minute, Fault: fault})
 	t.Cleanup(files.Close)
+	return files
+}
+
+// Monitored is New with a monitored health.
+func Monitored(t testing.TB, fault Fault) *volume.FS {
+	t.Helper()
+	files := New(t, fault)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		files.Monitor(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-ended
+	})
 	return files
 }
 
