@@ -4,6 +4,7 @@ package gc
 
 import (
 	"errors"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -331,4 +332,41 @@ func TestFailedReservationIsReleased(t *testing.T) {
 	if got := s.Collector.reserved.Load(); got != 0 {
 		t.Errorf("%d bytes are still reserved", got)
 	}
+}
+
+// A blob is counted once, also while a slow client still reads it from its download.
+func TestStoredBlobIsNotReserved(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, t.TempDir(), setup{limits: week, size: func() int64 { return 1000 },
+			fileSystem: func() (Space, error) { return Space{Bytes: evict.Amount{Limit: 1 << 60}}, nil }})
+		defer run(t, s)()
+		all := []digest.Digest{sized(t, s, 1, 200), sized(t, s, 2, 200)}
+		content := strings.Repeat("x", 400)
+		d := digest.FromString(content)
+		p, _, err := s.Receive(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Reserve(t.Context(), 400); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.WriteAt([]byte(content), 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Commit(d, []string{repository}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(checkInterval)
+		synctest.Wait()
+		if got := stored(t, s, all); got != 2 {
+			t.Errorf("%d of 2 objects remain although 800 of 1000 bytes are used", got)
+		}
+		if err := p.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Collector.reserved.Load(); got != 0 {
+			t.Errorf("%d bytes are reserved after the end of the download", got)
+		}
+	})
 }

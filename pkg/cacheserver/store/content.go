@@ -98,21 +98,22 @@ func (c *contents) open(d digest.Digest) (*volume.File, error) {
 }
 
 // publish makes f the file of the content. When it returns, a power failure can no longer revert that. f stays open. The caller
-// has pinned the digest.
-func (c *contents) publish(d digest.Digest, f *volume.File) error {
+// has pinned the digest. stored is called when f is in the index.
+func (c *contents) publish(d digest.Digest, f *volume.File, stored func()) error {
 	// An fsync can take minutes, so it is outside of the lock.
 	if err := c.finish(f, durable); err != nil {
 		return err
 	}
-	if err := c.replace(d, func(path string) error { return c.place(f, path, durable) }); err != nil {
+	if err := c.replace(d, func(path string) error { return c.place(f, path, durable) }, stored); err != nil {
 		return err
 	}
 	return c.syncDir(c.layout.Data(d))
 }
 
 // replace calls write, which replaces the file of the content, and updates the index. It does so after an error, too, because
-// write may have renamed the file before. The caller has pinned the digest.
-func (c *contents) replace(d digest.Digest, write func(path string) error) error {
+// write may have renamed the file before. stored is called after write was successful, when the file is in the index, and before
+// the collector measures that. The caller has pinned the digest.
+func (c *contents) replace(d digest.Digest, write func(path string) error, stored func()) error {
 	defer c.lockFile(d)()
 	path := c.layout.Data(d)
 	err := write(path)
@@ -122,6 +123,9 @@ func (c *contents) replace(d digest.Digest, write func(path string) error) error
 	}
 	if info, statErr := c.fs.Stat(path); statErr == nil {
 		c.index.SetStored(d, info.Size())
+		if err == nil {
+			stored()
+		}
 		c.collector.get().Grown()
 	}
 	return err

@@ -24,7 +24,7 @@ type Incoming struct {
 	digest    digest.Digest
 	committed bool
 	kept      *Progress // of Keep
-	reserved  int64     // bytes of the size of the cache, which Close releases
+	reserved  int64     // bytes of the size of the cache, which are released when the blob is stored, or by Close
 }
 
 // Receive returns the partial download with the digest and its progress, or a new one. Content with the digest is not
@@ -134,6 +134,12 @@ func (i *Incoming) account(size int64) error {
 	return nil
 }
 
+// unreserve releases the space within the size of the cache.
+func (i *Incoming) unreserve() {
+	i.store.collector.get().Release(i.reserved)
+	i.reserved = 0
+}
+
 // Record writes the progress beside the file, so that a process that starts after a crash resumes there.
 func (i *Incoming) Record(p Progress) error {
 	content, err := json.Marshal(p)
@@ -154,7 +160,7 @@ func (i *Incoming) Commit(verified digest.Digest, repositories []string) error {
 	if verified != i.digest {
 		return fmt.Errorf("committing blob %s: %w: %s", i.digest, ErrDigestMismatch, verified)
 	}
-	if err := i.store.publish(i.digest, i.file); err != nil {
+	if err := i.store.publish(i.digest, i.file, i.unreserve); err != nil {
 		return fmt.Errorf("committing blob %s: %w", i.digest, err)
 	}
 	i.committed = true
@@ -199,7 +205,7 @@ func (i *Incoming) Close() error {
 		// Not earlier, because the file is locked until it is closed.
 		i.store.partials.add(*i.kept, i.file.Name())
 	}
-	i.store.collector.get().Release(i.reserved)
+	i.unreserve()
 	i.store.release(i.digest)
 	if err != nil {
 		return fmt.Errorf("closing blob %s: %w", i.digest, err)

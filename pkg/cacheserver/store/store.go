@@ -189,7 +189,7 @@ func (s *Store) PutManifest(repository string, d digest.Digest, content []byte) 
 	defer s.release(d)
 	// A stored file may be corrupt, so its content is compared.
 	if stored, err := s.reader.ReadManifest(d); err != nil || !bytes.Equal(stored, content) {
-		if err := s.replace(d, func(path string) error { return s.write(path, content, volatile) }); err != nil {
+		if err := s.replace(d, func(path string) error { return s.write(path, content, volatile) }, func() {}); err != nil {
 			return fmt.Errorf("storing manifest %s@%s: %w", repository, d, err)
 		}
 		s.syncer.add(s.layout.Data(d))
