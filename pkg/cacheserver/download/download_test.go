@@ -141,6 +141,79 @@ func TestAdditionalConnections(t *testing.T) {
 	}
 }
 
+// An upstream that has answered 429 gets no additional request, and the transfer that was about to be split continues to its
+// end.
+func TestLimitedUpstream(t *testing.T) {
+	t.Parallel()
+	const size = 64 << 20
+	for _, test := range []struct {
+		name     string
+		limited  int // the request that is refused
+		requests int // in all
+	}{
+		{"the only request", 0, 1},
+		{"the first additional request", 1, 2},
+		{"the second additional request", 2, 3},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			o := &origin{content: randomContent(size), rate: atRate(4 << 20), limit: func(n int) bool { return n == test.limited }}
+			r := newRig(t, o, Options{})
+			took, err := r.pull(Part{})
+			if err != nil || took > (size>>22+1)*time.Second {
+				t.Errorf("%s is refused: %v after %s", test.name, err, took)
+			}
+			if len(o.requests) != test.requests || o.sent > size+size/100 {
+				t.Errorf("%s is refused: requests %v for %d bytes, want %d", test.name, o.requests, o.sent, test.requests)
+			}
+		})
+	}
+}
+
+// upstreams has one origin for each blob.
+type upstreams map[digest.Digest]*origin
+
+func (u upstreams) HeadBlob(ctx context.Context, repository string, d digest.Digest) (int64, error) {
+	return u[d].HeadBlob(ctx, repository, d)
+}
+
+func (u upstreams) Blob(ctx context.Context, repository string, d digest.Digest, part upstream.Range) (*upstream.Blob, error) {
+	return u[d].Blob(ctx, repository, d, part)
+}
+
+// The additional connections of all blobs together are limited. One that ends makes room for another one.
+func TestAdditionalConnectionsOfAllBlobs(t *testing.T) {
+	t.Parallel()
+	const extra = 1
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards the following variables
+		var open, most int
+		connected := func(change int) {
+			mu.Lock()
+			defer mu.Unlock()
+			open += change
+			most = max(most, open)
+		}
+		first := &origin{content: randomContent(32 << 20), rate: atRate(4 << 20), connected: connected}
+		second := &origin{content: randomContent(64 << 20), rate: atRate(4 << 20), connected: connected}
+		r := newRig(t, first, Options{ExtraConnections: extra})
+		other := &rig{t: t, origin: second, digest: digest.FromBytes(second.content), Downloads: r.Downloads}
+		r.Downloads.upstream = upstreams{r.digest: first, other.digest: second}
+		var pulls sync.WaitGroup
+		for _, one := range []*rig{r, other} {
+			pulls.Go(func() {
+				if _, err := one.pull(Part{}); err != nil {
+					t.Error(err)
+				}
+			})
+			time.Sleep(time.Second) // the first blob gets the additional connection
+		}
+		pulls.Wait()
+		if most != 2+extra || first.maxOpen != 1+extra || second.maxOpen != 1+extra {
+			t.Errorf("%d connections at the same time, %d and %d of each blob, want %d and %d: %v, %v", most, first.maxOpen, second.maxOpen, 2+extra, 1+extra, first.requests, second.requests)
+		}
+	})
+}
+
 // A second connection through a line that is shared brings nothing, so there is no third one.
 func TestSharedLine(t *testing.T) {
 	t.Parallel()

@@ -38,8 +38,13 @@ type origin struct {
 	headers func(n int) time.Duration
 	// fail is the error of the nth request.
 	fail func(n int) error
+	// limit reports that the nth request is refused with 429. Like upstream.Client, the origin repeats it successfully, unless
+	// its caller has an alternative.
+	limit func(n int) bool
 	// cut is the number of bytes after which the nth body breaks off, 0 for never.
 	cut func(n int) int64
+	// connected is called with 1 and -1 when a body is opened and closed.
+	connected func(change int)
 
 	mu       sync.Mutex // guards the following fields
 	requests []string
@@ -67,6 +72,10 @@ func (o *origin) Blob(ctx context.Context, _ string, _ digest.Digest, part upstr
 			return nil, err
 		}
 	}
+	limited := o.limit != nil && o.limit(n)
+	if limited && upstream.HasAlternative(ctx) {
+		return nil, status(http.StatusTooManyRequests)
+	}
 	size := int64(len(o.content))
 	offset, end := part.Offset, size
 	if o.noRanges {
@@ -81,14 +90,11 @@ func (o *origin) Blob(ctx context.Context, _ string, _ digest.Digest, part upstr
 	if o.cut != nil {
 		b.cut = o.cut(n)
 	}
-	o.mu.Lock()
-	o.open++
-	o.maxOpen = max(o.maxOpen, o.open)
-	o.mu.Unlock()
+	o.count(1)
 	if o.noSize {
 		size = -1
 	}
-	return &upstream.Blob{ReadCloser: b, Offset: offset, Size: size, Ranges: !o.noRanges}, nil
+	return &upstream.Blob{ReadCloser: b, Offset: offset, Size: size, Ranges: !o.noRanges, RateLimited: limited}, nil
 }
 
 type originBody struct {
@@ -126,10 +132,19 @@ func (b *originBody) Read(p []byte) (int, error) {
 }
 
 func (b *originBody) Close() error {
-	b.origin.mu.Lock()
-	defer b.origin.mu.Unlock()
-	b.origin.open--
+	b.origin.count(-1)
 	return nil
+}
+
+// count changes the number of open bodies.
+func (o *origin) count(change int) {
+	if o.connected != nil {
+		o.connected(change)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.open += change
+	o.maxOpen = max(o.maxOpen, o.open)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -222,6 +222,7 @@ func (s *supervisor) start(ctx context.Context, v view, o order) bool {
 		default:
 			return false
 		}
+		ctx = upstream.WithAlternative(ctx) // the transfer that is split
 		s.facts.speedup = v.speedup.add(v)
 	}
 	if o.replace >= 0 {
@@ -230,7 +231,7 @@ func (s *supervisor) start(ctx context.Context, v view, o order) bool {
 		t.additional = true
 	}
 	if o.cut >= 0 {
-		s.transfers[o.cut].end = o.Start
+		t.takeFrom(s.transfers[o.cut])
 	}
 	s.owner.metrics.connections.WithLabelValues(string(o.reason)).Inc()
 	s.transfers = append(s.transfers, t)
@@ -259,6 +260,10 @@ func (s *supervisor) ended(t *transfer, err error) {
 		t.replacement.replaces = nil
 	}
 	failure, fromUpstream := errors.AsType[*upstream.Error](err)
+	if fromUpstream {
+		t.giveBack()
+	}
+	t.source = nil
 	switch {
 	case err == nil || errors.Is(err, errObsolete):
 	case !fromUpstream:

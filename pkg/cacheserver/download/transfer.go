@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
@@ -42,6 +43,9 @@ type transfer struct {
 	replaces, replacement *transfer
 	additional            bool // was started to replace another one
 	obsolete              bool // was canceled, because another one receives its bytes
+	// source is the transfer whose limit was sourceEnd until this one took its last bytes, nil for none and at the end.
+	source    *transfer
+	sourceEnd int64
 
 	next     int64 // the next byte to receive
 	end      int64 // the limit, -1 while the size is unknown
@@ -88,6 +92,20 @@ func (t *transfer) active(now time.Time) time.Time {
 		return now
 	}
 	return t.lastByte
+}
+
+// takeFrom makes this transfer receive the last bytes of another one. The caller holds the lock.
+func (t *transfer) takeFrom(source *transfer) {
+	t.source, t.sourceEnd = source, source.end
+	source.end = t.first
+}
+
+// giveBack makes the source receive the bytes after all, if it is running and this transfer has received none: the response
+// to the source contains them. The caller holds the lock.
+func (t *transfer) giveBack() {
+	if t.received == 0 && slices.Contains(t.download.transfers, t.source) && t.source.end == t.first {
+		t.source.end = min(t.end, t.sourceEnd)
+	}
 }
 
 // abandon ends the transfer, because another one receives its bytes. The caller holds the lock.
@@ -224,6 +242,9 @@ func (t *transfer) accept(blob *upstream.Blob, part upstream.Range) error {
 	d := t.download
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if blob.RateLimited {
+		d.facts.speedup = d.facts.speedup.limit()
+	}
 	if blob.Size >= 0 && d.facts.size >= 0 && blob.Size != d.facts.size {
 		err := t.unusable(fmt.Errorf("the response states a size of %d bytes, want %d", blob.Size, d.facts.size))
 		if d.state.announced {

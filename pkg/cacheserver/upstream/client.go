@@ -182,6 +182,8 @@ type Blob struct {
 	ETag string
 	// Ranges reports that the upstream supports ranges: it sent one, or the header "Accept-Ranges: bytes".
 	Ranges bool
+	// RateLimited reports that the upstream has refused the request with 429 before it sent this response.
+	RateLimited bool
 
 	receiving *receiving
 }
@@ -256,16 +258,18 @@ func (c *Client) HeadBlob(ctx context.Context, repository string, d digest.Diges
 func (c *Client) Blob(ctx context.Context, repository string, d digest.Digest, part Range) (*Blob, error) {
 	req := request{method: http.MethodGet, repository: repository, kind: "blobs", reference: d.String(), part: part}
 	r := &receiving{}
-	resp, err := c.do(r.trace(ctx), req)
+	limited := false
+	resp, err := c.doObserved(r.trace(ctx), req, func(failed *Error) { limited = limited || failed.RateLimited() })
 	if err != nil {
 		return nil, err
 	}
 	blob := &Blob{
-		ReadCloser: resp.Body,
-		Size:       resp.ContentLength,
-		ETag:       strongETag(resp),
-		Ranges:     acceptsRanges(resp),
-		receiving:  r,
+		ReadCloser:  resp.Body,
+		Size:        resp.ContentLength,
+		ETag:        strongETag(resp),
+		Ranges:      acceptsRanges(resp),
+		RateLimited: limited,
+		receiving:   r,
 	}
 	if resp.StatusCode == http.StatusPartialContent {
 		blob.Offset = part.Offset

@@ -232,6 +232,48 @@ func TestBlobHeadWithRetryAfter(t *testing.T) {
 	}
 }
 
+// A blob reports that its request was refused with 429, also if a repetition was successful. A request that has an
+// alternative is not repeated.
+func TestBlobOfALimitedUpstream(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		refused, alternative bool
+		requests             int64
+	}{{false, false, 1}, {false, true, 1}, {true, false, 2}, {true, true, 1}} {
+		var requests atomic.Int64
+		r := serve(t, func(w http.ResponseWriter, req *http.Request) {
+			if requests.Add(1) == 1 && test.refused {
+				w.WriteHeader(http.StatusTooManyRequests)
+				return
+			}
+			content(w, req)
+		})
+		ctx := t.Context()
+		if test.alternative {
+			ctx = upstream.WithAlternative(ctx)
+		}
+		blob, err := r.client(t, upstream.Options{}).Blob(ctx, repository, layerDigest, upstream.Range{})
+		if requests.Load() != test.requests {
+			t.Errorf("%+v: %d requests", test, requests.Load())
+		}
+		if test.refused && test.alternative {
+			if failed, ok := errors.AsType[*upstream.Error](err); !ok || !failed.RateLimited() {
+				t.Errorf("%+v: %v", test, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatalf("%+v: %v", test, err)
+		}
+		if blob.RateLimited != test.refused {
+			t.Errorf("%+v: the blob reports %t", test, blob.RateLimited)
+		}
+		if err := blob.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A request for the rest of a blob gets all of it if its ETag has changed.
 func TestBlobIfRange(t *testing.T) {
 	t.Parallel()

@@ -38,11 +38,14 @@ const (
 // alternativeKey is the key of the context value of WithAlternative.
 type alternativeKey struct{}
 
-// WithAlternative returns a context for requests that are not repeated after a failure, because the caller can use an
-// earlier answer of the upstream instead.
+// WithAlternative returns a context for requests that are not repeated after a failure, because the caller does not depend
+// on them: it can use an earlier answer of the upstream, or another transfer.
 func WithAlternative(ctx context.Context) context.Context {
 	return context.WithValue(ctx, alternativeKey{}, true)
 }
+
+// HasAlternative reports whether the context is one of WithAlternative.
+func HasAlternative(ctx context.Context) bool { return ctx.Value(alternativeKey{}) != nil }
 
 // repeat sends a request until it succeeds or its failure is unlikely to be temporary. progress, which can be nil, reports
 // whether the last request received new bytes: then a body that broke off does not count, and only ctx limits the time.
@@ -55,7 +58,7 @@ func repeat[T any](ctx context.Context, send func() (T, error), progress func() 
 			repetition, late = 0, false
 		}
 		pause, again := repeatAfter(err, repetition)
-		if !again || late || ctx.Value(alternativeKey{}) != nil {
+		if !again || late || HasAlternative(ctx) {
 			return result, err
 		}
 		select {

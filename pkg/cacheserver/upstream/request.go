@@ -50,8 +50,19 @@ func (r request) rangeHeader() string {
 // do returns the response if its status is 200, or 206 for a request with a range. Otherwise it returns an *Error, or the
 // context's error. The body is limited by the idle timeout. The caller closes it.
 func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
+	return c.doObserved(ctx, r, func(*Error) {})
+}
+
+// doObserved is do, and calls observe for each failure, whether the request is repeated or not.
+func (c *Client) doObserved(ctx context.Context, r request, observe func(*Error)) (*http.Response, error) {
 	r.authorization = c.authorization(r)
-	return repeat(ctx, func() (*http.Response, error) { return c.once(ctx, r) }, nil)
+	return repeat(ctx, func() (*http.Response, error) {
+		resp, err := c.once(ctx, r)
+		if failed, ok := errors.AsType[*Error](err); ok {
+			observe(failed)
+		}
+		return resp, err
+	}, nil)
 }
 
 // once is do without repetition.
