@@ -42,7 +42,6 @@ type download struct {
 	readers   []*Reader
 	// repositories contain the blob. The transfers use the first one.
 	repositories []string
-	etag         string        // of the latest response
 	reserved     bool          // the space for all of the blob
 	written      int64         // bytes in the file
 	accounted    int64         // bytes of written that are reserved, unless reserved is set

@@ -159,13 +159,11 @@ func (t *transfer) part() (upstream.Range, string) {
 	d := t.download
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	part := upstream.Range{Offset: t.next, IfRange: d.etag}
+	part := upstream.Range{Offset: t.next}
 	if t.end > 0 && (d.facts.size < 0 || t.end < d.facts.size) {
 		part.End = t.end
 	}
-	if t.ranged = part.Offset > 0 || part.End > 0; !t.ranged {
-		part.IfRange = ""
-	}
+	t.ranged = part.Offset > 0 || part.End > 0
 	return part, d.repositories[0]
 }
 
@@ -277,7 +275,6 @@ func (t *transfer) accept(blob *upstream.Blob, part upstream.Range) error {
 	case d.facts.size >= 0:
 		t.end = min(t.end, d.facts.size)
 	}
-	d.etag = blob.ETag
 	d.state.announced = true
 	d.broadcast()
 	return nil

@@ -142,9 +142,6 @@ func (u *fakeUpstream) Blob(ctx context.Context, repository string, d digest.Dig
 	if offset > 0 {
 		method = fmt.Sprintf("GET from %d", offset)
 	}
-	if from.IfRange != "" {
-		method += " if " + from.IfRange
-	}
 	content, err := u.answer(ctx, u.blobs, method, repository+"@"+d.String())
 	if err != nil {
 		return nil, err

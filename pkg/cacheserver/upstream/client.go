@@ -178,9 +178,8 @@ type Blob struct {
 	Offset int64
 	// Size of the whole blob in bytes, -1 if the response does not state it.
 	Size int64
-	// ETag is a strong validator of the content, empty if the upstream sent none.
-	ETag string
-	// Ranges reports that the upstream supports ranges: it sent one, or the header "Accept-Ranges: bytes".
+	// Ranges reports that the upstream supports ranges: it sent the requested one or, for a request of the whole blob, the
+	// header "Accept-Ranges: bytes". A proxy in between can remove the header Range of requests and keep that one.
 	Ranges bool
 	// RateLimited reports that the upstream has refused the request with 429 before it sent this response.
 	RateLimited bool
@@ -193,15 +192,13 @@ type Blob struct {
 // called after Close, when another request can use the connection.
 func (b *Blob) Queued() int { return b.receiving.queued() }
 
-// Range is the requested part of a blob. The zero value is the whole blob.
+// Range is the requested part of a blob. The zero value is the whole blob. It is requested without If-Range, because the
+// caller verifies the digest: the nodes of an upstream can have different ETags for the same content.
 type Range struct {
 	// Offset is the first byte.
 	Offset int64
 	// End is the byte behind the last one. 0 requests everything from Offset on.
 	End int64
-	// IfRange is the ETag of an earlier response whose content this one continues. An upstream whose content has another
-	// ETag now sends all of it. Empty means that any content is acceptable, because the caller verifies its digest.
-	IfRange string
 }
 
 // HeadManifest requests the digest, the media type and the size of a manifest. Errors are *Error, or the context's.
@@ -266,8 +263,7 @@ func (c *Client) Blob(ctx context.Context, repository string, d digest.Digest, p
 	blob := &Blob{
 		ReadCloser:  resp.Body,
 		Size:        resp.ContentLength,
-		ETag:        strongETag(resp),
-		Ranges:      acceptsRanges(resp),
+		Ranges:      supportsRanges(req, resp),
 		RateLimited: limited,
 		receiving:   r,
 	}
@@ -280,9 +276,12 @@ func (c *Client) Blob(ctx context.Context, repository string, d digest.Digest, p
 	return blob, nil
 }
 
-// acceptsRanges reports whether the upstream supports ranges.
-func acceptsRanges(resp *http.Response) bool {
-	return resp.StatusCode == http.StatusPartialContent || strings.EqualFold(strings.TrimSpace(resp.Header.Get("Accept-Ranges")), "bytes")
+// supportsRanges reports whether the upstream supports ranges, as far as a response shows it.
+func supportsRanges(req request, resp *http.Response) bool {
+	if req.rangeHeader() != "" {
+		return resp.StatusCode == http.StatusPartialContent
+	}
+	return strings.EqualFold(strings.TrimSpace(resp.Header.Get("Accept-Ranges")), "bytes")
 }
 
 // strongETag returns the ETag of a response if If-Range can contain it (RFC 9110, section 13.1.5), or "".

@@ -84,7 +84,7 @@ func (r *manifestRequest) respond(ctx context.Context) (*http.Response, error) {
 }
 
 // restart drops the received part.
-func (r *manifestRequest) restart() { r.received, r.part = nil, Range{} }
+func (r *manifestRequest) restart() { r.received, r.part, r.ifRange = nil, Range{}, "" }
 
 // keep keeps the content of an interrupted response. A range of decoded content cannot be requested.
 func (r *manifestRequest) keep(resp *http.Response, content []byte) {
@@ -92,7 +92,7 @@ func (r *manifestRequest) keep(resp *http.Response, content []byte) {
 		r.restart()
 		return
 	}
-	r.received, r.part.IfRange = content, strongETag(resp)
+	r.received, r.ifRange = content, strongETag(resp)
 }
 
 // verify returns the manifest if the content is the requested one.

@@ -21,6 +21,9 @@ type request struct {
 	method, repository, kind, reference string
 	// part is the requested part of the content.
 	part Range
+	// ifRange is the ETag of an earlier response whose content this one continues, or empty. An upstream whose content has
+	// another ETag now sends all of it.
+	ifRange string
 	// firstByte requests the first byte only.
 	firstByte bool
 	// authorization is nil for a request that is not repeated.
@@ -183,8 +186,8 @@ func (c *Client) newRequest(ctx context.Context, r request) (*http.Request, erro
 	}
 	if span := r.rangeHeader(); span != "" {
 		req.Header.Set("Range", span)
-		if r.part.IfRange != "" {
-			req.Header.Set("If-Range", r.part.IfRange)
+		if r.ifRange != "" {
+			req.Header.Set("If-Range", r.ifRange)
 		}
 	}
 	return req, nil
