@@ -160,6 +160,10 @@ func (b *Blobs) contains(ctx context.Context, repository string, d digest.Digest
 // downloaded again, it is less than the 30 s after which containerd gives up a request.
 const verifyTime = 2 * time.Second
 
+// verifyPause is the time after a verification in which further ones are not useful: a client that has found another digest
+// requests the blob again after 10 s at the earliest (the kubelet's back-off). Other clients may pull an image continuously.
+const verifyPause = 10 * time.Second
+
 const (
 	// maxVerifying bounds the concurrent verifications for requests, each of which occupies a processor. Smaller blobs than
 	// largeBlob (in bytes) do not wait for them.
@@ -167,10 +171,13 @@ const (
 	largeBlob    = 64 << 20
 )
 
-// Verify compares stored content with its digest, unless a verification that began after since has proven it intact. It
-// deletes corrupt content. If it returns an error, after verifyTime or when ctx ends, the verification continues in the
+// Verify compares stored content with its digest, unless a verification that began after since, or within verifyPause, has
+// proven it intact. It deletes corrupt content. If it returns an error, after verifyTime or when ctx ends, the verification continues in the
 // background, and the caller must not serve the content. It returns nil, too, if the volume does not respond.
 func (b *Blobs) Verify(ctx context.Context, d digest.Digest, since time.Time) error {
+	if recently := time.Now().Add(-verifyPause); recently.Before(since) {
+		since = recently
+	}
 	if b.store.VerifiedSince(d, since) {
 		return nil
 	}

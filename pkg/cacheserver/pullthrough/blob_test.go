@@ -819,9 +819,14 @@ func TestAnswerTime(t *testing.T) {
 	}
 }
 
-// A client that requests a blob again waits for one verification only.
+// A client that requests a blob again waits for one verification only. Clients that pull an image continuously do not cause one
+// for each pull.
 func TestVerifyBlob(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, testVerifyBlob)
+}
+
+func testVerifyBlob(t *testing.T) {
 	f := newFixture(t, 0, store.Options{})
 	content := layer(1000)
 	d := f.upstream.addBlob(repository, content)
@@ -845,6 +850,9 @@ func TestVerifyBlob(t *testing.T) {
 		t.Fatal(err)
 	}
 	verify(received, true)
+	time.Sleep(9 * time.Second)
+	verify(time.Now(), true)
+	time.Sleep(time.Second)
 	verify(time.Now(), false)
 }
 
