@@ -18,11 +18,22 @@ import (
 // whole content.
 func serveContent(w *response, r *http.Request, content io.ReadSeeker) {
 	out := &contentWriter{response: w, request: r}
-	if header := r.Header.Get("Range"); header != oneRange(header) {
-		r = r.Clone(r.Context())
-		r.Header.Set("Range", oneRange(header))
+	http.ServeContent(out, withRange(r, w.Header().Get("ETag")), "", time.Time{}, content)
+}
+
+// withRange returns the request for content with the ETag, with a normalized header Range: see oneRange. A range for other
+// content is ignored (RFC 9110, section 13.1.5).
+func withRange(r *http.Request, etag string) *http.Request {
+	header := oneRange(r.Header.Get("Range"))
+	if condition := r.Header.Get("If-Range"); condition != "" && condition != etag {
+		header = ""
 	}
-	http.ServeContent(out, r, "", time.Time{}, content)
+	if header == r.Header.Get("Range") {
+		return r
+	}
+	r = r.Clone(r.Context())
+	r.Header.Set("Range", header)
+	return r
 }
 
 // oneRangeGrammar is the header Range with one range of bytes. A list can have empty elements (RFC 9110, section 5.6.1.2).

@@ -202,7 +202,8 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	part := requestedPart(r)
+	r = withRange(r, etag(d))
+	part := requestedPart(r.Header.Get("Range"))
 	if received, suspicious := h.repeats.suspicious(r.RemoteAddr, d, time.Now()); suspicious && part == (download.Part{}) {
 		if err := h.cache.VerifyBlob(r.Context(), d, received); err != nil {
 			w.writeCacheError(r, oci.CodeBlobUnknown, err)
@@ -257,10 +258,10 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 	}
 }
 
-// requestedPart returns the part of a blob that a request requires: that of the header Range if it has one range, or else
-// the whole blob.
-func requestedPart(r *http.Request) download.Part {
-	spec, isBytes := strings.CutPrefix(oneRange(r.Header.Get("Range")), "bytes=")
+// requestedPart returns the part of a blob that a normalized header Range requires: see oneRange. Without a range, it is the
+// whole blob.
+func requestedPart(header string) download.Part {
+	spec, isBytes := strings.CutPrefix(header, "bytes=")
 	first, last, isRange := strings.Cut(spec, "-")
 	if !isBytes || !isRange {
 		return download.Part{}
@@ -283,8 +284,10 @@ func requestedPart(r *http.Request) download.Part {
 func describe(w http.ResponseWriter, d digest.Digest, mediaType string) {
 	w.Header().Set("Content-Type", mediaType)
 	w.Header().Set("Docker-Content-Digest", d.String())
-	w.Header().Set("ETag", `"`+d.String()+`"`)
+	w.Header().Set("ETag", etag(d))
 }
+
+func etag(d digest.Digest) string { return `"` + d.String() + `"` }
 
 // watched records the error of a read, which http.ServeContent does not return.
 type watched struct {

@@ -56,6 +56,7 @@ type fakeCache struct {
 	// verifyErr is the result of verifications.
 	verifyErr error
 	// The following fields record calls.
+	part       download.Part
 	served     int
 	verified   []digest.Digest
 	unreadable []error
@@ -71,7 +72,8 @@ func (c *fakeCache) StatManifest(_ context.Context, repository string, ref oci.R
 	return c.manifest, c.err
 }
 
-func (c *fakeCache) Blob(_ context.Context, repository string, d digest.Digest, _ download.Part) (blobs.Blob, error) {
+func (c *fakeCache) Blob(_ context.Context, repository string, d digest.Digest, part download.Part) (blobs.Blob, error) {
+	c.part = part
 	c.asked = "blob " + repository + "@" + d.String()
 	if c.err != nil {
 		return nil, c.err
