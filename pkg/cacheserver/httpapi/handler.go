@@ -95,7 +95,7 @@ func New(host string, cache Cache, o Options) *Handler {
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	rec := newResponse(w, h.stallTimeout)
+	rec := newResponse(w, h.stallTimeout, r.TLS != nil)
 	if r.ContentLength != 0 {
 		// The HTTP server reads a small body before it sends the response.
 		_ = rec.recordErr(rec.limitReading(bodyTimeout))

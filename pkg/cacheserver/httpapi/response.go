@@ -29,6 +29,7 @@ type response struct {
 	http.ResponseWriter
 	controller *http.ResponseController
 	stall      time.Duration
+	encrypted  bool
 
 	status  int
 	sent    int64
@@ -38,8 +39,8 @@ type response struct {
 	err     error          // the reason of an error response or of an incomplete one
 }
 
-func newResponse(w http.ResponseWriter, stall time.Duration) *response {
-	return &response{ResponseWriter: w, controller: http.NewResponseController(w), stall: stall}
+func newResponse(w http.ResponseWriter, stall time.Duration, encrypted bool) *response {
+	return &response{ResponseWriter: w, controller: http.NewResponseController(w), stall: stall, encrypted: encrypted}
 }
 
 // Unwrap serves http.ResponseController.
@@ -85,7 +86,7 @@ func (w *response) ReadFrom(src io.Reader) (int64, error) {
 			return total, w.recordErr(err)
 		}
 		want := min(limit.N, writeChunk)
-		n, err := io.Copy(w.ResponseWriter, &io.LimitedReader{R: limit.R, N: want})
+		n, err := w.send(limit.R, want)
 		total += n
 		limit.N -= n
 		w.sent += n
@@ -95,6 +96,19 @@ func (w *response) ReadFrom(src io.Reader) (int64, error) {
 		}
 	}
 	return total, nil
+}
+
+// send sends at most n bytes of a file. The kernel sends them, unless this process has to encrypt them.
+func (w *response) send(file io.Reader, n int64) (int64, error) {
+	if source, ok := file.(copier); ok && w.encrypted {
+		return source.CopyTo(w.ResponseWriter, n)
+	}
+	return io.Copy(w.ResponseWriter, &io.LimitedReader{R: file, N: n})
+}
+
+// copier is a file that this process reads, see volume.File.CopyTo.
+type copier interface {
+	CopyTo(w io.Writer, n int64) (int64, error)
 }
 
 // readError returns the error if the file was the reason that fewer bytes were sent than wanted, nil if it was the client.
@@ -126,7 +140,7 @@ func (w *response) readChunks(growing chunked, limit *io.LimitedReader) (int64, 
 			return total, w.recordErr(err)
 		}
 		want := chunk.N
-		n, err := io.Copy(w.ResponseWriter, chunk)
+		n, err := w.send(chunk.R, want)
 		growing.Sent(n)
 		total += n
 		limit.N -= n

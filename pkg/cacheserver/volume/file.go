@@ -12,9 +12,6 @@ import (
 	"time"
 )
 
-// readChunk is the largest number of bytes that one call reads.
-const readChunk = 128 << 10
-
 // File is an open file of a volume. It implements io.Reader, io.ReaderAt, io.Writer, io.WriterAt, io.Seeker, io.Closer and
 // syscall.Conn. ReadAt, WriteAt, Stat, Sync and Close are safe for concurrent use; Read, Write and Seek share the offset
 // of the file, so one goroutine at a time may use them.
@@ -36,7 +33,7 @@ func newFile(f *FS, file *os.File) *File { return &File{files: f, file: file} }
 func (f *File) Name() string { return f.file.Name() }
 
 // Read implements io.Reader. It reads at most 128 KiB.
-func (f *File) Read(p []byte) (int, error) { return f.read(p, -1) }
+func (f *File) Read(p []byte) (int, error) { return read(f, p, -1) }
 
 // ReadAt implements io.ReaderAt.
 func (f *File) ReadAt(p []byte, offset int64) (int, error) {
@@ -45,7 +42,7 @@ func (f *File) ReadAt(p []byte, offset int64) (int, error) {
 	}
 	var total int
 	for {
-		n, err := f.read(p[total:], offset+int64(total))
+		n, err := read(f, p[total:], offset+int64(total))
 		total += n
 		if err != nil || total == len(p) {
 			return total, err
@@ -53,25 +50,63 @@ func (f *File) ReadAt(p []byte, offset int64) (int, error) {
 	}
 }
 
-// read reads into a buffer of the package, because an abandoned read can write to its buffer later, and the caller may
-// have reused p by then.
-func (f *File) read(p []byte, offset int64) (int, error) {
-	buffer := f.files.buffers.Get().(*[readChunk]byte)
+// CopyTo writes the next n bytes of the file to w, in pieces of up to 128 KiB. It needs less processor time than Read,
+// because it writes the buffer into which it has read. It writes fewer bytes without an error if the file ends before. Errors
+// are those of Read and of w.
+func (f *File) CopyTo(w io.Writer, n int64) (int64, error) {
+	var total int64
+	for total < n {
+		buffer, read, readErr := readNext(f, n-total, -1)
+		if read > 0 {
+			written, err := w.Write((*buffer)[:read])
+			f.files.buffers.put(buffer)
+			total += int64(written)
+			if err != nil {
+				return total, err
+			}
+		}
+		if readErr == io.EOF {
+			return total, nil
+		}
+		if readErr != nil {
+			return total, readErr
+		}
+	}
+	return total, nil
+}
+
+func read(f *File, p []byte, offset int64) (int, error) {
+	buffer, n, err := readNext(f, int64(len(p)), offset)
+	if n > 0 {
+		copy(p, (*buffer)[:n])
+		f.files.buffers.put(buffer)
+	}
+	return n, err
+}
+
+// readNext reads at most limit bytes at the offset, or at the offset of the file if it is negative. It reads into a buffer
+// of the package, because an abandoned read can write to its buffer later. If n is positive, the caller puts the buffer back,
+// and err follows the bytes.
+func readNext(f *File, limit, offset int64) (buffer *[]byte, n int, err error) {
+	buffer = f.files.buffers.get(limit)
 	t := f.files.workers.get()
-	t.file, t.buffer, t.offset = f, buffer[:min(len(p), readChunk)], offset
+	t.file, t.buffer, t.offset = f, (*buffer)[:min(limit, int64(len(*buffer)))], offset
 	t.work = executeRead
 	if err := f.files.execute(t, OpRead, f.Name(), f.files.timeout); err != nil {
+		f.files.buffers.forget(buffer)
 		if offset < 0 {
 			f.fail(err) // the offset of the file is undefined
 		}
-		return 0, err
+		return nil, 0, err
 	}
-	n, err := t.n, t.err
-	copy(p, buffer[:n])
+	n, err = t.n, t.err
 	f.files.workers.put(t)
-	f.files.buffers.Put(buffer)
 	f.files.health.observe(OpRead, err)
-	return n, err
+	if n <= 0 {
+		f.files.buffers.put(buffer)
+		return nil, 0, err
+	}
+	return buffer, n, err
 }
 
 func executeRead(t *task) {

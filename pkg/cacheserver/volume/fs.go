@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
@@ -67,7 +66,7 @@ type FS struct {
 	calls       injector
 	workers     *workers
 	health      *health
-	buffers     sync.Pool // of *[readChunk]byte
+	buffers     *buffers
 }
 
 // New returns an FS for the volume that is mounted at root. It does not access the volume. The caller calls Close.
@@ -90,11 +89,10 @@ func New(root string, o Options) *FS {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	f := &FS{root: root, timeout: o.Timeout, syncTimeout: o.SyncTimeout, calls: o.Fault}
+	f := &FS{root: root, timeout: o.Timeout, syncTimeout: o.SyncTimeout, calls: o.Fault, buffers: newBuffers()}
 	f.health = newHealth(o)
 	f.workers = newWorkers(o.MaxCalls, f.health.callReturned)
 	f.health.blocked = f.workers.blocked.Load
-	f.buffers.New = func() any { return new([readChunk]byte) }
 	return f
 }
 

@@ -711,6 +711,16 @@ func TestCalls(t *testing.T) {
 	if all, err := io.ReadAll(file); err != nil || !bytes.Equal(all, content) {
 		t.Errorf("Read: %d bytes, %v", len(all), err)
 	}
+	_, err = file.Seek(7, io.SeekStart)
+	check("Seek", err)
+	var copied bytes.Buffer
+	if n, err := file.CopyTo(&copied, 200_000); n != 200_000 || err != nil || !bytes.Equal(copied.Bytes(), content[7:200_007]) {
+		t.Errorf("CopyTo: %d bytes, %v", n, err)
+	}
+	copied.Reset()
+	if n, err := file.CopyTo(&copied, 1<<40); n != int64(len(content)-200_007) || err != nil || !bytes.Equal(copied.Bytes(), content[200_007:]) {
+		t.Errorf("CopyTo to the end: %d bytes, %v", n, err)
+	}
 	info, err := file.Stat()
 	if err != nil || info.Size() != int64(len(content)) {
 		t.Errorf("Stat of the file: %v, %v", info, err)
