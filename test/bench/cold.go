@@ -68,6 +68,22 @@ func (b *bench) coldGrid(ctx context.Context) error {
 	return nil
 }
 
+// coldProxy measures the time and the processor time of first pulls through caches with and without a verification.
+func coldProxy(ctx context.Context, b *bench) error {
+	layers := repeated(10, 20*mebibyte)
+	if b.quick {
+		layers = repeated(10, mebibyte)
+	}
+	for range b.rounds {
+		for _, name := range []string{direct, nginx, ours} {
+			if err := b.coldPullOf(ctx, "proxy/layers=10", name, upstream.Shaping{}, layers); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
 func (b *bench) coldPullOf(ctx context.Context, series, name string, shaping upstream.Shaping, layers []int64) error {
 	i, err := b.push(ctx, layers...)
 	if err != nil {
@@ -79,9 +95,9 @@ func (b *bench) coldPullOf(ctx context.Context, series, name string, shaping ups
 // pullCold measures the pull of an image through a new cache.
 func (b *bench) pullCold(ctx context.Context, series, name string, shaping upstream.Shaping, i image) (err error) {
 	url, ca := b.origin.url, b.origin.ca
+	var e *engine
 	if name != direct {
-		e, err := b.engine(ctx, name, engineOptions{})
-		if err != nil {
+		if e, err = b.engine(ctx, name, engineOptions{}); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, e.close()) }()
@@ -104,10 +120,21 @@ func (b *bench) pullCold(ctx context.Context, series, name string, shaping upstr
 		return err
 	}
 	defer func() { err = errors.Join(err, b.origin.admin.Shape(ctx, upstream.Shaping{})) }()
-	began := time.Now()
-	if err := c.pull(ctx, i); err != nil {
+	pull := func() error {
+		began := time.Now()
+		if err := c.pull(ctx, i); err != nil {
+			return err
+		}
+		b.results.Add(series, name, "s", time.Since(began).Seconds())
+		return nil
+	}
+	if e == nil {
+		return pull()
+	}
+	used, err := e.during(pull)
+	if err != nil {
 		return err
 	}
-	b.results.Add(series, name, "s", time.Since(began).Seconds())
+	b.results.Add(series, name, "cpu-s", used.cpuSeconds)
 	return nil
 }

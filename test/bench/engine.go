@@ -17,7 +17,9 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"text/template"
 	"time"
 
@@ -28,6 +30,7 @@ import (
 const (
 	direct = result.Direct
 	stock  = result.Stock
+	nginx  = result.Nginx
 	ours   = result.Ours
 )
 
@@ -88,6 +91,47 @@ garbageCollection: {ttl: {{.TTL}}}
 tags: {revalidateAfter: {{.RevalidateAfter}}}
 `))
 
+// nginx as an operator would configure it as a cache: one request to the upstream for concurrent clients, and connections to
+// the upstream that are used again. It caches blobs and manifests by digest.
+var nginxConfig = template.Must(template.New("nginx").Parse(`
+daemon off;
+master_process off;
+pid {{.Dir}}/pid;
+error_log stderr;
+events {}
+http {
+  access_log off;
+  sendfile on;
+  tcp_nopush on;
+  proxy_temp_path {{.Root}}/tmp;
+  client_body_temp_path {{.Dir}}/body;
+  fastcgi_temp_path {{.Dir}}/fastcgi;
+  scgi_temp_path {{.Dir}}/scgi;
+  uwsgi_temp_path {{.Dir}}/uwsgi;
+  proxy_cache_path {{.Root}}/cache levels=1:2 keys_zone=content:10m max_size=50g inactive=7d use_temp_path=off;
+  upstream origin { server {{.RemoteAddress}}; keepalive 16; }
+  server {
+    listen {{.Address}};
+    location / {
+      proxy_pass https://origin;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Host {{.RemoteAddress}};
+      proxy_ssl_trusted_certificate {{.CAFile}};
+      proxy_ssl_verify on;
+      proxy_ssl_name 127.0.0.1;
+      proxy_ssl_session_reuse on;
+      proxy_cache content;
+      proxy_cache_lock on;
+      proxy_cache_valid 200 7d;
+      proxy_buffers 16 64k;
+      proxy_buffer_size 64k;
+      proxy_busy_buffers_size 128k;
+    }
+  }
+}
+`))
+
 // engine starts a cache of the upstream and waits for its first answer. The caller calls close.
 func (b *bench) engine(ctx context.Context, name string, o engineOptions) (*engine, error) {
 	dir, err := os.MkdirTemp(b.dir, name+"-")
@@ -102,7 +146,7 @@ func (b *bench) engine(ctx context.Context, name string, o engineOptions) (*engi
 	values := map[string]any{
 		"RemoteURL": b.origin.url, "CAFile": b.origin.ca, "Address": ports[0], "Debug": ports[1],
 		"Root": o.Root, "RevalidateAfter": cmp.Or(o.RevalidateAfter, 10*time.Second), "CertFile": "", "KeyFile": "",
-		"TTL": cmp.Or(o.TTL, 168*time.Hour), "HighWatermark": cmp.Or(o.HighWatermark, 99), "LowWatermark": cmp.Or(o.LowWatermark, 98),
+		"RemoteAddress": strings.TrimPrefix(b.origin.url, "https://"), "Dir": dir, "TTL": cmp.Or(o.TTL, 168*time.Hour), "HighWatermark": cmp.Or(o.HighWatermark, 99), "LowWatermark": cmp.Or(o.LowWatermark, 98),
 	}
 	if o.Root == "" {
 		values["Root"] = filepath.Join(dir, "root")
@@ -122,6 +166,15 @@ func (b *bench) engine(ctx context.Context, name string, o engineOptions) (*engi
 		config = stockConfig
 		options.Program, options.Args = b.programs["stock"], []string{"serve", configFile}
 		options.Env = []string{"SSL_CERT_FILE=" + b.origin.ca, "OTEL_TRACES_EXPORTER=none"}
+	case nginx:
+		config = nginxConfig
+		if options.Program, err = exec.LookPath("nginx"); err != nil {
+			return nil, fmt.Errorf("the Debian package nginx-light is missing: %w", err)
+		}
+		options.Args = []string{"-c", configFile, "-p", dir}
+		if err := os.MkdirAll(filepath.Join(dir, "root", "tmp"), 0o700); err != nil {
+			return nil, err
+		}
 	default:
 		options.Program, options.Args = b.programs["registry-cache"], []string{"serve", "--config", configFile}
 	}

@@ -87,6 +87,7 @@ var scenarios = []scenario{
 	{"manifest", "CPU time for a stored manifest", 5 * time.Minute, warmManifest},
 	{"blob", "CPU time for a stored blob", 10 * time.Minute, warmBlob},
 	{"cold", "first pull, compared with a direct pull", 12 * time.Minute, coldPull},
+	{"proxy", "first pull, compared with nginx, which verifies no digest", 5 * time.Minute, coldProxy},
 	{"tag", "requests and writes for an unchanged tag", 5 * time.Minute, warmTag},
 	{"start", "start on a full volume", 8 * time.Minute, startOnFullVolume},
 	{"kill", "SIGKILL during a herd, on a full volume", 8 * time.Minute, killedInHerd},

@@ -15,11 +15,12 @@ import (
 	"strings"
 )
 
-// Engines: a direct pull without a cache, the stock registry, and the cache server of this project. Scenarios with nodes
-// also use the states in state.go as engines.
+// Engines: a direct pull without a cache, the stock registry, nginx with proxy_cache, which verifies no digest, and the cache
+// server of this project. Scenarios with nodes also use the states in state.go as engines.
 const (
 	Direct = "direct"
 	Stock  = "stock"
+	Nginx  = "nginx"
 	Ours   = "ours"
 )
 
