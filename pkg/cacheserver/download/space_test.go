@@ -48,6 +48,7 @@ func (q *quota) MakeRoom(_ context.Context, _, missing int64, reserve func() err
 	return reserve()
 }
 
+func (q *quota) Fits(int64) bool              { return true }
 func (q *quota) Now() time.Time               { return time.Now() }
 func (q *quota) Grown()                       {}
 func (q *quota) Full()                        {}

@@ -86,14 +86,14 @@ func (l Limits) excess(a Amount, full bool) int64 {
 	return max(a.Used-share(a.Limit, l.LowWatermark), 0)
 }
 
-// Fits reports whether eviction can free space for an object of this size in bytes: eviction must be enabled, and the
-// object must fit below the low watermark.
+// Fits reports whether an object of this size in bytes fits below the low watermark of a volume without other content, or the
+// limit of the volume is unknown.
 func (l Limits) Fits(u Usage, size int64) bool {
 	limit := u.FileSystem.Limit
 	if l.Size > 0 && (limit <= 0 || l.Size < limit) {
 		limit = l.Size
 	}
-	return l.TTL > 0 && size <= share(limit, l.LowWatermark)
+	return limit <= 0 || size <= share(limit, l.LowWatermark)
 }
 
 // Allows reports whether size more bytes are within Size.

@@ -162,6 +162,12 @@ func signal(c chan struct{}) {
 	}
 }
 
+// Fits implements store.Collector.
+func (c *Collector) Fits(size int64) bool {
+	u, err := c.usage()
+	return err != nil || c.currentLimits().Fits(u, size)
+}
+
 // MakeRoom implements store.Collector.
 func (c *Collector) MakeRoom(ctx context.Context, size, missing int64, reserve func() error) error {
 	if !c.canMakeRoom(size) {
@@ -196,8 +202,7 @@ func (c *Collector) MakeRoom(ctx context.Context, size, missing int64, reserve f
 
 // canMakeRoom reports whether eviction can free space for an object of this size.
 func (c *Collector) canMakeRoom(size int64) bool {
-	u, err := c.usage()
-	return err == nil && c.indexed.Load() && c.meter.isEffective(time.Now()) && c.currentLimits().Fits(u, size)
+	return c.limits.TTL > 0 && c.indexed.Load() && c.meter.isEffective(time.Now()) && c.Fits(size)
 }
 
 // Reserve implements store.Collector.

@@ -370,3 +370,54 @@ func TestStoredBlobIsNotReserved(t *testing.T) {
 		}
 	})
 }
+
+// A blob that can never fit deletes neither content nor partial downloads.
+func TestTooLargeBlobDeletesNothing(t *testing.T) {
+	t.Parallel()
+	const limit = 10000
+	for name, test := range map[string]struct {
+		limits evict.Limits
+		fault  volumetest.Fault
+	}{
+		"size of the cache": {evict.Limits{TTL: week.TTL, HighWatermark: 90, LowWatermark: 80, Size: limit}, nil},
+		"file system":       {week, volumetest.Fail(syscall.ENOSPC, volume.OpAllocate)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				root := t.TempDir()
+				s := open(t, root, setup{limits: test.limits, fault: test.fault, fileSystem: newFakeVolume(root, limit).measure})
+				defer run(t, s)()
+				var all []digest.Digest
+				for n := range 40 {
+					all = append(all, sized(t, s, n, 20))
+				}
+				partial, progress, err := s.Receive(layerDigest)
+				if err != nil {
+					t.Fatal(err)
+				}
+				progress.Spans = [][2]int64{{0, 10}}
+				if err := errors.Join(partial.Keep(progress), partial.Close()); err != nil {
+					t.Fatal(err)
+				}
+				for range 3 {
+					large, _, err := s.Receive(digest.FromString("large"))
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := large.Reserve(t.Context(), limit+1); !volume.IsFull(err) {
+						t.Errorf("reserving more than the volume has: %v", err)
+					}
+					if err := errors.Join(large.Discard(), large.Close()); err != nil {
+						t.Error(err)
+					}
+					time.Sleep(checkInterval)
+					synctest.Wait()
+				}
+				if got := stored(t, s, all); got != len(all) || s.volume.PartialBytes() != 10 {
+					t.Errorf("%d of %d objects and %d of 10 bytes of a partial download are left", got, len(all), s.volume.PartialBytes())
+				}
+			})
+		})
+	}
+}

@@ -22,6 +22,8 @@ type Collector interface {
 	// Reserve reserves bytes of the configured size of the cache. Errors wrap EDQUOT if that is exceeded. Release reverts it.
 	Reserve(bytes int64) error
 	Release(bytes int64)
+	// Fits reports whether an object of size bytes fits on the volume if other content is deleted.
+	Fits(size int64) bool
 	// MakeRoom evicts content of missing bytes for an object of size bytes, which is at least as much, if the object can fit.
 	// Then it calls reserve until that finds space. It returns the last error of reserve. It returns within a few seconds.
 	MakeRoom(ctx context.Context, size, missing int64, reserve func() error) error
@@ -36,8 +38,9 @@ type Collector interface {
 // noCollector is the Collector of a store without garbage collection.
 type noCollector struct{}
 
-func (noCollector) Grown() {}
-func (noCollector) Full()  {}
+func (noCollector) Grown()          {}
+func (noCollector) Full()           {}
+func (noCollector) Fits(int64) bool { return true }
 func (noCollector) MakeRoom(_ context.Context, _, _ int64, reserve func() error) error {
 	return reserve()
 }

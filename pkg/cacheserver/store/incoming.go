@@ -81,8 +81,8 @@ func (i *Incoming) Open() (*volume.File, error) {
 }
 
 // Reserve reserves the space for a blob of this size, in bytes, before it is written. A full volume is detected before
-// clients receive any byte. If the space is missing, other partial downloads and the least recently used content are
-// deleted, which takes some seconds at most. A volume that does not support reservations is no error.
+// clients receive any byte. If the space is missing, and the blob can fit, other partial downloads and the least recently used
+// content are deleted, which takes some seconds at most. A volume that does not support reservations is no error.
 func (i *Incoming) Reserve(ctx context.Context, size int64) error {
 	return i.makeRoom(ctx, size, func() error { return i.reserve(size) })
 }
@@ -93,20 +93,22 @@ func (i *Incoming) Account(ctx context.Context, size int64) error {
 	return i.makeRoom(ctx, size, func() error { return i.account(size) })
 }
 
-// makeRoom calls try again after deletions while the volume is full.
+// makeRoom calls try again after deletions while the volume is full. A full volume is no event for the collector here, because
+// MakeRoom deletes what is necessary.
 func (i *Incoming) makeRoom(ctx context.Context, size int64, try func() error) error {
 	before := i.reserved
 	err := try()
-	for volume.IsFull(err) && i.store.partials.drop() {
-		err = try()
-	}
-	if volume.IsFull(err) {
-		err = i.store.collector.get().MakeRoom(ctx, size, size-before, try)
+	if collector := i.store.collector.get(); volume.IsFull(err) && collector.Fits(size) {
+		for volume.IsFull(err) && i.store.partials.drop() {
+			err = try()
+		}
+		if volume.IsFull(err) {
+			err = collector.MakeRoom(ctx, size, size-before, try)
+		}
 	}
 	if err != nil {
 		i.store.collector.get().Release(i.reserved - before)
 		i.reserved = before
-		i.store.noticeFull(err)
 		return fmt.Errorf("reserving %d bytes for blob %s: %w", size, i.digest, err)
 	}
 	return nil
