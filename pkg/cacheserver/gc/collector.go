@@ -41,6 +41,8 @@ const (
 	roomTimeout = 2 * time.Second
 	// roomInterval is the time between two attempts to reserve space during roomTimeout.
 	roomInterval = 20 * time.Millisecond
+	// exhaustedTime is how long no pull waits for eviction after one that has found nothing more to delete.
+	exhaustedTime = 5 * time.Second
 )
 
 // Options are the optional parts of a Collector.
@@ -83,6 +85,7 @@ type Collector struct {
 	size        atomic.Int64 // Limits.Size
 	reserved    atomic.Int64 // bytes that downloads have reserved
 	indexed     atomic.Bool  // the index is complete, and Run receives requests
+	exhausted   atomic.Int64 // end of exhaustedTime, Unix time in nanoseconds
 }
 
 // New returns the collector of a store and reads the recorded last uses. Nothing is deleted before Run.
@@ -175,14 +178,18 @@ func (c *Collector) MakeRoom(ctx context.Context, size, missing int64, reserve f
 	}
 	ctx, cancel := context.WithTimeout(ctx, roomTimeout)
 	defer cancel()
-	r := roomRequest{bytes: missing, done: make(chan struct{})}
+	r := newRoomRequest(missing)
 	select {
 	case c.requests <- r:
 	case <-ctx.Done():
 		return reserve()
 	}
 	select {
-	case <-r.done:
+	case freed := <-r.done:
+		if !freed {
+			c.exhausted.Store(time.Now().Add(exhaustedTime).UnixNano())
+			return reserve()
+		}
 	case <-ctx.Done():
 	}
 	tick := time.NewTicker(roomInterval)
@@ -202,7 +209,8 @@ func (c *Collector) MakeRoom(ctx context.Context, size, missing int64, reserve f
 
 // canMakeRoom reports whether eviction can free space for an object of this size.
 func (c *Collector) canMakeRoom(size int64) bool {
-	return c.limits.TTL > 0 && c.indexed.Load() && c.meter.isEffective(time.Now()) && c.Fits(size)
+	now := time.Now()
+	return c.limits.TTL > 0 && c.indexed.Load() && now.UnixNano() >= c.exhausted.Load() && c.meter.isEffective(now) && c.Fits(size)
 }
 
 // Reserve implements store.Collector.

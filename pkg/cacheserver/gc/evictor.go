@@ -5,7 +5,6 @@ package gc
 import (
 	"context"
 	"log/slog"
-	"math"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -41,7 +40,7 @@ func (e *evictor) evict(ctx context.Context, now func() time.Time, need evict.Ne
 	objects := 0
 	var failed []digest.Digest
 	var waiting waiters
-	defer func() { waiting.complete(math.MaxInt64) }()
+	defer func() { waiting.end() }()
 	for _, r := range requests {
 		need.Bytes = max(need.Bytes, waiting.add(r, freed))
 	}

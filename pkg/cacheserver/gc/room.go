@@ -5,8 +5,12 @@ package gc
 // roomRequest requests the eviction of some bytes.
 type roomRequest struct {
 	bytes int64
-	done  chan struct{} // closed when the eviction for this request has ended
+	// done has the result of the eviction for this request: whether so many bytes were freed. Otherwise nothing is left that can
+	// be freed. Its capacity is 1.
+	done chan bool
 }
+
+func newRoomRequest(bytes int64) roomRequest { return roomRequest{bytes, make(chan bool, 1)} }
 
 // waiters are the requests that an eviction has not fulfilled yet, in the order of their arrival.
 type waiters []waiter
@@ -30,7 +34,15 @@ func (w *waiters) add(r roomRequest, freed int64) (due int64) {
 // complete ends all requests that are fulfilled when freed bytes were freed.
 func (w *waiters) complete(freed int64) {
 	for len(*w) > 0 && (*w)[0].due <= freed {
-		close((*w)[0].done)
+		(*w)[0].done <- true
 		*w = (*w)[1:]
 	}
+}
+
+// end ends all other requests, which cannot be fulfilled.
+func (w *waiters) end() {
+	for _, r := range *w {
+		r.done <- false
+	}
+	*w = nil
 }

@@ -31,7 +31,8 @@ func TestMakeRoom(t *testing.T) {
 		{"three objects go", 21, 0, 0, nil, 0, 2},
 		{"one object goes for the rest of a large one", 10, 1000, 0, nil, 0, 4},
 		{"the volume shows it late", 10, 0, 5, nil, 5 * roomInterval, 4},
-		{"it is never enough", 1000, 0, 1 << 20, syscall.ENOSPC, roomTimeout, 0},
+		{"the volume does not show it", 50, 0, 1 << 20, syscall.ENOSPC, roomTimeout, 0},
+		{"all objects are not enough", 1000, 0, 1 << 20, syscall.ENOSPC, 0, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -94,6 +95,38 @@ func TestCanMakeRoom(t *testing.T) {
 	}
 }
 
+// On a full volume without anything to delete, no pull waits. This is found out again after some seconds.
+func TestMakeRoomWithoutContent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, t.TempDir(), setup{
+			limits:     week,
+			fileSystem: func() (Space, error) { return Space{Bytes: evict.Amount{Used: 100, Limit: 100}}, nil },
+		})
+		defer run(t, s)()
+		began := time.Now()
+		makeRoom := func() { // without space for it
+			if err := s.MakeRoom(t.Context(), 1, 1, func() error { return syscall.ENOSPC }); !errors.Is(err, syscall.ENOSPC) {
+				t.Error(err)
+			}
+		}
+		makeRoom()
+		sized(t, s, 1, 10)
+		makeRoom()
+		if took := time.Since(began); took > 5*maxRest {
+			t.Errorf("two blobs waited %s", took)
+		}
+		if got := len(s.index.Records()); got != 1 {
+			t.Error("the second blob requests an eviction immediately after one without effect")
+		}
+		time.Sleep(exhaustedTime)
+		makeRoom()
+		if got := len(s.index.Records()); got != 0 {
+			t.Error("the third blob requests no eviction")
+		}
+	})
+}
+
 func TestMakeRoomEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir(), setup{
@@ -114,13 +147,13 @@ func TestWaiters(t *testing.T) {
 	var p waiters
 	met := func(d roomRequest) bool {
 		select {
-		case <-d.done:
-			return true
+		case freed := <-d.done:
+			return freed
 		default:
 			return false
 		}
 	}
-	first, second := roomRequest{10, make(chan struct{})}, roomRequest{5, make(chan struct{})}
+	first, second, third := newRoomRequest(10), newRoomRequest(5), newRoomRequest(1)
 	if due := p.add(first, 100); due != 110 {
 		t.Errorf("the first is due at %d", due)
 	}
@@ -137,6 +170,11 @@ func TestWaiters(t *testing.T) {
 	}
 	p.complete(115)
 	if !met(second) || len(p) != 0 {
-		t.Errorf("after 115 bytes: second %t, %d left", met(second), len(p))
+		t.Errorf("after 115 bytes: %d left", len(p))
+	}
+	p.add(third, 115)
+	p.end()
+	if freed, ended := <-third.done, len(p) == 0; freed || !ended {
+		t.Errorf("at the end: third %t, %d left", freed, len(p))
 	}
 }
