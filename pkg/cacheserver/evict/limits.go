@@ -22,6 +22,9 @@ type Limits struct {
 // Amount is the usage and the limit of a resource. A Limit of 0 means that there is no limit, or that it is unknown.
 type Amount struct{ Used, Limit int64 }
 
+// hasFree reports whether less than the limit is used, or the limit is unknown.
+func (a Amount) hasFree() bool { return a.Limit <= 0 || a.Used < share(a.Limit, 100-minFree) }
+
 // Usage is the usage of a volume at one moment.
 type Usage struct {
 	// FileSystem is the usage of the file system in bytes, by all files on it.
@@ -52,13 +55,17 @@ const (
 	// fullShare is the percentage of objects that is evicted if a write fails because the volume is full, although the
 	// file system reports free space: it has a limit that statfs(2) does not show, such as a quota.
 	fullShare = 5
+	// minFree is the smallest free percentage of a file system that is not full itself. A write can fail before all of its
+	// space is used.
+	minFree = 1
 )
 
 // Need returns the amounts that must be evicted to bring the usage down to the low watermark. It is zero unless the usage has
 // reached the high watermark, or full is true: a write has just failed because the volume is full.
 //
 // The cache deletes nothing for space that other files occupy: if the file system would stay above the low watermark
-// without all content of the cache, the watermarks of the file system do not apply.
+// without all content of the cache, its watermarks do not apply, and a failed write on a file system without free space has no
+// effect.
 func (l Limits) Need(u Usage, full bool) Need {
 	var n Need
 	if l.TTL <= 0 {
@@ -72,7 +79,7 @@ func (l Limits) Need(u Usage, full bool) Need {
 	if u.Inodes.Used-own <= share(u.Inodes.Limit, l.LowWatermark) {
 		n.Objects = int((l.excess(u.Inodes, full) + inodesPerObject - 1) / inodesPerObject)
 	}
-	if full && n == (Need{}) {
+	if full && n == (Need{}) && u.FileSystem.hasFree() && u.Inodes.hasFree() {
 		n.Objects = (u.Objects*fullShare + 99) / 100
 	}
 	return n

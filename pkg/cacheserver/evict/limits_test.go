@@ -48,7 +48,9 @@ func TestNeed(t *testing.T) {
 		"hidden limit, 40 objects":        {limits, Usage{FileSystem: Amount{1, 1000}, Objects: 40}, true, Need{Objects: 2}},
 		"hidden limit, 3 objects":         {limits, Usage{FileSystem: Amount{1, 1000}, Objects: 3}, true, Need{Objects: 1}},
 		"hidden limit, no object":         {limits, Usage{FileSystem: Amount{1, 1000}}, true, Need{}},
-		"full because of others":          {limits, Usage{FileSystem: Amount{1000, 1000}, Own: 100, Removable: 100, Objects: 40}, true, Need{Objects: 2}},
+		"full because of others":          {limits, Usage{FileSystem: Amount{990, 1000}, Own: 100, Removable: 100, Objects: 40}, true, Need{}},
+		"others use 98 %, hidden limit":   {limits, Usage{FileSystem: Amount{980, 1000}, Own: 100, Removable: 100, Objects: 40}, true, Need{Objects: 2}},
+		"no inodes because of others":     {limits, Usage{FileSystem: Amount{1, 1000}, Inodes: Amount{1000, 1000}, Objects: 20}, true, Need{}},
 		"hidden limit, eviction disabled": {Limits{}, Usage{FileSystem: Amount{1, 1000}, Objects: 40}, true, Need{}},
 	} {
 		if got := test.limits.Need(test.usage, test.full); got != test.want {

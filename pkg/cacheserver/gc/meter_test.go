@@ -174,6 +174,34 @@ func TestOthersFillTheFileSystem(t *testing.T) {
 	}
 }
 
+// Writes that fail on such a file system delete nothing.
+func TestFailedWritesOnVolumeOfOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var full atomic.Bool
+		s := open(t, t.TempDir(), setup{limits: week,
+			fileSystem: func() (Space, error) { return Space{Bytes: evict.Amount{Used: 1 << 30, Limit: 1 << 30}}, nil },
+			fault:      volumetest.While(&full, volumetest.Fail(syscall.ENOSPC, volume.OpCreate)),
+		})
+		defer run(t, s)()
+		var all []digest.Digest
+		for n := range 20 {
+			all = append(all, sized(t, s, n, 100))
+		}
+		full.Store(true)
+		for range 3 {
+			if err := tryCommit(s, repository); !errors.Is(err, syscall.ENOSPC) {
+				t.Fatal(err)
+			}
+			time.Sleep(checkInterval)
+			synctest.Wait()
+		}
+		if got := stored(t, s, all); got != len(all) {
+			t.Errorf("%d of %d objects remain", got, len(all))
+		}
+	})
+}
+
 // The configured size limits the content on a file system that is larger, and a larger size applies without a restart.
 func TestSize(t *testing.T) {
 	t.Parallel()
