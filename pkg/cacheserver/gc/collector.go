@@ -300,6 +300,7 @@ func (c *Collector) Run(ctx context.Context) {
 		}
 		select {
 		case <-check.C:
+			c.volume.DiscardAgain()
 		case <-settled:
 			settled = nil
 		case <-c.grown:

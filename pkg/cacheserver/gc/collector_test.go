@@ -4,6 +4,7 @@ package gc
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -521,4 +522,46 @@ func TestUnreadableDirectoryAtTheStart(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Files of downloads that ended while the volume did not respond do not occupy it until the next start.
+func TestFilesAreDeletedAfterHang(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var hangs atomic.Bool
+		s := open(t, t.TempDir(), setup{limits: week, monitored: true, fault: volumetest.While(&hangs, func(op volume.Op, _ string) error {
+			if op == volume.OpRemove {
+				time.Sleep(2 * time.Minute) // longer than the deadline of the call
+			}
+			return nil
+		})})
+		defer run(t, s)()
+		var downloads []*store.Incoming
+		for n := range 3 {
+			i, _, err := s.Receive(digest.FromString(fmt.Sprint(n)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			downloads = append(downloads, i)
+		}
+		hangs.Store(true)
+		for _, i := range downloads {
+			if err := i.Discard(); !errors.Is(err, volume.ErrHung) {
+				t.Errorf("got %v", err)
+			}
+			if err := i.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		hangs.Store(false)
+		time.Sleep(3 * time.Minute)
+		synctest.Wait()
+		entries, err := os.ReadDir(s.layout.Partials())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(entries) > 0 {
+			t.Errorf("%d files are left", len(entries))
+		}
+	})
 }

@@ -28,6 +28,8 @@ type disk struct {
 	reader layout.Reader
 	// full is called when a write fails because the volume is full.
 	full func()
+	// undeleted are files of discard.
+	undeleted *undeleted
 }
 
 // durability defines what a write guarantees after a power failure.
@@ -70,10 +72,10 @@ func (d *disk) writeWith(path string, durability durability, write func(io.Write
 	}
 	if err := write(f); err != nil {
 		d.noticeFull(err)
-		return errors.Join(err, f.Close(), d.removeIfExists(f.Name()))
+		return errors.Join(err, f.Close(), d.discard(f.Name()))
 	}
 	if err := d.rename(f, path, durability); err != nil {
-		return errors.Join(err, f.Close(), d.removeIfExists(f.Name()))
+		return errors.Join(err, f.Close(), d.discard(f.Name()))
 	}
 	return f.Close()
 }

@@ -31,20 +31,23 @@ type Incoming struct {
 // evicted before Close. The caller calls Close, and before it Commit, Keep or Discard.
 func (s *Store) Receive(d digest.Digest) (*Incoming, Progress, error) {
 	s.pin(d)
-	if path := s.partials.take(d); path != "" {
-		f, progress, err := s.partials.reopen(path, d)
-		if err == nil {
+	if kept, exists := s.partials.take(d); exists {
+		f, progress, err := s.partials.reopen(kept.path, d)
+		switch {
+		case err == nil:
 			return &Incoming{store: s, file: f, digest: d}, progress, nil
-		}
-		if !errors.Is(err, volume.ErrLocked) {
+		case errors.Is(err, volume.ErrLocked): // another process uses it
+		case volume.IsFailure(err):
+			s.partials.put(d, kept)
+		default:
 			// It cannot be resumed, so its space is more useful.
-			_ = s.removePartial(path)
+			_ = s.removePartial(kept.path)
 		}
 	}
 	f, err := s.create(d.Encoded() + "-")
 	if err == nil {
 		if err = lock(f); err != nil {
-			err = errors.Join(err, f.Close(), s.removeIfExists(f.Name()))
+			err = errors.Join(err, f.Close(), s.discard(f.Name()))
 		}
 	}
 	if err != nil {
@@ -172,7 +175,7 @@ func (i *Incoming) Commit(verified digest.Digest, repositories []string) error {
 			return err
 		}
 	}
-	return i.store.removeIfExists(i.file.Name() + recordSuffix)
+	return i.store.discard(i.file.Name() + recordSuffix)
 }
 
 // Keep records the progress and keeps the file for the next call of Receive, also after a restart. Space of other bytes is

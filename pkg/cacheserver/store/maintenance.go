@@ -79,6 +79,9 @@ func (m Maintenance) RemoveFile(path string) error {
 // deletes them if they leave no space for an Incoming.
 func (m Maintenance) PartialBytes() int64 { return m.store.partials.total() }
 
+// DiscardAgain deletes temporary files that could not be deleted because the volume failed.
+func (m Maintenance) DiscardAgain() { m.store.discardAgain() }
+
 // Statfs returns the usage of the file system.
 func (m Maintenance) Statfs() (syscall.Statfs_t, error) {
 	return m.store.fs.Statfs(string(m.store.layout))

@@ -91,11 +91,14 @@ func newPartials(d *disk, p *problems) *partials {
 
 // add adds a file with the bytes of the progress. A file of the same blob is replaced in the list.
 func (p *partials) add(progress Progress, path string) {
-	added := partial{path: path, bytes: progress.bytes()}
+	p.put(progress.Digest, partial{path: path, bytes: progress.bytes()})
+}
+
+func (p *partials) put(d digest.Digest, added partial) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.bytes += added.bytes - p.files[progress.Digest].bytes
-	p.files[progress.Digest] = added
+	p.bytes += added.bytes - p.files[d].bytes
+	p.files[d] = added
 }
 
 // total returns the number of bytes in all files.
@@ -105,29 +108,30 @@ func (p *partials) total() int64 {
 	return p.bytes
 }
 
-// take returns the path of a partial download, which has no entry afterwards, or "".
-func (p *partials) take(d digest.Digest) string {
+// take returns a partial download, which has no entry afterwards.
+func (p *partials) take(d digest.Digest) (taken partial, exists bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.remove(d)
+	taken, exists = p.files[d]
+	p.remove(d)
+	return taken, exists
 }
 
 // takeAny is take for any digest.
-func (p *partials) takeAny() string {
+func (p *partials) takeAny() (taken partial, exists bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for d := range p.files {
-		return p.remove(d)
+	for d, taken := range p.files {
+		p.remove(d)
+		return taken, true
 	}
-	return ""
+	return partial{}, false
 }
 
-// remove removes an entry and returns its path. The caller holds the lock.
-func (p *partials) remove(d digest.Digest) (path string) {
-	removed := p.files[d]
+// remove removes an entry. The caller holds the lock.
+func (p *partials) remove(d digest.Digest) {
+	p.bytes -= p.files[d].bytes
 	delete(p.files, d)
-	p.bytes -= removed.bytes
-	return removed.path
 }
 
 // reopen opens a partial download of the digest, see open.
@@ -195,17 +199,17 @@ func lock(f *volume.File) error {
 
 // drop deletes one partial download. It returns false if there is none.
 func (p *partials) drop() bool {
-	path := p.takeAny()
-	if path == "" {
+	taken, exists := p.takeAny()
+	if !exists {
 		return false
 	}
-	_ = p.removePartial(path) // the caller finds out whether there is space now
+	_ = p.removePartial(taken.path) // the caller finds out whether there is space now
 	return true
 }
 
 // removePartial deletes a partial file and its record.
 func (d *disk) removePartial(path string) error {
-	return errors.Join(d.removeIfExists(path), d.removeIfExists(path+recordSuffix))
+	return d.discard(path, path+recordSuffix)
 }
 
 // adoptAll finds the blobs whose download an earlier process did not finish. It deletes all other files in the

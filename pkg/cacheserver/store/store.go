@@ -70,10 +70,11 @@ func Open(root string, o Options) (*Store, error) {
 	}
 	collector := newCollectorRef()
 	files := &disk{
-		fs:     o.Volume,
-		layout: layout.Root(root),
-		reader: layout.Reader{Root: layout.Root(root), FS: o.Volume},
-		full:   func() { collector.get().Full() },
+		fs:        o.Volume,
+		layout:    layout.Root(root),
+		reader:    layout.Reader{Root: layout.Root(root), FS: o.Volume},
+		full:      func() { collector.get().Full() },
+		undeleted: newUndeleted(),
 	}
 	s.problems = newProblems(files.layout)
 	s.contents = &contents{
