@@ -175,7 +175,7 @@ func (i *Incoming) Commit(verified digest.Digest, repositories []string) error {
 			return err
 		}
 	}
-	return i.store.discard(i.file.Name() + recordSuffix)
+	return errors.Join(i.store.discard(i.file.Name()+recordSuffix), i.store.partials.forget(i.digest))
 }
 
 // Keep records the progress and keeps the file for the next call of Receive, also after a restart. Space of other bytes is
@@ -209,6 +209,9 @@ func (i *Incoming) Close() error {
 	if i.kept != nil {
 		// Not earlier, because the file is locked until it is closed.
 		i.store.partials.add(*i.kept, i.file.Name())
+		if _, stored := i.store.index.Size(i.digest); stored {
+			err = errors.Join(err, i.store.partials.forget(i.digest))
+		}
 	}
 	i.unreserve()
 	i.store.release(i.digest)

@@ -4,6 +4,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -220,5 +221,54 @@ func TestOpenIncoming(t *testing.T) {
 			t.Errorf("stored %t: %q, %v", stored, got[:n], err)
 		}
 		f.Close()
+	}
+}
+
+// Two downloads of one blob can end in any order, because slow readers delay the end of the first one. The larger part is kept.
+func TestSecondPartialOfOneBlob(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ first, second, want int64 }{
+		"first is larger":  {5, 4, 5},
+		"second is larger": {4, 5, 5},
+		"same size":        {4, 4, 4},
+		"second is stored": {4, int64(len(layer)), 0},
+	} {
+		for _, secondEndsFirst := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, ends first %t", name, secondEndsFirst), func(t *testing.T) {
+				t.Parallel()
+				root := t.TempDir()
+				s := open(t, root, Options{})
+				first := receive(t, s, layer[:test.first])
+				if err := first.Keep(progressOf(test.first)); err != nil {
+					t.Fatal(err)
+				}
+				second := receive(t, s, layer[:test.second])
+				end := func() error {
+					if test.want == 0 {
+						return second.Commit(layerDigest, []string{repository})
+					}
+					return second.Keep(progressOf(test.second))
+				}
+				var err error
+				if secondEndsFirst {
+					err = errors.Join(end(), second.Close(), first.Close())
+				} else {
+					err = errors.Join(first.Close(), end(), second.Close())
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := 2 // the file and its record
+				if test.want == 0 {
+					want = 0
+				}
+				if got := partialFiles(t, root); len(got) != want {
+					t.Errorf("the files are %v, want %d", got, want)
+				}
+				if got := s.partials.total(); got != test.want {
+					t.Errorf("%d bytes are kept, want %d", got, test.want)
+				}
+			})
+		}
 	}
 }

@@ -89,16 +89,30 @@ func newPartials(d *disk, p *problems) *partials {
 	return &partials{disk: d, problems: p, files: map[digest.Digest]partial{}}
 }
 
-// add adds a file with the bytes of the progress. A file of the same blob is replaced in the list.
+// add adds a file with the bytes of the progress. Of two files of one blob, it keeps the one with more bytes and deletes the other
+// one.
 func (p *partials) add(progress Progress, path string) {
 	p.put(progress.Digest, partial{path: path, bytes: progress.bytes()})
 }
 
+// put is add for an entry that take has returned.
 func (p *partials) put(d digest.Digest, added partial) {
+	if fewer := p.keepLarger(d, added); fewer.path != "" {
+		_ = p.removePartial(fewer.path) // discard has noted the error
+	}
+}
+
+// keepLarger returns the file that is not in the list afterwards, if there are two.
+func (p *partials) keepLarger(d digest.Digest, added partial) (fewer partial) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.bytes += added.bytes - p.files[d].bytes
+	present := p.files[d]
+	if present.path != "" && present.bytes >= added.bytes {
+		return added
+	}
+	p.bytes += added.bytes - present.bytes
 	p.files[d] = added
+	return present
 }
 
 // total returns the number of bytes in all files.
@@ -195,6 +209,15 @@ func lock(f *volume.File) error {
 		return err
 	}
 	return nil
+}
+
+// forget deletes the partial download of a blob that was stored meanwhile.
+func (p *partials) forget(d digest.Digest) error {
+	taken, exists := p.take(d)
+	if !exists {
+		return nil
+	}
+	return p.removePartial(taken.path)
 }
 
 // drop deletes one partial download. It returns false if there is none.
