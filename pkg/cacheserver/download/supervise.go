@@ -371,7 +371,7 @@ func (d *download) finish(incoming *store.Incoming) {
 	case state.verified:
 		d.owner.options.Verified(d.digest, facts.size)
 		// The readers have all bytes. An error from here on costs another download at most.
-		err := incoming.Commit(d.digest, d.unlinked())
+		err := incoming.Commit(d.digest, facts.size, d.unlinked())
 		// Readers of other repositories may have joined meanwhile.
 		for missing := d.unlinked(); err == nil && len(missing) > 0; missing = d.unlinked() {
 			for _, repository := range missing {

@@ -382,7 +382,7 @@ func TestStoredBlobIsNotReserved(t *testing.T) {
 		if _, err := p.WriteAt([]byte(content), 0); err != nil {
 			t.Fatal(err)
 		}
-		if err := p.Commit(d, []string{repository}); err != nil {
+		if err := p.Commit(d, int64(len(content)), []string{repository}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(checkInterval)

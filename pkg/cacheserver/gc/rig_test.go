@@ -138,7 +138,7 @@ func sized(t *testing.T, s *rig, seed, size int) digest.Digest {
 	if _, err := p.WriteAt(content, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(p.Commit(d, []string{repository}), p.Close()); err != nil {
+	if err := errors.Join(p.Commit(d, int64(len(content)), []string{repository}), p.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return d
@@ -185,7 +185,7 @@ func tryCommit(s *rig, repositories ...string) (err error) {
 	if _, err := p.WriteAt([]byte(layer[4:]), 4); err != nil {
 		return err
 	}
-	return p.Commit(layerDigest, repositories)
+	return p.Commit(layerDigest, int64(len(layer)), repositories)
 }
 
 func readBlob(t *testing.T, s *rig, repository string) string {

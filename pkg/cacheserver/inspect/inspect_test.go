@@ -65,7 +65,7 @@ func (v *testVolume) blob(name string, size int, ago time.Duration, repositories
 	if _, err := p.WriteAt(content, 0); err != nil {
 		v.t.Fatal(err)
 	}
-	if err := errors.Join(p.Commit(d.Digest, repositories), p.Close()); err != nil {
+	if err := errors.Join(p.Commit(d.Digest, d.Size, repositories), p.Close()); err != nil {
 		v.t.Fatal(err)
 	}
 	v.uses[d.Digest] = now.Add(-ago)

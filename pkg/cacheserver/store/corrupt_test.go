@@ -76,7 +76,7 @@ func TestNothingWaitsForFsyncOfBlob(t *testing.T) {
 	defer i.Close()
 	isSlow.Store(true)
 	committed := make(chan error, 1)
-	go func() { committed <- i.Commit(layerDigest, []string{repository}) }()
+	go func() { committed <- i.Commit(layerDigest, int64(len(layer)), []string{repository}) }()
 	<-syncing
 
 	proceeds := func(name string, call func() error) {

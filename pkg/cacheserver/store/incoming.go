@@ -160,10 +160,14 @@ func (i *Incoming) Record(p Progress) error {
 	return nil
 }
 
-// Commit stores the blob for the repositories. verified is the digest of its content.
-func (i *Incoming) Commit(verified digest.Digest, repositories []string) error {
+// Commit stores the blob for the repositories. verified is the digest of its first size bytes, in bytes. Other bytes in the file,
+// for example of an upstream that has first stated another size, are deleted.
+func (i *Incoming) Commit(verified digest.Digest, size int64, repositories []string) error {
 	if verified != i.digest {
 		return fmt.Errorf("committing blob %s: %w: %s", i.digest, ErrDigestMismatch, verified)
+	}
+	if err := i.cut(size); err != nil {
+		return fmt.Errorf("cutting blob %s to %d bytes: %w", i.digest, size, err)
 	}
 	if err := i.store.publish(i.digest, i.file, i.unreserve); err != nil {
 		return fmt.Errorf("committing blob %s: %w", i.digest, err)
@@ -176,6 +180,15 @@ func (i *Incoming) Commit(verified digest.Digest, repositories []string) error {
 		}
 	}
 	return errors.Join(i.store.discard(i.file.Name()+recordSuffix), i.store.partials.forget(i.digest))
+}
+
+// cut deletes bytes behind the size.
+func (i *Incoming) cut(size int64) error {
+	info, err := i.file.Stat()
+	if err != nil || info.Size() <= size {
+		return err
+	}
+	return i.file.Trim([][2]int64{{0, size}})
 }
 
 // Keep records the progress and keeps the file for the next call of Receive, also after a restart. Space of other bytes is

@@ -63,7 +63,7 @@ func TestKeptBlobIsContinued(t *testing.T) {
 		if _, err := i.WriteAt([]byte(layer[4:]), 4); err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(i.Commit(layerDigest, []string{repository}), i.Discard(), i.Close()); err != nil {
+		if err := errors.Join(i.Commit(layerDigest, int64(len(layer)), []string{repository}), i.Discard(), i.Close()); err != nil {
 			t.Fatal(err)
 		}
 		if got := readBlob(t, s, repository); got != layer {
@@ -195,7 +195,7 @@ func TestPartialOfAnotherProcess(t *testing.T) {
 	if _, err := running.WriteAt([]byte(layer[4:]), 4); err != nil {
 		t.Fatal(err)
 	}
-	if err := running.Commit(layerDigest, []string{repository}); err != nil {
+	if err := running.Commit(layerDigest, int64(len(layer)), []string{repository}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -208,7 +208,7 @@ func TestOpenIncoming(t *testing.T) {
 	defer i.Close()
 	for _, stored := range []bool{false, true} {
 		if stored {
-			if err := i.Commit(layerDigest, []string{repository}); err != nil {
+			if err := i.Commit(layerDigest, int64(len(layer)), []string{repository}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -245,7 +245,7 @@ func TestSecondPartialOfOneBlob(t *testing.T) {
 				second := receive(t, s, layer[:test.second])
 				end := func() error {
 					if test.want == 0 {
-						return second.Commit(layerDigest, []string{repository})
+						return second.Commit(layerDigest, int64(len(layer)), []string{repository})
 					}
 					return second.Keep(progressOf(test.second))
 				}
@@ -270,5 +270,21 @@ func TestSecondPartialOfOneBlob(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A file can have bytes behind the end of the blob, if the upstream has first stated another size.
+func TestCommitCutsFile(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), Options{})
+	i := receive(t, s, layer+" and more")
+	if err := errors.Join(i.Commit(layerDigest, int64(len(layer)), []string{repository}), i.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if got := readBlob(t, s, repository); got != layer {
+		t.Errorf("got %q", got)
+	}
+	if size, _ := s.index.Size(layerDigest); size != int64(len(layer)) {
+		t.Errorf("%d bytes are indexed", size)
 	}
 }

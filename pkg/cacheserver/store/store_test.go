@@ -177,7 +177,7 @@ func TestEmptyBlob(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(p.Commit(EmptyDigest, []string{repository}), p.Close()); err != nil {
+	if err := errors.Join(p.Commit(EmptyDigest, 0, []string{repository}), p.Close()); err != nil {
 		t.Fatal(err)
 	}
 	f, err := s.Blob(repository, EmptyDigest)
@@ -199,7 +199,7 @@ func TestWrongContentIsNotCommitted(t *testing.T) {
 		if _, err := p.WriteAt([]byte(content), 0); err != nil {
 			t.Fatal(err)
 		}
-		if err := p.Commit(digest.FromString(content), []string{repository}); !errors.Is(err, ErrDigestMismatch) {
+		if err := p.Commit(digest.FromString(content), int64(len(content)), []string{repository}); !errors.Is(err, ErrDigestMismatch) {
 			t.Errorf("committing %q: %v", content, err)
 		}
 		if err := errors.Join(p.Discard(), p.Close()); err != nil {
@@ -235,7 +235,7 @@ func TestPartialIsReadableWhileItGrows(t *testing.T) {
 	if _, err := p.WriteAt([]byte(layer[4:]), 4); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Commit(layerDigest, []string{repository}); err != nil {
+	if err := p.Commit(layerDigest, int64(len(layer)), []string{repository}); err != nil {
 		t.Fatal(err)
 	}
 	read(layer)
@@ -419,7 +419,7 @@ func commitContent(s *Store, content string, repositories ...string) (err error)
 	if _, err := p.WriteAt([]byte(content[4:]), 4); err != nil {
 		return err
 	}
-	return p.Commit(d, repositories)
+	return p.Commit(d, int64(len(content)), repositories)
 }
 
 func readBlob(t *testing.T, s *Store, repository string) string {
