@@ -169,6 +169,51 @@ func TestLimitedUpstream(t *testing.T) {
 	}
 }
 
+// An upstream that states that it supports ranges, but sends the whole blob, is used like one without ranges.
+func TestIgnoredRanges(t *testing.T) {
+	t.Parallel()
+	const size, rate = 16 << 20, 2 << 20
+	for _, test := range []struct {
+		name     string
+		parts    []Part // one reader each, one second after the other
+		cut      int64  // of the first response
+		most     time.Duration
+		requests int
+		sent     int64
+	}{
+		{name: "large blob", parts: []Part{{}}, most: 9 * time.Second, requests: 2, sent: size},
+		{name: "reader far ahead", parts: []Part{{}, {First: size / 2}}, most: 9 * time.Second, requests: 2, sent: size},
+		{name: "only a range", parts: []Part{{First: size / 2}}, most: 9 * time.Second, requests: 1, sent: size},
+		{name: "two ranges", parts: []Part{{First: size / 2, Length: 1 << 20}, {First: size / 4, Length: 1 << 20}}, most: 9 * time.Second, requests: 1, sent: size},
+		{name: "interruption", parts: []Part{{}}, cut: size - 4<<20, most: 15 * time.Second, requests: 3, sent: 2*size - 4<<20},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			o := &origin{content: randomContent(size), rate: atRate(rate), noRanges: true, stripped: true}
+			o.headers = func(int) time.Duration { return 20 * time.Millisecond }
+			o.cut = func(n int) int64 {
+				if n == 0 {
+					return test.cut
+				}
+				return 0
+			}
+			r := newRig(t, o, Options{ExpectedSize: func(digest.Digest) (int64, bool) { return size, true }})
+			var pulls sync.WaitGroup
+			for i, part := range test.parts {
+				pulls.Go(func() {
+					time.Sleep(time.Duration(i) * time.Second)
+					if took, err := r.pull(part); err != nil || took > test.most {
+						t.Errorf("%s: %v after %s, want at most %s", test.name, err, took, test.most)
+					}
+				})
+			}
+			pulls.Wait()
+			if len(o.requests) > test.requests || o.sent > test.sent+1<<20 {
+				t.Errorf("%s: %d requests for %d bytes, want at most %d for %d", test.name, len(o.requests), o.sent, test.requests, test.sent)
+			}
+		})
+	}
+}
+
 // upstreams has one origin for each blob.
 type upstreams map[digest.Digest]*origin
 

@@ -28,7 +28,8 @@ const (
 	linger = 2 * time.Second
 )
 
-// support is whether the upstream serves ranges.
+// support is whether the upstream serves ranges. A download whose request for a range was once answered with the whole blob
+// requests no ranges any more, whatever the upstream states: each one could be answered with the whole blob again.
 type support int
 
 const (

@@ -30,6 +30,8 @@ type origin struct {
 	content []byte
 	// noRanges makes it send the whole blob instead of a range.
 	noRanges bool
+	// stripped makes it state that it supports ranges nevertheless: a proxy in between removes the header Range.
+	stripped bool
 	// noSize makes it leave the size out of its responses.
 	noSize bool
 	// rate is the present throughput of the nth connection in bytes per second, 0 for unlimited.
@@ -94,7 +96,7 @@ func (o *origin) Blob(ctx context.Context, _ string, _ digest.Digest, part upstr
 	if o.noSize {
 		size = -1
 	}
-	return &upstream.Blob{ReadCloser: b, Offset: offset, Size: size, Ranges: !o.noRanges, RateLimited: limited}, nil
+	return &upstream.Blob{ReadCloser: b, Offset: offset, Size: size, Ranges: !o.noRanges || o.stripped && part == (upstream.Range{}), RateLimited: limited}, nil
 }
 
 type originBody struct {

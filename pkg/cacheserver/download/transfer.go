@@ -126,7 +126,7 @@ func (t *transfer) run(ctx context.Context) (err error) {
 	if err := t.reserve(ctx, blob.Size); err != nil {
 		return err
 	}
-	if err := t.accept(blob, part); err != nil {
+	if err := t.accept(blob); err != nil {
 		return err
 	}
 	return orCause(ctx, t.copy(ctx, blob))
@@ -236,7 +236,7 @@ func (t *transfer) noSpace(ctx context.Context, err error) error {
 }
 
 // accept checks the header of the response and copies its statements to the facts.
-func (t *transfer) accept(blob *upstream.Blob, part upstream.Range) error {
+func (t *transfer) accept(blob *upstream.Blob) error {
 	d := t.download
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -259,18 +259,19 @@ func (t *transfer) accept(blob *upstream.Blob, part upstream.Range) error {
 	if blob.Size >= 0 {
 		d.facts.size = blob.Size
 	}
-	if blob.Ranges {
-		d.facts.ranges = yes
-	} else if blob.Offset == 0 && (part.Offset > 0 || part.End > 0) {
+	if blob.Offset != t.next && len(d.transfers) > 1 {
+		return t.unusable(upstream.ErrRange) // it would repeat the bytes of another transfer
+	}
+	switch {
+	case t.ranged && (blob.Offset != t.next || !blob.Ranges):
 		// The upstream sends all of the blob anyway.
 		d.facts.ranges, d.facts.complete, t.end = no, true, -1
-	}
-	if blob.Offset != t.next && len(d.transfers) > 1 {
-		return errObsolete // it would repeat the bytes of another transfer
+	case d.facts.ranges == unknown && blob.Ranges:
+		d.facts.ranges = yes
 	}
 	t.next = blob.Offset
 	switch {
-	case t.end < 0 || blob.Offset != t.first:
+	case t.end < 0:
 		t.end = d.facts.size
 	case d.facts.size >= 0:
 		t.end = min(t.end, d.facts.size)
