@@ -182,7 +182,7 @@ func TestIgnoredRanges(t *testing.T) {
 		sent     int64
 	}{
 		{name: "large blob", parts: []Part{{}}, most: 9 * time.Second, requests: 2, sent: size},
-		{name: "reader far ahead", parts: []Part{{}, {First: size / 2}}, most: 9 * time.Second, requests: 2, sent: size},
+		{name: "reader far ahead", parts: []Part{{}, {First: size / 2}}, most: 9 * time.Second, requests: 3, sent: size},
 		{name: "only a range", parts: []Part{{First: size / 2}}, most: 9 * time.Second, requests: 1, sent: size},
 		{name: "two ranges", parts: []Part{{First: size / 2, Length: 1 << 20}, {First: size / 4, Length: 1 << 20}}, most: 9 * time.Second, requests: 1, sent: size},
 		{name: "interruption", parts: []Part{{}}, cut: size - 4<<20, most: 15 * time.Second, requests: 3, sent: 2*size - 4<<20},
@@ -211,6 +211,57 @@ func TestIgnoredRanges(t *testing.T) {
 				t.Errorf("%s: %d requests for %d bytes, want at most %d for %d", test.name, len(o.requests), o.sent, test.requests, test.sent)
 			}
 		})
+	}
+}
+
+// A pull is never slower because an additional transfer begins late, or never.
+func TestUselessAdditionalTransfer(t *testing.T) {
+	t.Parallel()
+	const size, rate = 16 << 20, 2 << 20
+	additional := func(d time.Duration) func(int) time.Duration {
+		return func(n int) time.Duration { return min(time.Duration(n), 1) * d }
+	}
+	for _, test := range []struct {
+		name    string
+		headers func(n int) time.Duration
+		fail    func(n int) error
+		rate    float64 // of the additional transfer
+	}{
+		{name: "late header", headers: additional(5 * time.Second), rate: rate},
+		{name: "header after the first transfer has ended", headers: additional(time.Minute), rate: rate},
+		{name: "late refusal", headers: additional(3 * time.Second), fail: func(n int) error {
+			if n > 0 {
+				return status(http.StatusServiceUnavailable)
+			}
+			return nil
+		}},
+		{name: "no body", rate: 100},
+	} {
+		for _, parts := range [][]Part{{{}}, {{}, {First: size / 2}}} {
+			synctest.Test(t, func(t *testing.T) {
+				o := &origin{content: randomContent(size), headers: test.headers, fail: test.fail}
+				o.rate = func(n int) float64 {
+					if n == 0 {
+						return rate
+					}
+					return test.rate
+				}
+				r := newRig(t, o, Options{ExpectedSize: func(digest.Digest) (int64, bool) { return size, true }})
+				var pulls sync.WaitGroup
+				for i, part := range parts {
+					pulls.Go(func() {
+						time.Sleep(time.Duration(i) * time.Second)
+						if took, err := r.pull(part); err != nil || took > size/rate*time.Second+100*time.Millisecond {
+							t.Errorf("%s, reader %d of %d: %v after %s; requests %v", test.name, i, len(parts), err, took, o.requests)
+						}
+					})
+				}
+				pulls.Wait()
+				if o.sent > size+size/4 {
+					t.Errorf("%s, %d readers: the upstream sent %d bytes", test.name, len(parts), o.sent)
+				}
+			})
+		}
 	}
 }
 

@@ -113,13 +113,11 @@ type view struct {
 type order struct {
 	Span
 	reason reason
-	// cut is the index of a flow, -1 for none. The start of the new flow becomes its limit.
-	cut int
 	// replace is the index of a flow for the same bytes that is slow, -1 for none. The slower one of both ends later.
 	replace int
 }
 
-func newOrder(s Span, why reason) *order { return &order{Span: s, reason: why, cut: -1, replace: -1} }
+func newOrder(s Span, why reason) *order { return &order{Span: s, reason: why, replace: -1} }
 
 // reason is the purpose of a transfer, a label value of the metric.
 type reason string
@@ -182,9 +180,7 @@ func (v view) serve(n need, gap Span) *order {
 	case running.replaced:
 		return nil
 	case v.ranges != no && gap.Start-running.Start > max(near, int64(running.rate)):
-		o := v.from(gap, needed)
-		o.cut = i
-		return o
+		return v.from(gap, needed)
 	case v.replacing && v.starves(n, running):
 		o := v.from(Span{running.Start, max(gap.End, running.End)}, replacing)
 		o.replace = i
@@ -254,9 +250,7 @@ func (v view) split() *order {
 	}
 	f := v.flows[largest]
 	middle := f.Start + (f.End-f.Start)/2
-	o := newOrder(Span{middle, f.End}, speeding)
-	o.cut = largest
-	return o
+	return newOrder(Span{middle, f.End}, speeding)
 }
 
 // ends reports that the download has nothing to do until the next reader arrives: the readers left, and either everything

@@ -9,6 +9,8 @@ type Span struct{ Start, End int64 }
 
 func (s Span) empty() bool { return s.Start >= s.End }
 
+func (s Span) contains(offset int64) bool { return s.Start <= offset && offset < s.End }
+
 // spans is a set of bytes of a blob: spans in ascending order that neither overlap nor touch. The zero value is empty. It
 // is not safe for concurrent use.
 type spans []Span

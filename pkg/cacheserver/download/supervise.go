@@ -230,9 +230,6 @@ func (s *supervisor) start(ctx context.Context, v view, o order) bool {
 		t.replaces.replacement = t
 		t.additional = true
 	}
-	if o.cut >= 0 {
-		t.takeFrom(s.transfers[o.cut])
-	}
 	s.owner.metrics.connections.WithLabelValues(string(o.reason)).Inc()
 	s.transfers = append(s.transfers, t)
 	ctx, t.cancel = context.WithCancelCause(ctx)
@@ -260,10 +257,6 @@ func (s *supervisor) ended(t *transfer, err error) {
 		t.replacement.replaces = nil
 	}
 	failure, fromUpstream := errors.AsType[*upstream.Error](err)
-	if fromUpstream {
-		t.giveBack()
-	}
-	t.source = nil
 	switch {
 	case err == nil || errors.Is(err, errObsolete):
 	case !fromUpstream:

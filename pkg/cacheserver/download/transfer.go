@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
@@ -28,13 +27,12 @@ const (
 // errObsolete ends a transfer if another transfer receives its bytes.
 var errObsolete = errors.New("another transfer receives these bytes")
 
-// transfer is one response of the upstream on its way to the file. The fields behind first are guarded by the lock of the
+// transfer is one response of the upstream on its way to the file. The fields behind done are guarded by the lock of the
 // download.
 type transfer struct {
 	download *download
 	incoming *store.Incoming
-	first    int64 // the offset that was requested
-	ranged   bool  // the request has a range
+	ranged   bool // the request has a range
 	began    time.Time
 	cancel   context.CancelCauseFunc
 	done     func() // called at the end
@@ -43,9 +41,6 @@ type transfer struct {
 	replaces, replacement *transfer
 	additional            bool // was started to replace another one
 	obsolete              bool // was canceled, because another one receives its bytes
-	// source is the transfer whose limit was sourceEnd until this one took its last bytes, nil for none and at the end.
-	source    *transfer
-	sourceEnd int64
 
 	next     int64 // the next byte to receive
 	end      int64 // the limit, -1 while the size is unknown
@@ -62,7 +57,6 @@ func newTransfer(d *download, incoming *store.Incoming, part Span, now time.Time
 	return &transfer{
 		download: d,
 		incoming: incoming,
-		first:    part.Start,
 		began:    now,
 		done:     func() {},
 		next:     part.Start,
@@ -92,20 +86,6 @@ func (t *transfer) active(now time.Time) time.Time {
 		return now
 	}
 	return t.lastByte
-}
-
-// takeFrom makes this transfer receive the last bytes of another one. The caller holds the lock.
-func (t *transfer) takeFrom(source *transfer) {
-	t.source, t.sourceEnd = source, source.end
-	source.end = t.first
-}
-
-// giveBack makes the source receive the bytes after all, if it is running and this transfer has received none: the response
-// to the source contains them. The caller holds the lock.
-func (t *transfer) giveBack() {
-	if t.received == 0 && slices.Contains(t.download.transfers, t.source) && t.source.end == t.first {
-		t.source.end = min(t.end, t.sourceEnd)
-	}
 }
 
 // abandon ends the transfer, because another one receives its bytes. The caller holds the lock.
@@ -335,6 +315,7 @@ func (t *transfer) claim(n int64, waited time.Duration) (skip, keep int64, ended
 	if n > 0 {
 		if t.firstAt.IsZero() {
 			t.firstAt = now
+			t.takeOver()
 		} else {
 			t.waited.add(int64(waited), now)
 		}
@@ -352,6 +333,22 @@ func (t *transfer) claim(n int64, waited time.Duration) (skip, keep int64, ended
 		t.compete(now)
 	}
 	return skip, keep, ended
+}
+
+// takeOver ends the transfer that would receive the next missing byte of this one there, because this one has received its
+// first byte. Until then the other one continues, because the upstream may refuse this one or need long for its header. If
+// the other one has passed the first byte meanwhile, this one ends instead. The caller holds the lock.
+func (t *transfer) takeOver() {
+	missing := t.download.facts.have.endAt(t.next)
+	for _, other := range t.download.transfers {
+		switch {
+		case other == t || other == t.replaces || other == t.replacement || !(Span{other.next, other.end}).contains(missing):
+		case missing == t.next:
+			other.end = missing
+		default:
+			t.abandon()
+		}
+	}
 }
 
 // compete ends one of two transfers for the same bytes, after this one has received bytes that the other one received
