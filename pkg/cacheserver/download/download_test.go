@@ -265,6 +265,47 @@ func TestUselessAdditionalTransfer(t *testing.T) {
 	}
 }
 
+// An upstream that refuses a second connection receives few requests for it. The reader that needs it gets its bytes from the
+// first one.
+func TestRefusedConnections(t *testing.T) {
+	t.Parallel()
+	const size, rate = 30 << 20, 1 << 20
+	for name, test := range map[string]struct {
+		failure  error
+		requests int
+	}{
+		"503":    {status(http.StatusServiceUnavailable), 6},
+		"403":    {status(http.StatusForbidden), 6},
+		"broken": {&upstream.Error{Op: "GET", Err: syscall.ECONNREFUSED}, 10},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			o := &origin{content: randomContent(size), rate: atRate(rate)}
+			o.fail = func(int) error {
+				o.mu.Lock()
+				defer o.mu.Unlock()
+				if o.open > 0 {
+					return test.failure
+				}
+				return nil
+			}
+			r := newRig(t, o, Options{ExpectedSize: func(digest.Digest) (int64, bool) { return size, true }})
+			var pulls sync.WaitGroup
+			for at, part := range []Part{{}, {First: size - 5<<20, Length: 1 << 20}} {
+				pulls.Go(func() {
+					time.Sleep(time.Duration(at) * time.Second)
+					if took, err := r.pull(part); err != nil || took > size/rate*time.Second+time.Second {
+						t.Errorf("%s: %v after %s", name, err, took)
+					}
+				})
+			}
+			pulls.Wait()
+			if len(o.requests) > test.requests {
+				t.Errorf("%s: %d requests: %v", name, len(o.requests), o.requests)
+			}
+		})
+	}
+}
+
 // upstreams has one origin for each blob.
 type upstreams map[digest.Digest]*origin
 

@@ -86,6 +86,7 @@ type facts struct {
 	// notBefore is when the next connection may be opened, see retries.
 	notBefore time.Time
 	retries   retries
+	refusals  refusals
 	// replacing reports that replacing a slow transfer can help.
 	replacing bool
 	// typical is the throughput of other connections to the upstream, in bytes per second, 0 if it is unknown.
@@ -131,7 +132,7 @@ const (
 
 // next returns the transfer that the download starts next, or nil.
 func (v view) next() *order {
-	if v.now.Before(v.notBefore) || len(v.flows) >= maxTransfers {
+	if v.now.Before(v.notBefore) || len(v.flows) >= maxTransfers || len(v.flows) > 0 && v.now.Before(v.refusals.until) {
 		return nil
 	}
 	if v.size < 0 {

@@ -3,8 +3,12 @@
 package download
 
 import (
+	"errors"
+	"net/http"
 	"testing"
 	"time"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
 )
 
 const mib = 1 << 20
@@ -57,6 +61,8 @@ func TestNext(t *testing.T) {
 		{"without ranges from the start", with(func(f *facts) { f.ranges = no; f.have.add(Span{0, mib}) }), nil, []need{whole}, newOrder(Span{0, size}, needed)},
 		{"up to another transfer", known, []flow{running(32*mib, 33*mib, time.Second, mib)}, []need{whole}, newOrder(Span{0, 32 * mib}, needed)},
 		{"pause after interruptions", with(func(f *facts) { f.notBefore = now.Add(time.Second) }), nil, []need{whole}, nil},
+		{"far ahead after a refusal", with(func(f *facts) { f.refusals.until = now.Add(time.Second) }), []flow{running(mib, size, time.Second, mib)}, []need{{Span: Span{32 * mib, 33 * mib}}}, nil},
+		{"the only transfer after a refusal", with(func(f *facts) { f.refusals.until = now.Add(time.Second) }), nil, []need{whole}, newOrder(Span{0, size}, needed)},
 		{"rest without readers", with(func(f *facts) { f.complete = true; f.have.add(Span{0, mib}) }), nil, nil, newOrder(Span{mib, size}, remaining)},
 		{"silent body", known, []flow{silent(mib, size, silentAfter)}, []need{whole}, nil},
 		{"silent body, reader at the frontier", with(func(f *facts) { f.have.add(Span{0, mib}) }), []flow{silent(mib, size, silentAfter)}, []need{whole},
@@ -141,6 +147,33 @@ func TestRetries(t *testing.T) {
 	}
 	if _, again := r.pause(); again {
 		t.Errorf("another request after %d without a byte", maxFruitless)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	broken := &upstream.Error{Err: errors.New("connection reset")}
+	refused := &upstream.Error{StatusCode: http.StatusServiceUnavailable}
+	later := &upstream.Error{StatusCode: http.StatusTooManyRequests, RetryAfter: 10 * time.Second}
+	for _, test := range []struct {
+		name    string
+		before  refusals
+		failure *upstream.Error
+		fresh   int64
+		want    refusals
+	}{
+		{"first broken transfer", refusals{}, broken, 0, refusals{1, now.Add(firstPause)}},
+		{"first refusal", refusals{}, refused, 0, refusals{1, now.Add(refusedPause)}},
+		{"third refusal", refusals{2, now}, refused, 0, refusals{3, now.Add(4 * refusedPause)}},
+		{"many refusals", refusals{99, now}, refused, 0, refusals{100, now.Add(maxRefusedPause)}},
+		{"Retry-After", refusals{}, later, 0, refusals{1, now.Add(10 * time.Second)}},
+		{"two transfers at the same time", refusals{1, now.Add(time.Second)}, refused, 0, refusals{1, now.Add(time.Second)}},
+		{"some bytes", refusals{1, now}, broken, enough - 1, refusals{2, now.Add(2 * firstPause)}},
+		{"progress", refusals{5, now}, broken, enough, refusals{}},
+	} {
+		if got := test.before.after(test.failure, test.fresh, now); got != test.want {
+			t.Errorf("%s: %+v, want %+v", test.name, got, test.want)
+		}
 	}
 }
 

@@ -2,7 +2,11 @@
 
 package download
 
-import "time"
+import (
+	"time"
+
+	"github.com/registry-cache/extension/pkg/cacheserver/upstream"
+)
 
 const (
 	// enough is the number of bytes after which an interrupted transfer counts as progress, if readers wait for the blob.
@@ -17,6 +21,9 @@ const (
 	firstPause, maxPause = 100 * time.Millisecond, 2 * time.Second
 	// maxFruitless is how often in a row a request may bring no missing byte. containerd fails after as many.
 	maxFruitless = immediate + 1
+	// refusedPause is the least time without another additional transfer after the upstream has answered one with an error.
+	// It doubles with each further failure, as does firstPause, up to maxRefusedPause.
+	refusedPause, maxRefusedPause = 2 * time.Second, time.Minute
 )
 
 // retries decides when an interrupted download continues. It is a value: its methods return the changed one.
@@ -48,4 +55,29 @@ func (r retries) pause() (time.Duration, bool) {
 		return 0, true
 	}
 	return min(firstPause<<min(r.count-immediate-1, 10), maxPause), true
+}
+
+// refusals decides when another additional transfer begins after one has failed: the upstream may not allow several. It is a
+// value: its methods return the changed one. The zero value permits a transfer.
+type refusals struct {
+	// count is the number of failures since the last progress.
+	count int
+	// until is the time of the next additional transfer.
+	until time.Time
+}
+
+// after returns the state after an additional transfer has failed that brought so many missing bytes.
+func (r refusals) after(failure *upstream.Error, fresh int64, now time.Time) refusals {
+	if fresh >= enough {
+		return refusals{}
+	}
+	if now.Before(r.until) {
+		return r // it began before the failure that counts
+	}
+	pause := firstPause
+	if failure.StatusCode != 0 {
+		pause = refusedPause
+	}
+	pause = max(min(pause<<min(r.count, 10), maxRefusedPause), failure.RetryAfter)
+	return refusals{count: r.count + 1, until: now.Add(pause)}
 }

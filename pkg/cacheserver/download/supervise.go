@@ -264,8 +264,9 @@ func (s *supervisor) ended(t *transfer, err error) {
 	case failure.RefusesRange() && t.ranged && s.facts.ranges != no:
 		s.facts.ranges = no
 	case len(s.transfers) > 0:
-		// Another connection continues. The upstream may not allow several.
+		// Another connection continues.
 		s.facts.speedup = s.facts.speedup.limit()
+		s.facts.refusals = s.facts.refusals.after(failure, t.fresh, time.Now())
 	default:
 		s.retry(failure, t.fresh)
 	}
