@@ -373,7 +373,7 @@ func (d *describer) orphans(candidates []evict.Candidate) {
 	}
 	for _, u := range d.content.Unfinished {
 		o := Orphan{Kind: Unfinished, Path: u.Path, Digest: u.Digest, SizeBytes: u.Size, LastUse: second(u.Written),
-			Note: "in progress, or left over (deleted at the next start)"}
+			Note: "in progress, or a partial download"}
 		if u.Repository != "" {
 			o.Note = "of a stock registry (deleted at the next start)"
 			if d.report.Policy.TTLSeconds == 0 {
