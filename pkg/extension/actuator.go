@@ -111,11 +111,15 @@ func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extension
 	if err != nil {
 		return err
 	}
-	if err := a.deployWorkloads(ctx, ex.Namespace, cluster.Shoot, config, certificates.addTo(secrets)); err != nil {
+	volumes, err := growVolumes(ctx, log, shoot, config)
+	if err != nil {
+		return err
+	}
+	if err := a.deployWorkloads(ctx, ex.Namespace, cluster.Shoot, config, certificates.addTo(secrets), volumes); err != nil {
 		return err
 	}
 	// Nodes must hear of a removed cache even if its removal takes long.
-	if err := a.updateStatus(ctx, log, shoot, ex, config, addresses, certificates.caSecretName); err != nil {
+	if err := a.updateStatus(ctx, log, shoot, ex, config, addresses, volumes, certificates.caSecretName); err != nil {
 		return err
 	}
 	if err := a.replaceStatefulSets(ctx, log, shoot, ex.Namespace, config); err != nil {

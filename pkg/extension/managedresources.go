@@ -43,10 +43,11 @@ func (a *Actuator) deployService(ctx context.Context, namespace string, cache v1
 	return a.deploy(ctx, namespace, serviceResourceName(cache), []client.Object{desired.Service(cache, address)})
 }
 
-func (a *Actuator) deployWorkloads(ctx context.Context, namespace string, shoot *gardencorev1beta1.Shoot, config *v1alpha3.RegistryConfig, secrets map[string]desired.Secrets) error {
+func (a *Actuator) deployWorkloads(ctx context.Context, namespace string, shoot *gardencorev1beta1.Shoot, config *v1alpha3.RegistryConfig, secrets map[string]desired.Secrets, volumes map[string]volumeReport) error {
 	var objects []client.Object
 	for _, cache := range config.Caches {
-		workload, err := desired.Workload(cache, secrets[cache.Upstream], a.options)
+		size := contentSize(cache, volumes[cache.Upstream].size)
+		workload, err := desired.Workload(cache, size, secrets[cache.Upstream], a.options)
 		if err != nil {
 			return err
 		}

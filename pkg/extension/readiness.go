@@ -44,7 +44,7 @@ type ReadinessIntervals struct {
 
 // readiness keeps the conditions of the caches in the provider status up to date, and lets volumes grow that could not when
 // the actuator wanted to. The actuator cannot: it is done long before a new cache has its volume or an old one has grown,
-// and runs again only when gardenlet asks for it.
+// and runs again only when gardenlet requests it, or when readiness has published another size of a volume.
 type readiness struct {
 	seed     client.Client
 	forShoot ShootClient
@@ -138,10 +138,12 @@ func (r *readiness) Reconcile(ctx context.Context, request reconcile.Request) (r
 			// The actuator is about to remove it.
 			continue
 		}
-		volumeChanged, err := updateVolume(ctx, logger, shoot, cache, &caches[i])
 		// A volume that cannot be looked at does not keep anybody from knowing what is ready.
-		failed = errors.Join(failed, err)
-		changed = changed || volumeChanged
+		if volume, err := growVolume(ctx, logger, shoot, cache); err != nil {
+			failed = errors.Join(failed, err)
+		} else {
+			changed = volume.addTo(&caches[i]) || changed
+		}
 		settled = settled && volumeSettled(caches[i])
 	}
 	if r.proxied != nil {

@@ -46,9 +46,9 @@ func publishedCaches(log logr.Logger, ex *extensionsv1alpha1.Extension) []v1alph
 	return published(log, ex).Caches
 }
 
-// updateStatus publishes the caches of config, each of which has an address in addresses, and the name of the Secret with
-// the roots of their certificates, nil if none has https. On the way it has their volumes grow.
-func (a *Actuator) updateStatus(ctx context.Context, log logr.Logger, shoot client.Client, ex *extensionsv1alpha1.Extension, config *v1alpha3.RegistryConfig, addresses map[string]string, caSecretName *string) error {
+// updateStatus publishes the caches of config, each of which has an address in addresses and its volumes in volumes, and
+// the name of the Secret with the roots of their certificates, nil if none has https.
+func (a *Actuator) updateStatus(ctx context.Context, log logr.Logger, shoot client.Client, ex *extensionsv1alpha1.Extension, config *v1alpha3.RegistryConfig, addresses map[string]string, volumes map[string]volumeReport, caSecretName *string) error {
 	before := published(log, ex)
 	conditions := map[string][]metav1.Condition{}
 	for _, cache := range before.Caches {
@@ -71,9 +71,7 @@ func (a *Actuator) updateStatus(ctx context.Context, log logr.Logger, shoot clie
 			Conditions: conditions[cache.Upstream],
 		}
 		meta.SetStatusCondition(&status.Conditions, ready)
-		if _, err := updateVolume(ctx, log, shoot, cache, &status); err != nil {
-			return err
-		}
+		volumes[cache.Upstream].addTo(&status)
 		caches = append(caches, status)
 	}
 	after := registry.NewStatus(caches)

@@ -95,34 +95,59 @@ func progress(claim *corev1.PersistentVolumeClaim) string {
 	return text.String()
 }
 
-// updateVolume grows the volumes of cache where they are too small and can grow, and puts into status what is known about
-// them afterwards. It does not wait until they have grown. changed tells whether status is another one now.
-func updateVolume(ctx context.Context, log logr.Logger, shoot client.Client, cache v1alpha3.RegistryCache, status *v1alpha3.RegistryCacheStatus) (changed bool, err error) {
+// volumeReport is the state of the volumes of a cache. The zero value is that of a cache without a claim.
+type volumeReport struct {
+	// size is nil without a claim.
+	size *v1alpha3.VolumeStatus
+	// worst is the condition VolumeResized, without a transition time.
+	worst metav1.Condition
+}
+
+// growVolumes enlarges the volumes of all caches of config, as growVolume does, and returns their states by upstream.
+func growVolumes(ctx context.Context, log logr.Logger, shoot client.Client, config *v1alpha3.RegistryConfig) (map[string]volumeReport, error) {
+	volumes := map[string]volumeReport{}
+	for _, cache := range config.Caches {
+		volume, err := growVolume(ctx, log, shoot, cache)
+		if err != nil {
+			return nil, err
+		}
+		volumes[cache.Upstream] = volume
+	}
+	return volumes, nil
+}
+
+// growVolume enlarges the claims of cache that are too small and can grow, and returns the state of their volumes
+// afterwards. It does not wait until they have grown.
+func growVolume(ctx context.Context, log logr.Logger, shoot client.Client, cache v1alpha3.RegistryCache) (volumeReport, error) {
 	claims, err := claimsInUse(ctx, shoot, cache)
 	if err != nil {
-		return false, err
+		return volumeReport{}, err
 	}
-	var volume *v1alpha3.VolumeStatus
-	var worst metav1.Condition
+	var report volumeReport
 	for i := range claims {
 		condition, err := growClaim(ctx, log, shoot, &claims[i], *cache.Volume.Size)
 		if err != nil {
-			return false, err
+			return volumeReport{}, err
 		}
-		if i == 0 || slices.Index(volumeReasons, condition.Reason) < slices.Index(volumeReasons, worst.Reason) {
-			worst = condition
+		if i == 0 || slices.Index(volumeReasons, condition.Reason) < slices.Index(volumeReasons, report.worst.Reason) {
+			report.worst = condition
 		}
-		volume = smaller(volume, &claims[i])
+		report.size = smaller(report.size, &claims[i])
 	}
-	if volume == nil {
+	return report, nil
+}
+
+// addTo puts the report into status, and returns whether status has changed.
+func (r volumeReport) addTo(status *v1alpha3.RegistryCacheStatus) (changed bool) {
+	if r.size == nil {
 		changed = meta.RemoveStatusCondition(&status.Conditions, v1alpha3.ConditionVolumeResized)
 	} else {
-		changed = meta.SetStatusCondition(&status.Conditions, worst)
+		changed = meta.SetStatusCondition(&status.Conditions, r.worst)
 	}
-	if !equality.Semantic.DeepEqual(status.Volume, volume) {
-		status.Volume, changed = volume, true
+	if !equality.Semantic.DeepEqual(status.Volume, r.size) {
+		status.Volume, changed = r.size, true
 	}
-	return changed, nil
+	return changed
 }
 
 // smaller is volume with the figures of claim where those are smaller.
@@ -137,8 +162,8 @@ func smaller(volume *v1alpha3.VolumeStatus, claim *corev1.PersistentVolumeClaim)
 	if requested.Cmp(volume.Requested) < 0 {
 		volume.Requested = *requested
 	}
-	// One without a volume has the smallest of all.
-	if capacity == nil || volume.Capacity != nil && capacity.Cmp(*volume.Capacity) < 0 {
+	// One without a volume has no capacity: its pod does not run, and must not limit the content of the other ones.
+	if capacity != nil && (volume.Capacity == nil || capacity.Cmp(*volume.Capacity) < 0) {
 		volume.Capacity = capacity
 	}
 	return volume

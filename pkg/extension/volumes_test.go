@@ -97,7 +97,7 @@ func TestVolumeGrows(t *testing.T) {
 	s.actuator.waitTimeout = time.Minute
 	s.reconcile(t, s.askSize(t, "20Gi"))
 	want := []string{
-		"apply " + workloads, "patch " + dockerClaim, "status docker.io",
+		"patch " + dockerClaim, "apply " + workloads, "status docker.io",
 		"delete registry-docker-io", "apply " + workloads,
 	}
 	if diff := cmp.Diff(want, s.takeLog()); diff != "" {
@@ -105,20 +105,24 @@ func TestVolumeGrows(t *testing.T) {
 	}
 	s.checkRequest(t, dockerClaim, "20Gi")
 	s.checkVolume(t, "20Gi", "10Gi", "False", "Resizing")
+	s.checkContentSize(t, "10Gi")
+	pod := s.set(t).Spec.Template
 
-	// The storage is slow. The cache is ready all the time.
+	// The storage is slow. The cache is ready all the time, and uses what the volume has.
 	r := &readiness{seed: s.seed, forShoot: s.client, intervals: testIntervals}
 	s.setReady(t, "docker.io", 1)
 	for _, step := range []struct {
 		capacity       string
 		requeue        time.Duration
 		status, reason string
+		larger         bool
 	}{
-		{"10Gi", testIntervals.Unready, "False", "Resizing"},
-		{"15Gi", testIntervals.Unready, "False", "Resizing"},
-		{"20Gi", testIntervals.Ready, "True", "AsConfigured"},
+		{"10Gi", testIntervals.Unready, "False", "Resizing", false},
+		{"15Gi", testIntervals.Unready, "False", "Resizing", true},
+		{"20Gi", testIntervals.Ready, "True", "AsConfigured", true},
 	} {
 		s.setCapacity(t, dockerClaim, step.capacity)
+		before := s.extension(t)
 		result, err := r.Reconcile(t.Context(), request)
 		if err != nil {
 			t.Fatal(err)
@@ -130,6 +134,17 @@ func TestVolumeGrows(t *testing.T) {
 		if !meta.IsStatusConditionTrue(s.status(t).Caches[0].Conditions, "Ready") {
 			t.Errorf("at %s the cache is not ready", step.capacity)
 		}
+		update := event.UpdateEvent{ObjectOld: before, ObjectNew: s.extension(t)}
+		if larger := contentSizeChanged().Update(update); larger != step.larger {
+			t.Errorf("at %s the actuator is called: %t, want %t", step.capacity, larger, step.larger)
+		}
+		if step.larger {
+			s.reconcile(t, s.extension(t))
+		}
+		s.checkContentSize(t, step.capacity)
+	}
+	if diff := cmp.Diff(pod, s.set(t).Spec.Template); diff != "" {
+		t.Errorf("the pod is restarted: -before +after:\n%s", diff)
 	}
 
 	before := s.writes
@@ -150,48 +165,57 @@ func TestVolumeThatIsNotGrown(t *testing.T) {
 		size                string
 		requested, capacity string // in the status
 		status, reason      string
+		contentSize         string // of the server
 		patches             int
 	}{
 		{"enlarged by the owner beyond what is configured", func(t *testing.T, s *testShoot) {
 			s.createClass(t, true)
 			s.createClaim(t, newClaim(dockerClaim, "50Gi", "50Gi"))
-		}, "20Gi", "50Gi", "50Gi", "True", "LargerThanConfigured", 0},
+		}, "20Gi", "50Gi", "50Gi", "True", "LargerThanConfigured", "50Gi", 0},
 		{"configured smaller", func(t *testing.T, s *testShoot) {
 			s.createClass(t, true)
 			s.createClaim(t, newClaim(dockerClaim, "10Gi", "10Gi"))
-		}, "5Gi", "10Gi", "10Gi", "True", "LargerThanConfigured", 0},
+		}, "5Gi", "10Gi", "10Gi", "True", "LargerThanConfigured", "10Gi", 0},
 		{"not expandable", func(t *testing.T, s *testShoot) {
 			s.createClass(t, false)
 			s.createClaim(t, newClaim(dockerClaim, "10Gi", "10Gi"))
-		}, "20Gi", "10Gi", "10Gi", "False", "NotExpandable", 0},
+		}, "20Gi", "10Gi", "10Gi", "False", "NotExpandable", "10Gi", 0},
 		{"no such class", func(t *testing.T, s *testShoot) {
 			s.createClaim(t, newClaim(dockerClaim, "10Gi", "10Gi"))
-		}, "20Gi", "10Gi", "10Gi", "False", "NotExpandable", 0},
+		}, "20Gi", "10Gi", "10Gi", "False", "NotExpandable", "10Gi", 0},
 		{"quota", func(t *testing.T, s *testShoot) {
 			s.createClass(t, true)
 			s.createClaim(t, newClaim(dockerClaim, "10Gi", "10Gi"))
 			s.beforePatch = func(obj client.Object) error {
 				return apierrors.NewForbidden(schema.GroupResource{Resource: "persistentvolumeclaims"}, obj.GetName(), errors.New("exceeded quota"))
 			}
-		}, "20Gi", "10Gi", "10Gi", "False", "Refused", 1},
+		}, "20Gi", "10Gi", "10Gi", "False", "Refused", "10Gi", 1},
 		{"not bound", func(t *testing.T, s *testShoot) {
 			s.createClass(t, true)
 			claim := newClaim(dockerClaim, "10Gi", "")
 			claim.Status.Phase = corev1.ClaimPending
 			s.createClaim(t, claim)
-		}, "20Gi", "10Gi", "", "Unknown", "NotProvisioned", 0},
+		}, "20Gi", "10Gi", "", "Unknown", "NotProvisioned", "10Gi", 0},
 		{"claims of others and of a replica that is gone", func(t *testing.T, s *testShoot) {
 			s.createClass(t, true)
 			s.createClaim(t, newClaim(dockerClaim, "20Gi", "20Gi"))
 			s.createClaim(t, newClaim("cache-volume-registry-docker-io-1", "10Gi", "10Gi"))
 			s.createClaim(t, newClaim("data-of-somebody-0", "1Gi", "1Gi"))
-		}, "20Gi", "20Gi", "20Gi", "True", "AsConfigured", 0},
+		}, "20Gi", "20Gi", "20Gi", "True", "AsConfigured", "20Gi", 0},
 		{"the smaller one of two replicas counts", func(t *testing.T, s *testShoot) {
 			s.createClass(t, true)
 			s.setReplicas(t, 2)
 			s.createClaim(t, newClaim(dockerClaim, "50Gi", "50Gi"))
 			s.createClaim(t, newClaim("cache-volume-registry-docker-io-1", "30Gi", "20Gi"))
-		}, "20Gi", "30Gi", "20Gi", "False", "Resizing", 0},
+		}, "20Gi", "30Gi", "20Gi", "False", "Resizing", "20Gi", 0},
+		{"a volume of the second replica is not there yet", func(t *testing.T, s *testShoot) {
+			s.createClass(t, true)
+			s.setReplicas(t, 2)
+			s.createClaim(t, newClaim(dockerClaim, "20Gi", "32Gi"))
+			claim := newClaim("cache-volume-registry-docker-io-1", "20Gi", "")
+			claim.Status.Phase = corev1.ClaimPending
+			s.createClaim(t, claim)
+		}, "20Gi", "20Gi", "32Gi", "Unknown", "NotProvisioned", "32Gi", 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -211,6 +235,7 @@ func TestVolumeThatIsNotGrown(t *testing.T) {
 				t.Errorf("%d patches, want %d", patches, tc.patches)
 			}
 			s.checkVolume(t, tc.requested, tc.capacity, tc.status, tc.reason)
+			s.checkContentSize(t, tc.contentSize)
 			// Later replicas get what is configured all the same.
 			s.checkTemplate(t, tc.size)
 		})
@@ -418,6 +443,15 @@ func (s *testShoot) checkRequest(t *testing.T, name, want string) {
 	t.Helper()
 	if got := s.claim(t, name).Spec.Resources.Requests.Storage().String(); got != want {
 		t.Errorf("%s asks for %s, want %s", name, got, want)
+	}
+}
+
+// checkContentSize checks the limit of the server's configuration in the Shoot.
+func (s *testShoot) checkContentSize(t *testing.T, want string) {
+	t.Helper()
+	document := s.configSecret(t, "registry-docker-io")["config.yaml"]
+	if line := "\n  size: " + want + "\n"; !strings.Contains(document, line) {
+		t.Errorf("the content may not use %s:\n%s", want, document)
 	}
 }
 

@@ -152,7 +152,7 @@ func deploy(t *testing.T, raw fields) {
 		if engine == configv1alpha1.Distribution && remote.Path != "" {
 			continue // it does not support a path, and the reconciliation reports that
 		}
-		objects, err := desired.Workload(cache, desired.Secrets{Certificate: &desired.Certificate{}}, desired.Options{Image: "image", Engine: engine})
+		objects, err := desired.Workload(cache, cache.Volume.Size.Value(), desired.Secrets{Certificate: &desired.Certificate{}}, desired.Options{Image: "image", Engine: engine})
 		if err != nil {
 			t.Fatalf("admitted, but cannot be deployed: %v", err)
 		}

@@ -131,7 +131,7 @@ func useSecret(t *testing.T, name string, cache v1alpha3.RegistryCache, data map
 	}
 	files := func(engine configv1alpha1.Engine) map[string][]byte {
 		options.Engine = engine
-		objects, err := desired.Workload(cache, secrets, options)
+		objects, err := desired.Workload(cache, cache.Volume.Size.Value(), secrets, options)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

@@ -69,6 +69,9 @@ var _ = Describe("A larger volume size in the Shoot", Ordered, Label("resize"), 
 		Expect(claims.Items).To(HaveLen(1))
 		Expect(claims.Items[0].Spec.Resources.Requests.Storage().String()).To(Equal("2Gi"))
 
+		By("reading the limit of the cache")
+		expectLimit(ctx, 2<<30)
+
 		By("looking at the StatefulSet and its pod")
 		Eventually(func(g Gomega) {
 			again := &appsv1.StatefulSet{}
@@ -89,7 +92,7 @@ var _ = Describe("A larger volume size in the Shoot", Ordered, Label("resize"), 
 		outcome, err := pull.Measured(ctx, tb.Upstream, workers()[1], image)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(outcome.BlobRequests).To(BeZero(), "%+v", outcome)
-	}, SpecTimeout(8*time.Minute))
+	}, SpecTimeout(12*time.Minute))
 })
 
 // The first alternative of the usage document, with its exact commands.
@@ -118,13 +121,14 @@ var _ = Describe("A larger size in the PersistentVolumeClaim", Ordered, Label("r
 		By("reconciling the Shoot, in which the size is the old one")
 		result := applyShoot(ctx, shootWithVolume("1Gi"))
 		expectVolume(ctx, result.Namespace, "10Gi", "LargerThanConfigured")
+		expectLimit(ctx, 10<<30)
 		claim := claimOf(ctx, "docker.io")
 		Expect(claim.Spec.Resources.Requests.Storage().String()).To(Equal("10Gi"))
 		Expect(cachePod(ctx, "docker.io").UID).To(Equal(pod.UID))
 		outcome, err := pull.Measured(ctx, tb.Upstream, workers()[1], image.digest)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(outcome.Requests).To(BeZero(), "%+v", outcome)
-	}, SpecTimeout(7*time.Minute))
+	}, SpecTimeout(11*time.Minute))
 })
 
 // The second alternative of the usage document, with the drawback that it states: the cache starts with an empty
@@ -188,6 +192,15 @@ func expectVolume(ctx context.Context, namespace, size, reason string) {
 		g.Expect(condition).NotTo(BeNil())
 		g.Expect(condition.Reason).To(Equal(reason), condition.Message)
 	}).WithContext(ctx).WithTimeout(2 * time.Minute).Should(Succeed())
+}
+
+// expectLimit waits until the cache of docker.io may use a volume of that size, in bytes, less what the file system needs for
+// itself. The controller checks a growing volume every 30 seconds, and the kubelet updates files of Secrets about once per
+// minute.
+func expectLimit(ctx context.Context, size int64) {
+	GinkgoHelper()
+	Eventually(func(ctx context.Context) float64 { return metric(ctx, "docker.io", "registry_cache_volume_limit_bytes") }).WithContext(ctx).
+		WithTimeout(4 * time.Minute).Should(BeNumerically("~", size, 200<<20))
 }
 
 // volumeSize returns the size of a cache's file system in bytes.

@@ -39,7 +39,7 @@ func render(t *testing.T, cache string) (*rendered, error) {
 	}
 	result := &rendered{status: decoded.Caches[0], environment: map[string]string{}}
 	for _, engine := range []configv1alpha1.Engine{configv1alpha1.Distribution, configv1alpha1.RegistryCache} {
-		objects, err := Workload(decoded.Caches[0], Secrets{Certificate: &Certificate{}}, Options{Image: "image", Engine: engine})
+		objects, err := Workload(decoded.Caches[0], decoded.Caches[0].Volume.Size.Value(), Secrets{Certificate: &Certificate{}}, Options{Image: "image", Engine: engine})
 		if engine == configv1alpha1.Distribution && hasPath(decoded.Caches[0]) {
 			if err == nil || !strings.Contains(err.Error(), "engine distribution does not support a path") {
 				t.Errorf("%s with distribution: %v", cache, err)

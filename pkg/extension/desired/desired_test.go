@@ -143,7 +143,12 @@ func TestServerReadsItsConfig(t *testing.T) {
 		Volume: &v1alpha3.Volume{Size: new(resource.MustParse("20G"))},
 	})
 	secrets := Secrets{Credentials: &Credentials{Username: "robot", Password: "hunter2"}}
-	for _, obj := range workload(t, cache, secrets, Options{Image: "i", CABundle: "pem"}) {
+	// The claim was enlarged by hand.
+	objects, err := Workload(cache, 30e9, secrets, Options{Image: "i", CABundle: "pem"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, obj := range objects {
 		secret, ok := obj.(*corev1.Secret)
 		if !ok {
 			continue
@@ -159,7 +164,7 @@ func TestServerReadsItsConfig(t *testing.T) {
 		}
 		want.GarbageCollection.TTL = config.Duration(90 * time.Minute)
 		want.Storage.HighWatermark, want.Storage.LowWatermark = 60, 50
-		want.Storage.Size = 20e9
+		want.Storage.Size = 30e9
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}
@@ -280,7 +285,7 @@ func TestEndpoint(t *testing.T) {
 
 func TestWorkloadRefusesWhatTheServerWould(t *testing.T) {
 	t.Parallel()
-	_, err := Workload(defaulted(v1alpha3.RegistryCache{Upstream: "docker.io", RemoteURL: new("")}), Secrets{}, Options{Image: "i"})
+	_, err := Workload(defaulted(v1alpha3.RegistryCache{Upstream: "docker.io", RemoteURL: new("")}), 1, Secrets{}, Options{Image: "i"})
 	if err == nil || !strings.HasPrefix(err.Error(), "writing the configuration of the cache of docker.io: ") {
 		t.Errorf("got error %v", err)
 	}
@@ -298,7 +303,7 @@ func defaulted(cache v1alpha3.RegistryCache) v1alpha3.RegistryCache {
 
 func workload(t *testing.T, cache v1alpha3.RegistryCache, secrets Secrets, options Options) []client.Object {
 	t.Helper()
-	objects, err := Workload(cache, secrets, options)
+	objects, err := Workload(cache, cache.Volume.Size.Value(), secrets, options)
 	if err != nil {
 		t.Fatal(err)
 	}

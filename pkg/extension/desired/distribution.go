@@ -106,9 +106,9 @@ type distributionProxy struct {
 
 // distribution is the stock registry of the distribution project. It knows no watermarks, and reads everything only when
 // it starts: its checksum covers all files, so that a rotation of credentials or roots, and a new certificate, restarts the pod.
-func distribution(cache v1alpha3.RegistryCache, secrets Secrets, options Options) (engine, error) {
+func distribution(cache v1alpha3.RegistryCache, size int64, secrets Secrets, options Options) (engine, error) {
 	// What our server would refuse is wrong for this one, too.
-	if _, err := registryCache(cache, secrets, options); err != nil {
+	if _, err := registryCache(cache, size, secrets, options); err != nil {
 		return engine{}, err
 	}
 	if remote, err := contract.ParseRemoteURL(*cache.RemoteURL); err == nil && remote.Path != "" {

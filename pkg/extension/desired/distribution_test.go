@@ -92,7 +92,7 @@ func TestDistributionRunsWithItsConfig(t *testing.T) {
 	t.Cleanup(upstream.Close)
 	cache := defaulted(v1alpha3.RegistryCache{Upstream: "registry.example.com", RemoteURL: new(upstream.URL)})
 	bundle := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: upstream.Certificate().Raw}))
-	engine, err := engineOf(cache, Secrets{Credentials: &credentials, CABundle: bundle}, Options{Engine: configv1alpha1.Distribution, Image: "i"})
+	engine, err := engineOf(cache, cache.Volume.Size.Value(), Secrets{Credentials: &credentials, CABundle: bundle}, Options{Engine: configv1alpha1.Distribution, Image: "i"})
 	if err != nil {
 		t.Fatal(err)
 	}

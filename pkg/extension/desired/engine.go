@@ -43,23 +43,23 @@ type engine struct {
 	checksum string
 }
 
-func engineOf(cache v1alpha3.RegistryCache, secrets Secrets, options Options) (engine, error) {
+func engineOf(cache v1alpha3.RegistryCache, size int64, secrets Secrets, options Options) (engine, error) {
 	if options.Engine == configv1alpha1.Distribution {
-		return distribution(cache, secrets, options)
+		return distribution(cache, size, secrets, options)
 	}
-	return registryCache(cache, secrets, options)
+	return registryCache(cache, size, secrets, options)
 }
 
 // registryCache is our own server. It reads the files of credentials and roots again when the kubelet has replaced them,
 // and a rotation must not interrupt pulls, so its checksum does not cover what the Shoot owner's Secrets hold.
-func registryCache(cache v1alpha3.RegistryCache, secrets Secrets, options Options) (engine, error) {
+func registryCache(cache v1alpha3.RegistryCache, size int64, secrets Secrets, options Options) (engine, error) {
 	server := config.Default()
 	server.Upstream.Host = cache.Upstream
 	server.Upstream.RemoteURL = *cache.RemoteURL
 	server.GarbageCollection.TTL = config.Duration(cache.GarbageCollection.TTL.Duration)
 	server.Storage.HighWatermark = int(*cache.GarbageCollection.HighWatermark)
 	server.Storage.LowWatermark = int(*cache.GarbageCollection.LowWatermark)
-	server.Storage.Size = config.Bytes(cache.Volume.Size.Value())
+	server.Storage.Size = config.Bytes(size)
 	if TLS(cache) {
 		server.Listen.TLS = serverTLS()
 	}

@@ -226,7 +226,7 @@ func TestEnginesTakeOverFromEachOther(t *testing.T) {
 func TestFilesThatAreNamedAreMounted(t *testing.T) {
 	t.Parallel()
 	for _, v := range variants() {
-		engine, err := engineOf(v.cache, v.secrets, v.options)
+		engine, err := engineOf(v.cache, v.cache.Volume.Size.Value(), v.secrets, v.options)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -98,7 +98,7 @@ func TestCertificateDoesNotRestartThePod(t *testing.T) {
 
 func TestWorkloadNeedsACertificate(t *testing.T) {
 	t.Parallel()
-	_, err := Workload(withTLS(), Secrets{}, Options{Image: "i"})
+	_, err := Workload(withTLS(), 1, Secrets{}, Options{Image: "i"})
 	if err == nil || err.Error() != "the cache of docker.io is to be served by https and has no certificate" {
 		t.Errorf("got error %v", err)
 	}

@@ -63,12 +63,15 @@ type Credentials struct {
 // claim, the NetworkPolicy, the Secret with the certificate if it has https, and the PodDisruptionBudget if it is highly
 // available. The defaults of cache must be filled in (v1alpha3.SetDefaults).
 //
+// size is the number of bytes that the content of the cache may use on its volume. The pod template does not depend on it.
+// The engine Distribution has no such limit.
+//
 // The pod template depends on which of secrets there are, and, unless the engine is Distribution, not on what they are.
 //
 // Another engine changes the Secret and the pod template, and nothing else: the StatefulSet is updated in place, and the
 // next pod goes on with the volume of the one before.
-func Workload(cache v1alpha3.RegistryCache, secrets Secrets, options Options) ([]client.Object, error) {
-	engine, err := engineOf(cache, secrets, options)
+func Workload(cache v1alpha3.RegistryCache, size int64, secrets Secrets, options Options) ([]client.Object, error) {
+	engine, err := engineOf(cache, size, secrets, options)
 	if err != nil {
 		return nil, fmt.Errorf("writing the configuration of the cache of %s: %w", cache.Upstream, err)
 	}

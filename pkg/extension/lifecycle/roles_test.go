@@ -26,6 +26,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -81,6 +82,17 @@ func TestChartRolesAreEnoughAndNeeded(t *testing.T) {
 		return nil
 	})
 	before := s.cache(t, upstream)
+
+	// The storage rounds a volume up. gardenlet requests no reconciliation for that.
+	s.bindClaim(t, upstream, "5Gi")
+	eventually(t, 2*soon, func() error {
+		secret := &corev1.Secret{ObjectMeta: kubeSystem(objectName(upstream) + "-config")}
+		if s.exists(t, secret) && strings.Contains(string(secret.Data["config.yaml"]), "size: 5Gi\n") {
+			return nil
+		}
+		return fmt.Errorf("the cache may not use 5Gi:\n%s", secret.Data["config.yaml"])
+	})
+	before.requireSame(t, s.cache(t, upstream))
 
 	// The webhook, through the API server.
 	if got := s.nodeFiles(t, "running"); got != 2 {
@@ -349,6 +361,20 @@ func (s *shoot) waitForOperation(t *testing.T, operations ...gardencorev1beta1.L
 		}
 		return nil
 	})
+}
+
+// bindClaim gives the claim of an upstream a volume of that capacity: the storage is no part of the landscape.
+func (s *shoot) bindClaim(t *testing.T, upstream, capacity string) {
+	t.Helper()
+	claim := &corev1.PersistentVolumeClaim{ObjectMeta: kubeSystem("cache-volume-" + objectName(upstream) + "-0")}
+	if !s.exists(t, claim) {
+		t.Fatalf("claim %s does not exist", claim.Name)
+	}
+	claim.Status.Phase = corev1.ClaimBound
+	claim.Status.Capacity = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse(capacity)}
+	if err := s.shootCluster().Client().Status().Update(t.Context(), claim); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // nodeFiles writes an OperatingSystemConfig as gardenlet does and returns for how many caches it has a hosts.toml.
