@@ -97,14 +97,16 @@ func TestControllerParsesConfig(t *testing.T) {
 		{"defaults", nil, "", config.Default()},
 		{"all set", map[string]any{"config": map[string]any{
 			"engine": "distribution", "caBundle": rootCertificate,
-			"resources": map[string]any{"requests": map[string]any{"cpu": "50m"}, "limits": map[string]any{"memory": "1Gi"}},
-			"readiness": map[string]any{"interval": "1m", "unreadyInterval": "10s"},
+			"resources":   map[string]any{"requests": map[string]any{"cpu": "50m"}, "limits": map[string]any{"memory": "1Gi"}},
+			"cacheServer": map[string]any{"tags": map[string]any{"maxStale": "1h"}},
+			"readiness":   map[string]any{"interval": "1m", "unreadyInterval": "10s"},
 		}, "imageVectorOverwrite": images}, images, &configv1alpha1.ControllerConfiguration{
 			Engine: configv1alpha1.Distribution, CABundle: rootCertificate,
 			Resources: corev1.ResourceRequirements{
 				Requests: corev1.ResourceList{"cpu": resource.MustParse("50m")}, Limits: corev1.ResourceList{"memory": resource.MustParse("1Gi")},
 			},
-			Readiness: configv1alpha1.Readiness{Interval: &metav1.Duration{Duration: time.Minute}, UnreadyInterval: &metav1.Duration{Duration: 10 * time.Second}},
+			CacheServer: configv1alpha1.CacheServer{Tags: configv1alpha1.CacheServerTags{MaxStale: &metav1.Duration{Duration: time.Hour}}},
+			Readiness:   configv1alpha1.Readiness{Interval: &metav1.Duration{Duration: time.Minute}, UnreadyInterval: &metav1.Duration{Duration: 10 * time.Second}},
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -145,10 +145,11 @@ func (o *controllerOptions) run(ctx context.Context) error {
 		return fmt.Errorf("adding the heartbeat: %w", err)
 	}
 	if err := extension.AddToManager(ctx, mgr, desired.Options{
-		Engine:    configuration.Engine,
-		Image:     image,
-		Resources: configuration.Resources,
-		CABundle:  configuration.CABundle,
+		Engine:      configuration.Engine,
+		Image:       image,
+		Resources:   configuration.Resources,
+		CABundle:    configuration.CABundle,
+		CacheServer: configuration.CacheServer,
 	}, extension.AddOptions{
 		Readiness:                 extension.ReadinessIntervals{Ready: configuration.Readiness.Interval.Duration, Unready: configuration.Readiness.UnreadyInterval.Duration},
 		Controller:                controller.Options{MaxConcurrentReconciles: o.controller.Completed().MaxConcurrentReconciles},

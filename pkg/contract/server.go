@@ -2,7 +2,11 @@
 
 package contract
 
-import "time"
+import (
+	"errors"
+	"fmt"
+	"time"
+)
 
 // Ports of the cache server. Container and Service have the same ones.
 const (
@@ -38,6 +42,24 @@ const (
 // the rest of this time is for the connection to the server, and up to 2 s for the verification of stored content that a client
 // requests again.
 const MaxAnswerTime = 27 * time.Second
+
+// CheckHeaderTimeout accepts the times in which an upstream can be required to send the header of a response: more than 0 and
+// at most MaxAnswerTime.
+func CheckHeaderTimeout(timeout time.Duration) error {
+	if timeout <= 0 || timeout > MaxAnswerTime {
+		return fmt.Errorf("must be more than 0s and at most %s, for example 25s", MaxAnswerTime)
+	}
+	return nil
+}
+
+// CheckMaxStale rejects negative times for which an answer about a tag is used while the upstream fails. 0 is valid and
+// disables stale answers.
+func CheckMaxStale(maxStale time.Duration) error {
+	if maxStale < 0 {
+		return errors.New("must not be negative, for example 24h; 0s disables stale answers")
+	}
+	return nil
+}
 
 // BasePath is the base endpoint of the registry API on RegistryPort (OCI distribution specification, end-1). Nodes use
 // a cache only while it answers 200 to it. The server answers 503 while its volume does not respond.

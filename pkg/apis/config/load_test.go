@@ -80,6 +80,11 @@ func TestParseBadValues(t *testing.T) {
 		{"resources: {requests: {memory: 2Gi}, limits: {memory: 1Gi}}", `resources.requests[memory]: Invalid value: "2Gi": must not be greater than the limit, which is 1Gi`},
 		{"resources: {claims: [{name: gpu}]}", "resources.claims: Forbidden: caches claim no devices; remove it"},
 		{"resources: {request: {}}", "resources.request: Forbidden: unknown field; the fields are "},
+		{"cacheServer: {upstream: {headerTimeout: 28s}}", `cacheServer.upstream.headerTimeout: Invalid value: "28s": must be more than 0s and at most 27s, for example 25s`},
+		{"cacheServer: {upstream: {headerTimeout: 0s}}", `cacheServer.upstream.headerTimeout: Invalid value: "0s": must be more than 0s and at most 27s`},
+		{"cacheServer: {tags: {maxStale: -1s}}", `cacheServer.tags.maxStale: Invalid value: "-1s": must not be negative, for example 24h; 0s disables stale answers`},
+		{"cacheServer: {debug: {pprof: 1}}", `cacheServer.debug.pprof: Invalid value: "1": must be true or false`},
+		{"cacheServer: {tags: {revalidateAfter: 1m}}", "cacheServer.tags.revalidateAfter: Forbidden: unknown field; the fields are "},
 		// All at once: an operator corrects a file once.
 		{"engine: nginx\nreadiness: {interval: 1s, unreadyInterval: 1s}", "readiness.interval: "},
 	} {
@@ -109,6 +114,15 @@ func TestDefaults(t *testing.T) {
 			Resources: corev1.ResourceRequirements{
 				Requests: corev1.ResourceList{"cpu": resource.MustParse("50m")}, Limits: corev1.ResourceList{"memory": resource.MustParse("1Gi")},
 			},
+		},
+		"cacheServer: {upstream: {headerTimeout: 27s}, tags: {maxStale: 0s}, debug: {pprof: true}}\nreadiness: {interval: 1m, unreadyInterval: 1m}": {
+			Engine: v1alpha1.RegistryCache,
+			CacheServer: v1alpha1.CacheServer{
+				Upstream: v1alpha1.CacheServerUpstream{HeaderTimeout: &metav1.Duration{Duration: 27 * time.Second}},
+				Tags:     v1alpha1.CacheServerTags{MaxStale: &metav1.Duration{}},
+				Debug:    v1alpha1.CacheServerDebug{PProf: true},
+			},
+			Readiness: v1alpha1.Readiness{Interval: &minute, UnreadyInterval: &minute},
 		},
 	} {
 		got, err := Parse([]byte(header + data))

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/registry-cache/extension/pkg/apis/config/v1alpha1"
@@ -38,6 +39,7 @@ func validate(configuration *v1alpha1.ControllerConfiguration) field.ErrorList {
 		}
 	}
 	errs = append(errs, validateResources(configuration.Resources, field.NewPath("resources"))...)
+	errs = append(errs, validateCacheServer(configuration.CacheServer, field.NewPath("cacheServer"))...)
 	return append(errs, validateReadiness(configuration.Readiness, field.NewPath("readiness"))...)
 }
 
@@ -62,6 +64,27 @@ func validateResources(requirements corev1.ResourceRequirements, path *field.Pat
 			if list.name == "requests" && limited && quantity.Cmp(limit) > 0 {
 				errs = append(errs, field.Invalid(path, quantity.String(), fmt.Sprintf("must not be greater than the limit, which is %s", limit.String())))
 			}
+		}
+	}
+	return errs
+}
+
+// validateCacheServer applies the rules of the cache server.
+func validateCacheServer(server v1alpha1.CacheServer, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for _, setting := range []struct {
+		path  *field.Path
+		value *metav1.Duration
+		check func(time.Duration) error
+	}{
+		{path.Child("upstream", "headerTimeout"), server.Upstream.HeaderTimeout, contract.CheckHeaderTimeout},
+		{path.Child("tags", "maxStale"), server.Tags.MaxStale, contract.CheckMaxStale},
+	} {
+		if setting.value == nil {
+			continue
+		}
+		if err := setting.check(setting.value.Duration); err != nil {
+			errs = append(errs, field.Invalid(setting.path, setting.value.Duration.String(), err.Error()))
 		}
 	}
 	return errs

@@ -94,10 +94,10 @@ func TestValidate(t *testing.T) {
 		{"relative root", func(c *Config) { c.Storage.Root = "registry" }, `storage.root: "registry" must be an absolute path`},
 		{"high watermark", func(c *Config) { c.Storage.HighWatermark = 101 }, "storage.highWatermark: 101 must be a percentage of the volume from 1 to 100, for example 90"},
 		{"low above high", func(c *Config) { c.Storage.LowWatermark = 90 }, "storage.lowWatermark: 90 must be a percentage of the volume from 0 to 89, below highWatermark, which is 90"},
-		{"header timeout", func(c *Config) { c.Upstream.HeaderTimeout = Duration(28 * time.Second) }, "upstream.headerTimeout: 28s must be more than 0s and at most 27s"},
-		{"negative header timeout", func(c *Config) { c.Upstream.HeaderTimeout = -1 }, "upstream.headerTimeout: -1ns must be more than 0s and at most 27s"},
+		{"header timeout", func(c *Config) { c.Upstream.HeaderTimeout = Duration(28 * time.Second) }, "upstream.headerTimeout: 28s must be more than 0s and at most 27s, for example 25s"},
+		{"negative header timeout", func(c *Config) { c.Upstream.HeaderTimeout = -1 }, "upstream.headerTimeout: -1ns must be more than 0s and at most 27s, for example 25s"},
 		{"ttl", func(c *Config) { c.GarbageCollection.TTL = -1 }, "garbageCollection.ttl: -1ns must not be negative, for example 168h; 0s means that nothing is ever deleted"},
-		{"maxStale", func(c *Config) { c.Tags.MaxStale = -1 }, "tags.maxStale: must not be negative"},
+		{"maxStale", func(c *Config) { c.Tags.MaxStale = -1 }, "tags.maxStale: must not be negative, for example 24h; 0s disables stale answers"},
 		{"two at once", func(c *Config) { c.Upstream.Host = ""; c.Tags.RevalidateAfter = -1 }, "upstream.host: must be set to the registry of the image references, such as docker.io\ntags.revalidateAfter: must not be negative"},
 	} {
 		cfg, err := Parse([]byte(minimal))

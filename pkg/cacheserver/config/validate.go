@@ -33,8 +33,10 @@ func (c Config) Validate() error {
 	}
 	check("upstream.host", address(c.Upstream.Host, "must be set to the registry of the image references, such as docker.io", contract.ParseHost))
 	check("upstream.remoteURL", address(c.Upstream.RemoteURL, "must be set to the URL of the registry, such as https://registry-1.docker.io", contract.ParseRemoteURL))
-	if timeout := time.Duration(c.Upstream.HeaderTimeout); timeout < 0 || timeout > contract.MaxAnswerTime {
-		check("upstream.headerTimeout", fmt.Errorf("%s must be more than 0s and at most %s", timeout, contract.MaxAnswerTime))
+	if timeout := time.Duration(c.Upstream.HeaderTimeout); timeout != 0 {
+		if err := contract.CheckHeaderTimeout(timeout); err != nil {
+			check("upstream.headerTimeout", fmt.Errorf("%s %w", timeout, err))
+		}
 	}
 	check("listen.address", validateAddress(c.Listen.Address))
 	switch {
@@ -52,7 +54,7 @@ func (c Config) Validate() error {
 	}
 	errs = append(errs, c.ValidateLimits())
 	check("tags.revalidateAfter", validateDuration(c.Tags.RevalidateAfter))
-	check("tags.maxStale", validateDuration(c.Tags.MaxStale))
+	check("tags.maxStale", contract.CheckMaxStale(time.Duration(c.Tags.MaxStale)))
 	return errors.Join(errs...)
 }
 

@@ -60,7 +60,11 @@ func TestGolden(t *testing.T) {
 				ServiceNameSuffix: new("the-example-registry-of-the-team-that-likes-long-names"),
 			},
 			Secrets{},
-			Options{Image: options.Image, CABundle: "-----BEGIN CERTIFICATE-----\n"},
+			Options{Image: options.Image, CABundle: "-----BEGIN CERTIFICATE-----\n", CacheServer: configv1alpha1.CacheServer{
+				Upstream: configv1alpha1.CacheServerUpstream{HeaderTimeout: &metav1.Duration{Duration: 20 * time.Second}},
+				Tags:     configv1alpha1.CacheServerTags{MaxStale: &metav1.Duration{Duration: time.Hour}},
+				Debug:    configv1alpha1.CacheServerDebug{PProf: true},
+			}},
 			"10.96.0.20",
 		},
 		{
@@ -193,6 +197,9 @@ func TestWhatRestartsThePod(t *testing.T) {
 		{"other remote URL", v1alpha3.RegistryCache{RemoteURL: new("https://mirror.example.com")}, Secrets{}, options, true},
 		{"other roots", v1alpha3.RegistryCache{}, Secrets{}, Options{Image: "i", CABundle: "b"}, true},
 		{"no roots", v1alpha3.RegistryCache{}, Secrets{}, Options{Image: "i"}, true},
+		{"settings of the cache server", v1alpha3.RegistryCache{}, Secrets{}, Options{Image: "i", CABundle: "a", CacheServer: configv1alpha1.CacheServer{
+			Tags: configv1alpha1.CacheServerTags{MaxStale: &metav1.Duration{}},
+		}}, true},
 		{"other image", v1alpha3.RegistryCache{}, Secrets{}, Options{Image: "j", CABundle: "a"}, true},
 		// The server must be told that there are credentials now.
 		{"credentials", v1alpha3.RegistryCache{}, Secrets{Credentials: &Credentials{Username: "robot", Password: "a"}}, options, true},

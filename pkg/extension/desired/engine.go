@@ -60,6 +60,13 @@ func registryCache(cache v1alpha3.RegistryCache, size int64, secrets Secrets, op
 	server.Storage.HighWatermark = int(*cache.GarbageCollection.HighWatermark)
 	server.Storage.LowWatermark = int(*cache.GarbageCollection.LowWatermark)
 	server.Storage.Size = config.Bytes(size)
+	if timeout := options.CacheServer.Upstream.HeaderTimeout; timeout != nil {
+		server.Upstream.HeaderTimeout = config.Duration(timeout.Duration)
+	}
+	if maxStale := options.CacheServer.Tags.MaxStale; maxStale != nil {
+		server.Tags.MaxStale = config.Duration(maxStale.Duration)
+	}
+	server.Debug.PProf = options.CacheServer.Debug.PProf
 	if TLS(cache) {
 		server.Listen.TLS = serverTLS()
 	}

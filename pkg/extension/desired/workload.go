@@ -38,6 +38,8 @@ type Options struct {
 	Resources corev1.ResourceRequirements
 	// CABundle are roots, in PEM, which the caches trust for their upstreams beside the public ones. "" means none.
 	CABundle string
+	// CacheServer are valid settings of the engine RegistryCache. The zero value is its defaults.
+	CacheServer configv1alpha1.CacheServer
 }
 
 // Secrets is what is secret about one cache: the contents of the Secrets that the Shoot owner has made for it, and its

@@ -43,9 +43,50 @@ type ControllerConfiguration struct {
 	// requests are where it starts.
 	// +optional
 	Resources corev1.ResourceRequirements `json:"resources,omitzero"`
+	// CacheServer are settings of the cache server. With another value the next reconciliation of a Shoot restarts the pods
+	// of its caches. The engine distribution has no such settings and ignores them.
+	// +optional
+	CacheServer CacheServer `json:"cacheServer,omitzero"`
 	// Readiness is how often the controller looks at caches between reconciliations.
 	// +optional
 	Readiness Readiness `json:"readiness,omitzero"`
+}
+
+// CacheServer are settings of the cache server with the names that they have in its own configuration. Without a value it
+// uses its default.
+type CacheServer struct {
+	// Upstream is how the cache server uses upstreams.
+	// +optional
+	Upstream CacheServerUpstream `json:"upstream,omitzero"`
+	// Tags is how long it uses answers of an upstream about tags and lists.
+	// +optional
+	Tags CacheServerTags `json:"tags,omitzero"`
+	// Debug is what it serves on port 5001 beside health, metrics and states.
+	// +optional
+	Debug CacheServerDebug `json:"debug,omitzero"`
+}
+
+// CacheServerUpstream is how the cache server uses upstreams.
+type CacheServerUpstream struct {
+	// HeaderTimeout is the time in which an upstream must send the header of a response, including connecting and
+	// authenticating. More than 0s, at most 27s, default 25s.
+	// +optional
+	HeaderTimeout *metav1.Duration `json:"headerTimeout,omitempty"`
+}
+
+// CacheServerTags is how long the cache server uses answers of an upstream about tags and lists.
+type CacheServerTags struct {
+	// MaxStale is the time since the last answer of an upstream about a tag for which the cache uses this answer while the
+	// upstream fails. 0s means that the cache returns the error instead. Default 24h.
+	// +optional
+	MaxStale *metav1.Duration `json:"maxStale,omitempty"`
+}
+
+// CacheServerDebug is what the cache server serves for debugging.
+type CacheServerDebug struct {
+	// PProf serves profiles of the process on /debug/pprof/, to every pod and node of a Shoot. Default false.
+	// +optional
+	PProf bool `json:"pprof,omitempty"`
 }
 
 // Readiness are the intervals at which the controller looks at the caches of a Shoot, to report about them in the status
