@@ -58,6 +58,7 @@ func TestContainerd(t *testing.T) {
 			}
 			if name == "containerd-v2" {
 				tests["parallel chunks"] = testParallelChunks
+				tests["flipped bit, parallel chunks"] = testFlippedBitInChunks
 				// The content store of containerd 1.7 supports sha256 only.
 				tests["digest of another algorithm"] = testOtherAlgorithm
 			}
@@ -531,11 +532,23 @@ func waitForIngest(ctx context.Context, dir string) error {
 }
 
 // Clients with a new content store each: the first one receives the corrupt layer and fails, the second one does not.
-func testFlippedBit(t *testing.T, n containerd) {
+func testFlippedBit(t *testing.T, n containerd) { flippedBit(t, n, 0) }
+
+// A client that reads in parts closes most of its responses early, so it receives none of them completely.
+func testFlippedBitInChunks(t *testing.T, n containerd) { flippedBit(t, n, 1<<20) }
+
+func flippedBit(t *testing.T, n containerd, chunkSize int) {
 	u := newOrigin(t, upstream.Options{})
-	image := u.push(t, tag, 1)
+	// More than the buffers of a connection take from a response that the client does not read.
+	image, err := random.Image(24<<20, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Push(t.Context(), reference(":"+tag), image); err != nil {
+		t.Fatal(err)
+	}
 	c := start(t, u.config(t), cacheserver.Options{})
-	options := containerdpull.Options{Reference: reference(":" + tag), Hosts: u.hosts(t, c.url())}
+	options := containerdpull.Options{Reference: reference(":" + tag), Hosts: u.hosts(t, c.url()), ChunkSize: chunkSize}
 	wantPulled(t, n.pull(t, options), digestOf(t, image), image)
 	c.settle(t)
 	digests, _ := layers(t, image)

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -299,21 +300,44 @@ func startWithImage(t *testing.T, o cacheserver.Options) (u *origin, c *cache, d
 // A flipped bit costs one attempt of one pull: the client that requests the blob again gets the right content.
 func TestFlippedBit(t *testing.T) {
 	t.Parallel()
-	u, c, digests, contents := startWithImage(t, cacheserver.Options{})
-	path := c.flipBit(t, digests[0])
-	if got := c.do(t, "GET", "blobs/"+digests[0]); got.status != 200 || bytes.Equal(got.body, contents[0]) {
-		t.Fatalf("the bit was not flipped: %d, %d bytes", got.status, len(got.body))
-	}
-	u.requests()
-	if got := c.do(t, "GET", "blobs/"+digests[0]); got.status != 200 || !bytes.Equal(got.body, contents[0]) {
-		t.Errorf("the next request: %d, %d bytes, %v", got.status, len(got.body), got.err)
-	}
-	if diff := cmp.Diff([]string{"GET blob " + digests[0]}, u.requests()); diff != "" {
-		t.Errorf("-want +got\n%s", diff)
-	}
-	c.settle(t)
-	if stored, err := os.ReadFile(path); err != nil || !bytes.Equal(stored, contents[0]) {
-		t.Errorf("stored: %d bytes, %v", len(stored), err)
+	for name, ranges := range map[string][]string{
+		"in one response": {""},
+		"resumed":         {"bytes=0-99", "bytes=100-"},
+		"in parts":        {"bytes=0-599999", "bytes=600000-9999999"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			u, c, digests, contents := startWithImage(t, cacheserver.Options{})
+			path := c.flipBit(t, digests[0])
+			get := func() (content []byte) {
+				t.Helper()
+				for _, span := range ranges {
+					got := c.do(t, "GET", "blobs/"+digests[0], "Range", span)
+					if got.err != nil || got.status != http.StatusOK && got.status != http.StatusPartialContent {
+						t.Fatalf("range %q: status %d, %v", span, got.status, got.err)
+					}
+					content = append(content, got.body...)
+				}
+				return content
+			}
+			if got := get(); len(got) != len(contents[0]) || bytes.Equal(got, contents[0]) {
+				t.Fatalf("the bit was not flipped: %d bytes", len(got))
+			}
+			u.requests()
+			if got := get(); !bytes.Equal(got, contents[0]) {
+				t.Errorf("the next attempt got other content, %d bytes", len(got))
+			}
+			c.settle(t)
+			if requests := slices.Compact(u.requests()); !slices.Equal(requests, []string{"GET blob " + digests[0]}) {
+				t.Errorf("requests of the upstream: %v", requests)
+			}
+			// A blob that is only read in parts is not stored.
+			c.do(t, "GET", "blobs/"+digests[0])
+			c.settle(t)
+			if stored, err := os.ReadFile(path); err != nil || !bytes.Equal(stored, contents[0]) {
+				t.Errorf("stored: %d bytes, %v", len(stored), err)
+			}
+		})
 	}
 }
 

@@ -204,11 +204,9 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 	}
 	r = withRange(r, etag(d))
 	part := requestedPart(r.Header.Get("Range"))
-	if received, suspicious := h.repeats.suspicious(r.RemoteAddr, d, time.Now()); suspicious && part == (download.Part{}) {
-		if err := h.cache.VerifyBlob(r.Context(), d, received); err != nil {
-			w.writeCacheError(r, oci.CodeBlobUnknown, err)
-			return
-		}
+	if err := h.verifyRepeated(r, d, part); err != nil {
+		w.writeCacheError(r, oci.CodeBlobUnknown, err)
+		return
 	}
 	b, err := h.cache.Blob(r.Context(), target.repository, d, part)
 	if err != nil {
@@ -251,11 +249,24 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 	case w.readErr != nil:
 		h.cache.UnreadableBlob(b, w.readErr)
 	case w.sent > 0:
-		if w.err == nil && w.sent == b.Size() {
-			h.repeats.complete(r.RemoteAddr, d, time.Now())
-		}
+		h.repeats.received(r.RemoteAddr, d, w.sent, b.Size(), time.Now())
 		h.cache.ServedBlob(b)
 	}
+}
+
+// verifyRepeated verifies a stored blob if the client has received all of it a short time ago, and requests its first byte
+// again. It returns an error if the client should pull from the upstream, because the verification takes long.
+func (h *Handler) verifyRepeated(r *http.Request, d digest.Digest, part download.Part) error {
+	complete, suspicious := h.repeats.suspicious(r.RemoteAddr, d, time.Now())
+	if !suspicious || part.First > 0 || part.Suffix > 0 {
+		return nil
+	}
+	err := h.cache.VerifyBlob(r.Context(), d, complete)
+	if part.Length > 0 {
+		// Lazy snapshotters read parts again and again, and report an error to the container. The verification continues.
+		return nil
+	}
+	return err
 }
 
 // requestedPart returns the part of a blob that a normalized header Range requires: see oneRange. Without a range, it is the

@@ -59,6 +59,7 @@ type fakeCache struct {
 	part       download.Part
 	served     int
 	verified   []digest.Digest
+	since      []time.Time // of verifications
 	unreadable []error
 }
 
@@ -81,8 +82,8 @@ func (c *fakeCache) Blob(_ context.Context, repository string, d digest.Digest, 
 	return c.blob(), nil
 }
 
-func (c *fakeCache) VerifyBlob(_ context.Context, d digest.Digest, _ time.Time) error {
-	c.verified = append(c.verified, d)
+func (c *fakeCache) VerifyBlob(_ context.Context, d digest.Digest, since time.Time) error {
+	c.verified, c.since = append(c.verified, d), append(c.since, since)
 	return c.verifyErr
 }
 

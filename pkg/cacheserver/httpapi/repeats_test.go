@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,21 +27,26 @@ func TestRepeats(t *testing.T) {
 	now := time.Unix(1_000_000, 0)
 	r := newRepeats()
 	suspicious := func(client string, d digest.Digest, at time.Time) bool {
-		received, suspicious := r.suspicious(client, d, at)
-		if suspicious && !received.Equal(now) {
-			t.Errorf("received at %s, want %s", received, now)
+		complete, suspicious := r.suspicious(client, d, at)
+		if suspicious && !complete.Equal(now) {
+			t.Errorf("complete at %s, want %s", complete, now)
 		}
 		return suspicious
 	}
 	if suspicious("10.0.0.1:1000", layerDigest, now) {
 		t.Error("the first request is suspicious")
 	}
-	r.complete("10.0.0.1:1000", layerDigest, now)
+	r.received("10.0.0.1:1000", layerDigest, 7, 10, now.Add(-time.Hour))
+	if suspicious("10.0.0.1:1000", layerDigest, now) {
+		t.Error("a request after a part is suspicious")
+	}
+	r.received("10.0.0.1:3000", layerDigest, 4, 10, now)
 	for client, digests := range map[string]digest.Digest{"10.0.0.2:1000": layerDigest, "10.0.0.1:1000": manifestDigest} {
 		if suspicious(client, digests, now) {
 			t.Errorf("%s, %s: suspicious", client, digests)
 		}
 	}
+	r.received("10.0.0.1:1000", layerDigest, 9, 10, now.Add(time.Second))
 	if !suspicious("10.0.0.1:2000", layerDigest, now.Add(time.Minute)) {
 		t.Error("the second request of a client is not suspicious")
 	}
@@ -65,31 +71,68 @@ func TestRepeatedRequestIsVerified(t *testing.T) {
 		return &hitBlob{memory{strings.NewReader(layer)}, hitOf{missOf(len(layer))}}
 	}}
 	handler := New("docker.io", cache, Options{})
-	for _, step := range []struct {
-		span     string
-		verified int // in all
-	}{{"", 0}, {"bytes=2-", 0}, {"", 1}, {"", 2}} {
+	get := func(client, span string) int {
 		r := httptest.NewRequestWithContext(t.Context(), "GET", "/v2/a/blobs/"+layerDigest.String(), nil)
-		if step.span != "" {
-			r.Header.Set("Range", step.span)
+		r.RemoteAddr = client + ":1000"
+		if span != "" {
+			r.Header.Set("Range", span)
 		}
 		rec := httptest.NewRecorder()
 		handler.ServeHTTP(rec, r)
+		return rec.Code
+	}
+	for _, step := range []struct {
+		client, span string
+		verified     int // in all
+	}{
+		{"10.0.0.1", "", 0}, {"10.0.0.1", "bytes=2-", 0}, {"10.0.0.1", "", 1}, {"10.0.0.1", "", 2},
+		// A client that resumes, and one that reads parts.
+		{"10.0.0.2", "bytes=0-2", 2}, {"10.0.0.2", "bytes=3-", 2}, {"10.0.0.2", "", 3},
+		{"10.0.0.3", "bytes=0-4", 3}, {"10.0.0.3", "bytes=5-9", 3}, {"10.0.0.3", "bytes=5-9", 3}, {"10.0.0.3", "bytes=0-4", 4},
+		{"10.0.0.4", "bytes=-9", 4}, {"10.0.0.4", "bytes=0-0", 4}, {"10.0.0.4", "bytes=-9", 4}, {"10.0.0.4", "bytes=0-", 5},
+	} {
+		get(step.client, step.span)
 		if len(cache.verified) != step.verified {
-			t.Errorf("range %q: %d verifications, want %d", step.span, len(cache.verified), step.verified)
+			t.Errorf("%s, range %q: %d verifications, want %d", step.client, step.span, len(cache.verified), step.verified)
 		}
 	}
-	if cache.served != 4 {
-		t.Errorf("%d responses, want 4", cache.served)
+	if cache.served != 15 {
+		t.Errorf("%d responses, want 15", cache.served)
 	}
-	// The client pulls from the upstream while the content may be corrupt.
 	cache.verifyErr = &result.Error{Reason: result.Busy, Err: errors.New("being verified")}
-	for range 2 {
-		rec := httptest.NewRecorder()
-		handler.ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), "GET", "/v2/a/blobs/"+layerDigest.String(), nil))
-		if rec.Code != http.StatusServiceUnavailable {
-			t.Errorf("during a long verification: status %d", rec.Code)
+	for _, test := range []struct {
+		client, span string
+		status       int
+	}{
+		// The client pulls from the upstream while the content may be corrupt.
+		{"10.0.0.1", "", http.StatusServiceUnavailable},
+		{"10.0.0.1", "", http.StatusServiceUnavailable},
+		{"10.0.0.2", "bytes=0-", http.StatusServiceUnavailable},
+		// A lazy snapshotter would report the error to a container.
+		{"10.0.0.3", "bytes=0-4", http.StatusPartialContent},
+	} {
+		if status := get(test.client, test.span); status != test.status {
+			t.Errorf("%s, range %q during a long verification: status %d, want %d", test.client, test.span, status, test.status)
 		}
+	}
+}
+
+// A lazy snapshotter reads the same parts again and again. That causes one verification, which covers all of them until the
+// client has received as many bytes as the blob has once more.
+func TestVerificationsOfALazySnapshotter(t *testing.T) {
+	t.Parallel()
+	cache := &fakeCache{blob: func() blobs.Blob {
+		return &hitBlob{memory{strings.NewReader(layer)}, hitOf{missOf(len(layer))}}
+	}}
+	handler := New("docker.io", cache, Options{})
+	for range 10 * len(layer) {
+		r := httptest.NewRequestWithContext(t.Context(), "GET", "/v2/a/blobs/"+layerDigest.String(), nil)
+		r.Header.Set("Range", "bytes=0-0")
+		handler.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	slices.SortFunc(cache.since, time.Time.Compare)
+	if needed := len(slices.Compact(cache.since)); needed > 10 {
+		t.Errorf("%d verifications of %d bytes for %d bytes", needed, len(layer), 10*len(layer))
 	}
 }
 
