@@ -331,6 +331,12 @@ func TestFlippedBit(t *testing.T) {
 			if requests := slices.Compact(u.requests()); !slices.Equal(requests, []string{"GET blob " + digests[0]}) {
 				t.Errorf("requests of the upstream: %v", requests)
 			}
+			if samples, _ := c.metrics(t); samples[`registry_cache_evictions_total{reason="corrupt"}`] != 1 {
+				t.Errorf("%v corrupt objects are counted", samples[`registry_cache_evictions_total{reason="corrupt"}`])
+			}
+			if logged := strings.Count(c.log.String(), `"msg":"Deleted corrupt content","digest":"`+digests[0]); logged != 1 {
+				t.Errorf("the deletion was logged %d times:\n%s", logged, c.log)
+			}
 			// A blob that is only read in parts is not stored.
 			c.do(t, "GET", "blobs/"+digests[0])
 			c.settle(t)
