@@ -5,11 +5,12 @@ package gc
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -126,10 +127,11 @@ func (v *fakeVolume) measure() (Space, error) {
 	return Space{Bytes: evict.Amount{Used: used, Limit: v.limit.Load()}}, err
 }
 
-// sized stores content of a size with a link in the repository, and returns its digest.
+// sized stores content of a size, in bytes, with a link in the repository, and returns its digest.
 func sized(t *testing.T, s *rig, seed, size int) digest.Digest {
 	t.Helper()
-	content := []byte(fmt.Sprintf("%*d", size, seed))
+	number := strconv.Itoa(seed)
+	content := []byte(strings.Repeat(" ", size-len(number)) + number)
 	d := digest.FromBytes(content)
 	p, _, err := s.Receive(d)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -100,6 +101,52 @@ func TestVerificationContinuesAfterFailure(t *testing.T) {
 			synctest.Wait()
 			if got := len(s.index.Records()); got != objects-1 || has(t, s, bad) {
 				t.Errorf("%s: %d objects are left, want %d, corrupt content stored %t", op, got, objects-1, has(t, s, bad))
+			}
+		})
+	}
+}
+
+// The verification of adopted content reads 50 MiB/s, and 5 MiB/s while any content is in use, so that clients get most of
+// the throughput of the volume.
+func TestVerificationYieldsToTraffic(t *testing.T) {
+	t.Parallel()
+	const size, slack = 20 << 20, 600 * time.Millisecond
+	for _, test := range []struct {
+		name        string
+		inUse, want time.Duration // inUse is the time until the other content is not in use any more
+	}{
+		{"no traffic", 0, 400 * time.Millisecond},
+		{"traffic", time.Hour, 4 * time.Second},
+		{"traffic that ends after a half", 2 * time.Second, 2200 * time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			root := t.TempDir()
+			s := open(t, root, setup{limits: week})
+			stop := run(t, s)
+			large, requested := sized(t, s, 1, size), sized(t, s, 2, 10)
+			stop()
+			s = open(t, root, setup{limits: week})
+			content, err := s.Blob(repository, requested)
+			if err != nil {
+				t.Fatal(err)
+			}
+			release := sync.OnceFunc(func() {
+				if err := content.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			defer release()
+			began := time.Now()
+			defer run(t, s)()
+			for !s.VerifiedSince(large, began.Add(-1)) && time.Since(began) < time.Minute {
+				if time.Since(began) >= test.inUse {
+					release()
+				}
+				time.Sleep(time.Millisecond)
+			}
+			// Both contents end with an incomplete MiB, which counts as a complete one.
+			if took := time.Since(began); took < test.want || took > test.want+slack {
+				t.Errorf("%s: %s for %d MiB, want %s to %s", test.name, took, size>>20, test.want, test.want+slack)
 			}
 		})
 	}
