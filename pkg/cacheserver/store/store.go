@@ -144,7 +144,7 @@ func (s *Store) Manifest(repository string, d digest.Digest) ([]byte, error) {
 		return nil, fmt.Errorf("reading manifest %s@%s: %w", repository, d, err)
 	}
 	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, oci.MaxManifestSize+1))
+	content, err := readManifest(f)
 	if err == nil && digest.SHA256.FromBytes(content) != d {
 		err = fmt.Errorf("%w: the content has another digest", ErrNotFound)
 	}
@@ -152,6 +152,20 @@ func (s *Store) Manifest(repository string, d digest.Digest) ([]byte, error) {
 		return nil, fmt.Errorf("reading manifest %s@%s: %w", repository, d, err)
 	}
 	return content, nil
+}
+
+// readManifest reads a file with at most oci.MaxManifestSize bytes. It needs no more memory than that of the content.
+func readManifest(f fs.File) ([]byte, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > oci.MaxManifestSize {
+		return nil, fmt.Errorf("%w: the file has %d bytes", ErrNotFound, info.Size())
+	}
+	content := make([]byte, info.Size())
+	_, err = io.ReadFull(f, content)
+	return content, err
 }
 
 // UseManifest records the use of a manifest by a caller that already has its content. It returns false if the repository

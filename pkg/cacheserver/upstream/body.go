@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,11 +45,26 @@ func (b *body) Close() error {
 	return err
 }
 
-// readAll appends a body to the content that was received before, up to limit bytes in all. With an error of the body, it
-// returns the content before the error.
-func readAll(body io.Reader, req request, before []byte, limit int64) ([]byte, error) {
-	content, err := io.ReadAll(io.LimitReader(body, limit+1-int64(len(before))))
-	content = append(before, content...)
+const (
+	// firstBuffer is the memory, in bytes, for a body of unknown size, bufferGrowth the factor by which it grows.
+	firstBuffer  = 16 << 10
+	bufferGrowth = 16
+)
+
+// readAll appends the body of a response to the content that was received before, up to limit bytes in all. With an error of
+// the body, it returns the content before the error. It needs little more memory than that of the result: io.ReadAll needs
+// twice as much, which the process keeps until the garbage collector runs.
+func readAll(resp *http.Response, req request, before []byte, limit int64) ([]byte, error) {
+	left := limit - int64(len(before))
+	if size := resp.ContentLength; 0 <= size && size <= left {
+		content := make([]byte, int64(len(before))+size)
+		n, err := io.ReadFull(resp.Body, content[copy(content, before):])
+		return content[:len(before)+n], err
+	}
+	content, err := readGrowing(resp.Body, left+1)
+	if len(before) > 0 {
+		content = slices.Concat(before, content)
+	}
 	if err != nil {
 		return content, err
 	}
@@ -55,4 +72,25 @@ func readAll(body io.Reader, req request, before []byte, limit int64) ([]byte, e
 		return nil, &Error{Op: req.String(), Err: fmt.Errorf("the answer has more than %d bytes", limit)}
 	}
 	return content, nil
+}
+
+// readGrowing reads a body of unknown size up to limit bytes. With an error of the body, it returns the content before the
+// error.
+func readGrowing(body io.Reader, limit int64) ([]byte, error) {
+	content := make([]byte, 0, min(firstBuffer, limit))
+	for {
+		n, err := io.ReadFull(body, content[len(content):cap(content)])
+		content = content[:len(content)+n]
+		// The errors of a body are of type *Error, so these two are of ReadFull.
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			if len(content) < cap(content)/2 {
+				content = slices.Clone(content)
+			}
+			return content, nil
+		}
+		if err != nil || int64(len(content)) == limit {
+			return content, err
+		}
+		content = append(make([]byte, 0, min(int64(cap(content))*bufferGrowth, limit)), content...)
+	}
 }

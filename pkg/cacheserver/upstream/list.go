@@ -91,7 +91,7 @@ func (c *Client) list(ctx context.Context, req request) ([]byte, http.Header, er
 		return nil, nil, err
 	}
 	defer resp.Body.Close()
-	content, err := readAll(resp.Body, req, nil, maxListSize)
+	content, err := readAll(resp, req, nil, maxListSize)
 	return content, resp.Header, err
 }
 

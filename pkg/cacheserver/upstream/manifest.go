@@ -48,7 +48,7 @@ func (r *manifestRequest) send(ctx context.Context) (*Manifest, error) {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	content, err := readAll(resp.Body, r.request, r.received, oci.MaxManifestSize)
+	content, err := readAll(resp, r.request, r.received, oci.MaxManifestSize)
 	if err != nil {
 		r.keep(resp, content)
 		r.progress = len(r.received) > before
