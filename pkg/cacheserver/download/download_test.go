@@ -147,16 +147,19 @@ func TestLimitedUpstream(t *testing.T) {
 	t.Parallel()
 	const size = 64 << 20
 	for _, test := range []struct {
-		name     string
-		limited  int // the request that is refused
-		requests int // in all
+		name        string
+		limited     int // the request that is refused
+		requests    int // in all
+		connections int // at the same time
 	}{
-		{"the only request", 0, 1},
-		{"the first additional request", 1, 2},
-		{"the second additional request", 2, 3},
+		{"the only request", 0, 1, 1},
+		{"the first additional request", 1, 2, 1},
+		{"the second additional request", 2, 3, 2},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			o := &origin{content: randomContent(size), rate: atRate(4 << 20), limit: func(n int) bool { return n == test.limited }}
+			o := &origin{content: randomContent(size), limit: func(n int) bool { return n == test.limited }}
+			// The second connection ends first, so that the first one could be split again.
+			o.rate = func(n int) float64 { return float64(4<<20) * float64(1+n%2) }
 			r := newRig(t, o, Options{})
 			took, err := r.pull(Part{})
 			if err != nil || took > (size>>22+1)*time.Second {
@@ -164,6 +167,9 @@ func TestLimitedUpstream(t *testing.T) {
 			}
 			if len(o.requests) != test.requests || o.sent > size+size/100 {
 				t.Errorf("%s is refused: requests %v for %d bytes, want %d", test.name, o.requests, o.sent, test.requests)
+			}
+			if o.maxOpen != test.connections {
+				t.Errorf("%s is refused: %d connections at the same time, want %d", test.name, o.maxOpen, test.connections)
 			}
 		})
 	}
