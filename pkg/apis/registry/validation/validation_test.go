@@ -39,7 +39,7 @@ func TestUpstream(t *testing.T) {
 		{longest, ""},
 		{longest + "0", `caches[0].upstream: Invalid value: "` + longest + `0": must have at most 255 characters, because it is the name of a directory on the nodes`},
 		{"docker_io", `caches[0].upstream: Invalid value: "docker_io": ` + format + ` or registry.example.com:5000`},
-		{"[::1]:5000", `caches[0].upstream: Invalid value: "[::1]:5000": ` + format + ` or registry.example.com:5000`},
+		{"[::1]:5000", `caches[0].upstream: Invalid value: "[::1]:5000": must be host[:port], for example registry.example.com:5000, with a DNS name instead of an IPv6 address, also in image references; only remoteURL may have an IPv6 address`},
 	} {
 		checkErrors(t, tc.upstream, v1alpha3.RegistryCache{Upstream: tc.upstream}, tc.want)
 	}
