@@ -242,13 +242,13 @@ func (s suite) pinWaitsForRemoval(t *testing.T) {
 			pinned = true
 		}()
 		synctest.Wait()
-		if pinned {
+		if pinned || x.TryPin(name(0), start) {
 			t.Error("pinned during the removal")
 		}
 		x.RemovalDone(name(0))
 		synctest.Wait()
-		if !pinned {
-			t.Error("not pinned after the removal")
+		if !pinned || !x.TryPin(name(0), start) || x.Stats().Pinned != 2 {
+			t.Errorf("after the removal: pinned %t, %+v", pinned, x.Stats())
 		}
 		if len(x.Records()) > 0 {
 			t.Error("the removed content is still recorded")

@@ -141,21 +141,20 @@ func (x *Index) Complete() {
 func (x *Index) Pin(d digest.Digest, now time.Time) {
 	for {
 		x.mu.Lock()
-		o := x.get(d)
-		removing := o.removing
-		if removing == nil {
-			o.pins++
-			x.stats.Pinned++
-			o.use(now)
-			x.policy.Use(o)
-			x.update(o)
-		}
+		removing := x.pin(d, now)
 		x.mu.Unlock()
 		if removing == nil {
 			return
 		}
 		<-removing
 	}
+}
+
+// TryPin is Pin without waiting. It returns false, without effect, while the object is being removed.
+func (x *Index) TryPin(d digest.Digest, now time.Time) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.pin(d, now) == nil
 }
 
 // Unpin reverts one call of Pin. The end of a read or write updates the last use.
@@ -315,6 +314,20 @@ func (t *table) order(now time.Time) iter.Seq2[*Object, Reason] {
 		return func(func(*Object, Reason) bool) {}
 	}
 	return t.policy.Order(now)
+}
+
+// pin pins the object, unless it is being removed: then it returns a channel that is closed when that has ended.
+func (t *table) pin(d digest.Digest, now time.Time) (removing <-chan struct{}) {
+	o := t.get(d)
+	if o.removing != nil {
+		return o.removing
+	}
+	o.pins++
+	t.stats.Pinned++
+	o.use(now)
+	t.policy.Use(o)
+	t.update(o)
+	return nil
 }
 
 func (t *table) startRemoval(o *Object, reason Reason) Victim {

@@ -52,9 +52,12 @@ type contents struct {
 	recorded map[digest.Digest]int64
 }
 
-// openPinned pins and opens content, unless allowed returns an error.
+// openPinned pins and opens content, unless allowed returns an error. Content that is being removed is not found: its removal
+// can take long, and deletes its links first.
 func (c *contents) openPinned(d digest.Digest, allowed func() error) (*Content, error) {
-	c.pin(d)
+	if !c.index.TryPin(d, c.collector.get().Now()) {
+		return nil, fmt.Errorf("%w: it is being deleted", ErrNotFound)
+	}
 	err := allowed()
 	if err == nil {
 		var f *volume.File

@@ -13,10 +13,12 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/pkg/cacheserver/volume/volumetest"
 )
@@ -464,4 +466,31 @@ func files(t *testing.T, root string) map[string]string {
 		t.Fatal(err)
 	}
 	return found
+}
+
+// A request does not wait for the removal of an object with many links: it is a cache miss.
+func TestReadsDoNotWaitForRemoval(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), Options{})
+	commit(t, s, repository)
+	if _, ok := s.index.Take(layerDigest, evict.Expired); !ok {
+		t.Fatal("the layer is not in the index")
+	}
+	opened := make(chan error, 1)
+	go func() {
+		_, err := s.Blob(repository, layerDigest)
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		if !isNotFound(err) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the request waits for the removal")
+	}
+	s.index.RemovalFailed(layerDigest)
+	if got := readBlob(t, s, repository); got != layer {
+		t.Errorf("after an unsuccessful removal: %q", got)
+	}
 }
