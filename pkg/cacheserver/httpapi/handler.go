@@ -202,13 +202,14 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 		w.WriteHeader(http.StatusOK)
 		return
 	}
+	ctx := r.Context()
 	r = withRange(r, etag(d))
 	part := requestedPart(r.Header.Get("Range"))
-	if err := h.verifyRepeated(r, d, part); err != nil {
+	if err := h.verifyRepeated(ctx, r.RemoteAddr, d, part); err != nil {
 		w.writeCacheError(r, oci.CodeBlobUnknown, err)
 		return
 	}
-	b, err := h.cache.Blob(r.Context(), target.repository, d, part)
+	b, err := h.cache.Blob(ctx, target.repository, d, part)
 	if err != nil {
 		w.writeCacheError(r, oci.CodeBlobUnknown, err)
 		return
@@ -223,7 +224,7 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 	if b.Size() < 0 {
 		start = 0 // a response without a size has all bytes
 	}
-	if err := b.Await(r.Context(), start); err != nil {
+	if err := b.Await(ctx, start); err != nil {
 		w.writeCacheError(r, oci.CodeBlobUnknown, err)
 		return
 	}
@@ -241,7 +242,7 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 		content = &watched{Blob: b, err: &w.err}
 	}
 	// After an error it returns with less than it has announced, and the server closes the connection.
-	end := guard(r.Context(), b)
+	end := guard(ctx, b)
 	serveContent(w, r, content)
 	w.err = errors.Join(w.err, end())
 	switch {
@@ -256,12 +257,12 @@ func (h *Handler) serveBlob(w *response, r *http.Request, target target) {
 
 // verifyRepeated verifies a stored blob if the client has received all of it a short time ago, and requests its first byte
 // again. It returns an error if the client should pull from the upstream, because the verification takes long.
-func (h *Handler) verifyRepeated(r *http.Request, d digest.Digest, part download.Part) error {
-	complete, suspicious := h.repeats.suspicious(r.RemoteAddr, d, time.Now())
+func (h *Handler) verifyRepeated(ctx context.Context, client string, d digest.Digest, part download.Part) error {
+	complete, suspicious := h.repeats.suspicious(client, d, time.Now())
 	if !suspicious || part.First > 0 || part.Suffix > 0 {
 		return nil
 	}
-	err := h.cache.VerifyBlob(r.Context(), d, complete)
+	err := h.cache.VerifyBlob(ctx, d, complete)
 	if part.Length > 0 {
 		// Lazy snapshotters read parts again and again, and report an error to the container. The verification continues.
 		return nil
