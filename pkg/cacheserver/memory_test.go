@@ -56,7 +56,11 @@ func TestMemoryForLargeManifests(t *testing.T) {
 			})
 			config := writeConfig(t, u.config(t))
 			// Each process has its own garbage. The second one reads the volume.
-			for _, source := range []string{"the upstream", "the volume"} {
+			sources := []string{"the upstream"}
+			if announced {
+				sources = append(sources, "the volume")
+			}
+			for _, source := range sources {
 				before := sent.Load()
 				p := launch(t, config)
 				p.listening(t)
