@@ -171,6 +171,56 @@ func TestEachWriteFails(t *testing.T) {
 	}
 }
 
+// Clients get a blob although the file to which it is being downloaded cannot be read any more. The upstream is silent
+// meanwhile, so that only the responses read the file.
+func TestUnreadableDownload(t *testing.T) {
+	t.Parallel()
+	content := make([]byte, 2<<20)
+	for i := range content {
+		content[i] = byte(i >> 8 * 7)
+	}
+	d := digest.FromBytes(content)
+	u := newOrigin(t, upstream.Options{})
+	var first atomic.Bool
+	u.inject(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		if first.CompareAndSwap(false, true) {
+			w.Header().Set("Content-Length", fmt.Sprint(len(content)))
+			_, _ = w.Write(content[:len(content)/2])
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+			return true
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+		return true
+	})
+	var unreadable atomic.Bool
+	fault := func(op volume.Op, path string) error {
+		if op == volume.OpRead && unreadable.Load() && strings.Contains(path, "/partial/") {
+			return syscall.EIO
+		}
+		return nil
+	}
+	c := start(t, u.config(t), cacheserver.Options{Volume: volume.Options{Fault: fault}})
+	resp := c.open(t, http.MethodGet, "blobs/"+d.String())
+	defer resp.Body.Close()
+	begin := make([]byte, len(content)/2)
+	if _, err := io.ReadFull(resp.Body, begin); err != nil {
+		t.Fatal(err)
+	}
+	unreadable.Store(true)
+	got := c.do(t, http.MethodGet, "blobs/"+d.String(), "Range", "bytes=100000-")
+	if got.status != http.StatusPartialContent || got.err != nil || !bytes.Equal(got.body, content[100000:]) {
+		t.Errorf("new client: %d, %d bytes, %v", got.status, len(got.body), got.err)
+	}
+	rest, err := io.ReadAll(resp.Body)
+	if err != nil || !bytes.Equal(slices.Concat(begin, rest), content) {
+		t.Errorf("client of the first response: %d more bytes, %v", len(rest), err)
+	}
+}
+
 // TestTornFiles starts servers on volumes that a power failure, or another program, has damaged.
 func TestTornFiles(t *testing.T) {
 	t.Parallel()

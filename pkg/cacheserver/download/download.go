@@ -14,8 +14,8 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
 )
 
-// errStorage ends a download because the volume cannot be written. Its readers continue with requests of their own.
-var errStorage = errors.New("the volume cannot be written")
+// errStorage ends a download because the volume cannot be written or read. Its readers continue with requests of their own.
+var errStorage = errors.New("the volume cannot be written or read")
 
 // download is the state of the download of one blob. It belongs to the cache: it continues when its readers leave. Its
 // supervisor, transfers, hasher and readers share it.

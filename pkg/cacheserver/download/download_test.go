@@ -3,6 +3,7 @@
 package download
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -760,6 +761,61 @@ func TestFirstByteThroughFailedVolume(t *testing.T) {
 		}
 		if took := time.Since(began); took > contract.MaxAnswerTime {
 			t.Errorf("took %s: %v", took, err)
+		}
+	})
+}
+
+// Readers of a growing file that cannot be read get their bytes from the upstream.
+func TestUnreadableGrowingFile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const size, silentFrom = 1 << 20, 512 << 10
+		var unreadable atomic.Bool
+		o := &origin{content: randomContent(size)}
+		o.rate = func(n int) float64 {
+			if n == 0 && o.sent >= silentFrom {
+				return 1
+			}
+			return 0
+		}
+		r := newRig(t, o, Options{})
+		r.fault = func(op volume.Op, _ string) error {
+			if op == volume.OpRead && unreadable.Load() {
+				return syscall.EIO
+			}
+			return nil
+		}
+		r.start(Options{})
+		var readers []*Reader
+		for range 2 {
+			reader, err := r.open(Part{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer reader.Close()
+			readers = append(readers, reader)
+		}
+		synctest.Wait()
+		unreadable.Store(true)
+		for i, reader := range readers {
+			if i == 1 { // as if the kernel had sent some bytes
+				if _, err := reader.Chunk(100); err != nil {
+					t.Fatal(err)
+				}
+				reader.Sent(10, syscall.EIO)
+				if chunk, err := reader.Chunk(100); chunk != nil || err != nil {
+					t.Errorf("another chunk: %v, %v", chunk, err)
+				}
+			}
+			start := reader.offset
+			got, err := io.ReadAll(reader)
+			if err != nil || !bytes.Equal(got, o.content[start:]) || reader.Outcome() != result.PassThrough {
+				t.Errorf("reader %d: %d bytes, %v, %s", i, len(got), err, reader.Outcome())
+			}
+		}
+		synctest.Wait()
+		if r.Running(r.digest) {
+			t.Error("the download continues")
 		}
 	})
 }

@@ -37,6 +37,7 @@ type Reader struct {
 	file       *volume.File    // for the kernel; nil until the first chunk
 	guard      func(hung bool) // supervises file, see Guard; nil without supervision
 	endGuard   func()          // of file; nil without supervision
+	unreadable bool            // the kernel cannot read file
 
 	offset int64 // guarded by the lock of the download
 }
@@ -170,13 +171,12 @@ func (r *Reader) Read(p []byte) (int, error) {
 		return r.readThrough(p)
 	}
 	read, err := r.download.source.ReadAt(p[:n], r.offset)
-	if errors.Is(err, io.EOF) && int64(read) < n {
-		err = fmt.Errorf("reading blob %s: %w", r.download.digest, io.ErrUnexpectedEOF)
-	} else if errors.Is(err, io.EOF) {
-		err = nil
+	if read == 0 {
+		r.download.unreadable(err)
+		return r.readThrough(p)
 	}
 	r.advance(int64(read))
-	return read, err
+	return read, nil // an error in between is that of the next call, too
 }
 
 // available waits for bytes at the position, and returns how many there are, up to limit. 0 means that they have to be
@@ -203,11 +203,11 @@ func (r *Reader) available(limit int64) (int64, error) {
 }
 
 // Chunk returns bytes from the position on as a part of a file, at most limit of them, so that the kernel can send them
-// without copies. It waits for the first one, and returns nil if they have to be read with Read. Sent must be called with
-// the number of bytes that were used.
+// without copies. It waits for the first one, and returns nil if they have to be read with Read. Sent must be called at
+// the end of its use.
 func (r *Reader) Chunk(limit int64) (*io.LimitedReader, error) {
 	n, err := r.available(limit)
-	if err != nil || n == 0 {
+	if err != nil || n == 0 || r.unreadable {
 		return nil, err
 	}
 	if r.file == nil {
@@ -239,8 +239,15 @@ func (r *Reader) Guard(check func(hung bool)) (end func()) {
 	}
 }
 
-// Sent moves the position behind n bytes of the last chunk.
-func (r *Reader) Sent(n int64) { r.advance(n) }
+// Sent moves the position behind n bytes of the last chunk. unreadable is the error of the file if it ended the use of the
+// chunk, or nil. The rest can then be read with Read.
+func (r *Reader) Sent(n int64, unreadable error) {
+	r.advance(n)
+	if unreadable != nil {
+		r.unreadable = true
+		r.download.unreadable(unreadable)
+	}
+}
 
 func (r *Reader) advance(n int64) {
 	r.seek(r.offset + n)

@@ -309,7 +309,7 @@ func (s *supervisor) hash(ctx context.Context) {
 		}
 		if n := min(facts.have.endAt(hashed)-hashed, hashBuffer); n > 0 {
 			if err := hashPart(hasher.Hash(), s.incoming, hashed, n); err != nil {
-				s.end(fmt.Errorf("%w: %w", errStorage, err))
+				s.unreadable(err)
 				return
 			}
 			hashed += n

@@ -323,9 +323,9 @@ func (r *watched) Chunk(limit int64) (*io.LimitedReader, error) {
 }
 
 // Sent ends the use of a chunk.
-func (r *watched) Sent(n int64) {
+func (r *watched) Sent(n int64, unreadable error) {
 	if source, ok := r.Blob.(chunked); ok {
-		source.Sent(n)
+		source.Sent(n, unreadable)
 	}
 }
 
@@ -339,5 +339,5 @@ func (r *watched) recordErr(err error) error {
 // chunked is content that grows in a file. *download.Reader is one.
 type chunked interface {
 	Chunk(limit int64) (*io.LimitedReader, error)
-	Sent(n int64)
+	Sent(n int64, unreadable error)
 }

@@ -141,10 +141,14 @@ func (w *response) readChunks(growing chunked, limit *io.LimitedReader) (int64, 
 		}
 		want := chunk.N
 		n, err := w.send(chunk.R, want)
-		growing.Sent(n)
+		unreadable := readError(n, want, err)
+		growing.Sent(n, unreadable)
 		total += n
 		limit.N -= n
 		w.sent += n
+		if unreadable != nil {
+			continue // without the kernel
+		}
 		if err != nil || n < want {
 			return total, w.recordErr(err)
 		}
