@@ -571,6 +571,42 @@ func TestOtherContent(t *testing.T) {
 	})
 }
 
+// A client that continues a pull does not wait for the bytes that it has, although another client needs them. If all bytes are
+// there, it does not get the last one before the digest is verified either.
+func TestContinuedPull(t *testing.T) {
+	t.Parallel()
+	const size, rate = 8 << 20, 1 << 20
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &origin{content: randomContent(size), rate: atRate(rate)}, Options{ExpectedSize: func(digest.Digest) (int64, bool) { return size, true }})
+		var pulls sync.WaitGroup
+		pulls.Go(func() {
+			if took, err := r.pull(Part{First: size - 2<<20}); err != nil || took > 2100*time.Millisecond {
+				t.Errorf("the last 2 MiB: %v after %s", err, took)
+			}
+		})
+		time.Sleep(time.Second)
+		if _, err := r.pull(Part{}); err != nil {
+			t.Error(err)
+		}
+		pulls.Wait()
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, &origin{content: randomContent(size), rate: atRate(rate)}, Options{})
+		r.digest = digest.FromString("other")
+		first, err := r.open(Part{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(4 * time.Second)
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.pull(Part{First: 2 << 20}); !errors.Is(err, store.ErrDigestMismatch) {
+			t.Errorf("the rest of other content: %v", err)
+		}
+	})
+}
+
 // A client gets the error of the upstream as long as it has received nothing.
 func TestErrors(t *testing.T) {
 	t.Parallel()

@@ -95,12 +95,12 @@ func (r *Reader) awaitStart(limit context.Context) error {
 }
 
 // withholds reports that the reader gets the last byte of the blob only after the digest of all bytes was verified, so that
-// wrong content never looks complete: containerd repeats an incomplete layer, but gives up on a wrong one. Readers of
-// other ranges verify the digest themselves when they have all of the blob, and must not wait for bytes that they did not
-// request.
+// wrong content never looks complete: containerd repeats an incomplete layer, but gives up on a wrong one. A reader of the
+// rest of the blob must not wait for bytes that it did not request, so it gets the last byte unverified if others are missing.
+// Readers of other ranges verify the digest themselves when they have all of the blob.
 func (r *Reader) withholds(f facts, s state) bool {
 	toTheEnd := r.part.Suffix == 0 && r.part.Length == 0
-	return !s.verified && toTheEnd && f.complete
+	return !s.verified && toTheEnd && (r.part.complete() || !f.missing())
 }
 
 // Await waits until the byte at the offset can be read. It returns an error if that is impossible or takes too long, so
