@@ -221,6 +221,22 @@ func TestIgnoredRanges(t *testing.T) {
 	}
 }
 
+// An upstream whose headers are late gets no additional requests for a blob that is not worth them.
+func TestLateHeaders(t *testing.T) {
+	t.Parallel()
+	for _, header := range []time.Duration{1900 * time.Millisecond, 2500 * time.Millisecond, 4500 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			const size, rate = 8 << 20, 1 << 20
+			o := &origin{content: randomContent(size), rate: atRate(rate), headers: func(int) time.Duration { return header }}
+			r := newRig(t, o, Options{ExpectedSize: func(digest.Digest) (int64, bool) { return size, true }})
+			took, err := r.pull(Part{})
+			if err != nil || took > header+size/rate*time.Second+100*time.Millisecond || len(o.requests) != 1 {
+				t.Errorf("header after %s: %v after %s; requests %v", header, err, took, o.requests)
+			}
+		})
+	}
+}
+
 // A pull is never slower because an additional transfer begins late, or never.
 func TestUselessAdditionalTransfer(t *testing.T) {
 	t.Parallel()

@@ -12,7 +12,7 @@ const (
 	maxTransfers = 16
 	// slowRate is a throughput, in bytes per second, that no usable connection has for long.
 	slowRate = 64 << 10
-	// slowAfter is the age at which the throughput of a transfer counts.
+	// slowAfter is the age at which the throughput of a transfer counts. The age counts from the first byte.
 	slowAfter = 2 * time.Second
 	// silentAfter is how long a transfer may send nothing while readers wait for it. The first response header of a slow
 	// upstream takes longer than the next bytes of a body.
@@ -50,8 +50,9 @@ type need struct {
 type flow struct {
 	Span
 	began    time.Time
-	lastByte time.Time // zero before the first byte
-	rate     float64   // bytes per second
+	header   time.Duration // from the request to the first byte, zero before it
+	lastByte time.Time     // zero before the first byte
+	rate     float64       // bytes per second
 	// waits is the share of the last second in which the transfer waited for the upstream with an empty receive buffer,
 	// from 0 to 1.
 	waits float64
@@ -63,6 +64,9 @@ type flow struct {
 func (f flow) covers(offset int64) bool {
 	return f.Start <= offset && (f.End < 0 || offset < f.End)
 }
+
+// age is the time since the first byte, or since the request before it.
+func (f flow) age(now time.Time) time.Duration { return now.Sub(f.began) - f.header }
 
 // silence is the time without bytes, and the time that is tolerated.
 func (f flow) silence(now time.Time) (passed, tolerated time.Duration) {
@@ -226,7 +230,7 @@ func (v view) starves(n need, f flow) bool {
 		return true
 	}
 	// A second replacement is as slow as the first one.
-	if v.now.Sub(f.began) < slowAfter || f.lastByte.IsZero() || f.replacement {
+	if f.age(v.now) < slowAfter || f.lastByte.IsZero() || f.replacement {
 		return false
 	}
 	if v.ranges == no && f.Start > near {
@@ -268,7 +272,7 @@ func (v view) ends() bool {
 	}
 	var total float64
 	for _, f := range v.flows {
-		if v.now.Sub(f.began) < slowAfter {
+		if f.age(v.now) < slowAfter {
 			return false
 		}
 		total += f.rate

@@ -20,6 +20,13 @@ func running(start, end int64, age time.Duration, rate float64) flow {
 	return flow{Span: Span{start, end}, began: now.Add(-age), lastByte: now, rate: rate, waits: 1}
 }
 
+// late returns a transfer that has sent bytes since age, and none for as long before.
+func late(start, end int64, age time.Duration, rate float64) flow {
+	f := running(start, end, 2*age, rate)
+	f.header = age
+	return f
+}
+
 // silent returns a transfer that has received nothing for some time.
 func silent(start, end int64, silence time.Duration) flow {
 	f := running(start, end, silence+time.Second, 0)
@@ -73,6 +80,8 @@ func TestNext(t *testing.T) {
 		{"useless replacement", with(func(f *facts) { f.have.add(Span{0, mib}); f.replacing = false }), []flow{silent(mib, size, silentAfter)}, []need{whole}, nil},
 		{"slow", with(func(f *facts) { f.have.add(Span{0, mib}) }), []flow{running(mib, size, slowAfter, slowRate-1)}, []need{whole},
 			&order{Span{mib, size}, replacing, 0}},
+		{"slow at first after a late header", with(func(f *facts) { f.have.add(Span{0, mib}) }), []flow{late(mib, size, slowAfter-1, slowRate-1)}, []need{whole}, nil},
+		{"late header", ranges, []flow{late(mib, size, 16*time.Second, 2*mib)}, []need{whole}, nil},
 		{"slower than others, for a reader that joined", with(func(f *facts) { f.have.add(Span{0, mib}); f.typical = 50 * mib }), []flow{running(mib, size, slowAfter, mib)},
 			[]need{{whole.Span, true}}, &order{Span{mib, size}, replacing, 0}},
 		{"slower than others on a busy processor", with(func(f *facts) { f.have.add(Span{0, mib}); f.typical = 50 * mib; f.delay = busy }), []flow{running(mib, size, slowAfter, mib)},
@@ -113,6 +122,7 @@ func TestEnds(t *testing.T) {
 		{"too many interruptions", view{facts: facts{alone: alone, complete: true, retries: retries{count: immediate + 1}}}, true},
 		{"slow", view{facts: facts{alone: alone, complete: true}, flows: []flow{running(0, mib, slowAfter, slowRate-1)}}, true},
 		{"fast", view{facts: facts{alone: alone, complete: true}, flows: []flow{running(0, mib, slowAfter, slowRate)}}, false},
+		{"young after a late header", view{facts: facts{alone: alone, complete: true}, flows: []flow{late(0, mib, slowAfter-1, 0)}}, false},
 		{"young", view{facts: facts{alone: alone, complete: true}, flows: []flow{running(0, mib, 0, 0)}}, false},
 		{"just left", view{facts: facts{alone: now, complete: true}, flows: []flow{running(0, mib, slowAfter, 0)}}, false},
 	} {

@@ -9,7 +9,8 @@ const (
 	minSpeedupSize = 16 << 20
 	// minSplit is the least that a connection must have left to be split, in bytes.
 	minSplit = 4 << 20
-	// worthwhile is the remaining time of a transfer below which another connection is not worth its request.
+	// worthwhile is the remaining time of a transfer below which another connection is not worth its request. Neither is it if
+	// the header takes half of that time.
 	worthwhile = 2 * time.Second
 	// maxConnections bounds the connections that increase the throughput of one blob. Registries limit the throughput of a
 	// connection to about 25 MB/s (containerd issue 8160); four of them use a 1 Gbit/s line.
@@ -55,7 +56,7 @@ func (s speedup) allows(v view) bool {
 	}
 	var largest flow
 	for _, f := range v.flows {
-		if f.lastByte.IsZero() || f.replaced || v.now.Sub(f.began) < slowAfter/2 || f.waits < upstreamBound {
+		if f.lastByte.IsZero() || f.replaced || f.age(v.now) < slowAfter/2 || f.waits < upstreamBound {
 			return false
 		}
 		if f.End-f.Start > largest.End-largest.Start {
@@ -63,7 +64,7 @@ func (s speedup) allows(v view) bool {
 		}
 	}
 	left := largest.End - largest.Start
-	if left < minSplit || float64(left) < largest.rate*worthwhile.Seconds() {
+	if left < minSplit || float64(left) < largest.rate*max(worthwhile, 2*largest.header).Seconds() {
 		return false
 	}
 	return len(v.flows) < s.connections || !s.ended

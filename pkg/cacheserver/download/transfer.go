@@ -68,9 +68,14 @@ func newTransfer(d *download, incoming *store.Incoming, part Span, now time.Time
 
 // flow returns the state for the next decision. The caller holds the lock.
 func (t *transfer) flow(now time.Time) flow {
+	var header time.Duration
+	if !t.firstAt.IsZero() {
+		header = t.firstAt.Sub(t.began)
+	}
 	return flow{
 		Span:        Span{t.next, t.end},
 		began:       t.began,
+		header:      header,
 		lastByte:    t.active(now),
 		rate:        t.meter.rate(now),
 		waits:       min(time.Duration(t.waited.rate(now)).Seconds(), 1),
