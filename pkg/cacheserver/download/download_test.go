@@ -82,6 +82,28 @@ func TestChunksOfAHerd(t *testing.T) {
 	})
 }
 
+// A reader of a range does not wait for the end of those of many other ranges.
+func TestManyRanges(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const ranges, part, rate = maxTransfers + 4, 2 << 20, 64 << 10
+		o := &origin{content: randomContent(ranges * part), rate: atRate(rate)}
+		r := newRig(t, o, Options{ExpectedSize: func(digest.Digest) (int64, bool) { return ranges * part, true }})
+		var pulls sync.WaitGroup
+		for i := range int64(ranges) {
+			pulls.Go(func() {
+				if took, err := r.pull(Part{First: i * part, Length: part}); err != nil || took > part/rate*time.Second+time.Second {
+					t.Errorf("range %d: %v after %s", i, err, took)
+				}
+			})
+		}
+		pulls.Wait()
+		if o.sent != ranges*part || o.maxOpen > ranges {
+			t.Errorf("the upstream sent %d bytes of %d through %d connections", o.sent, ranges*part, o.maxOpen)
+		}
+	})
+}
+
 // Lazy snapshotters read the last bytes first. They do not wait for the rest of the blob.
 func TestSuffixOfAnUncachedBlob(t *testing.T) {
 	t.Parallel()

@@ -8,7 +8,8 @@ const (
 	// near is how far a sequential transfer may be behind the byte that a reader needs before the download opens another
 	// connection for that reader, in bytes. Below it, waiting costs less than a request.
 	near = 1 << 20
-	// maxTransfers bounds the connections of one blob. Clients that read many ranges wait for a free one.
+	// maxTransfers bounds the connections of one blob, unless it has more readers: without the cache, each has a connection of
+	// its own, and each gets an error if its first byte is late.
 	maxTransfers = 16
 	// slowRate is a throughput, in bytes per second, that no usable connection has for long.
 	slowRate = 64 << 10
@@ -136,7 +137,7 @@ const (
 
 // next returns the transfer that the download starts next, or nil.
 func (v view) next() *order {
-	if v.now.Before(v.notBefore) || len(v.flows) >= maxTransfers || len(v.flows) > 0 && v.now.Before(v.refusals.until) {
+	if v.now.Before(v.notBefore) || !v.permitsTransfer() {
 		return nil
 	}
 	if v.size < 0 {
@@ -155,6 +156,11 @@ func (v view) next() *order {
 		return v.from(gap, remaining)
 	}
 	return v.split()
+}
+
+// permitsTransfer reports that the limits permit another transfer.
+func (v view) permitsTransfer() bool {
+	return len(v.flows) == 0 || len(v.flows) < max(maxTransfers, len(v.needs)) && !v.now.Before(v.refusals.until)
 }
 
 // first requests the part that the first reader requires, because only a response states the size of the blob.
