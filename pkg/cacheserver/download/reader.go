@@ -172,7 +172,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 	}
 	read, err := r.download.source.ReadAt(p[:n], r.offset)
 	if read == 0 {
-		r.download.unreadable(err)
+		endUnreadable(r.download, err)
 		return r.readThrough(p)
 	}
 	r.advance(int64(read))
@@ -245,7 +245,7 @@ func (r *Reader) Sent(n int64, unreadable error) {
 	r.advance(n)
 	if unreadable != nil {
 		r.unreadable = true
-		r.download.unreadable(unreadable)
+		endUnreadable(r.download, unreadable)
 	}
 }
 

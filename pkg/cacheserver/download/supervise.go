@@ -309,7 +309,7 @@ func (s *supervisor) hash(ctx context.Context) {
 		}
 		if n := min(facts.have.endAt(hashed)-hashed, hashBuffer); n > 0 {
 			if err := hashPart(hasher.Hash(), s.incoming, hashed, n); err != nil {
-				s.unreadable(err)
+				endUnreadable(s.download, err)
 				return
 			}
 			hashed += n

@@ -408,8 +408,8 @@ func (t *transfer) unusable(err error) error {
 	return &upstream.Error{Op: http.MethodGet + " " + t.download.digest.String(), Err: err}
 }
 
-// unreadable ends the download, because bytes of the file cannot be read.
-func (d *download) unreadable(err error) {
+// endUnreadable ends the download, because bytes of the file cannot be read.
+func endUnreadable(d *download, err error) {
 	if _, state, _ := d.snapshot(); !state.ended() {
 		d.end(d.unstorable(err))
 	}
