@@ -199,8 +199,10 @@ func expectVolume(ctx context.Context, namespace, size, reason string) {
 // minute.
 func expectLimit(ctx context.Context, size int64) {
 	GinkgoHelper()
-	Eventually(func(ctx context.Context) float64 { return metric(ctx, "docker.io", "registry_cache_volume_limit_bytes") }).WithContext(ctx).
-		WithTimeout(4 * time.Minute).Should(BeNumerically("~", size, 200<<20))
+	limit := func(ctx context.Context) float64 {
+		return metric(ctx, "docker.io", "registry_cache_volume_limit_bytes")
+	}
+	Eventually(limit).WithContext(ctx).WithTimeout(4 * time.Minute).Should(BeNumerically("~", size, 200<<20))
 }
 
 // volumeSize returns the size of a cache's file system in bytes.
