@@ -264,7 +264,12 @@ func TestUselessAdditionalTransfer(t *testing.T) {
 	t.Parallel()
 	const size, rate = 16 << 20, 2 << 20
 	additional := func(d time.Duration) func(int) time.Duration {
-		return func(n int) time.Duration { return min(time.Duration(n), 1) * d }
+		return func(n int) time.Duration {
+			if n == 0 {
+				return 0
+			}
+			return d
+		}
 	}
 	for _, test := range []struct {
 		name    string
