@@ -56,6 +56,41 @@ func TestWhole(t *testing.T) {
 	}
 }
 
+// A blob whose manifest states that it is empty needs no request.
+func TestEmptyBlob(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{content: []byte{}}
+		r := newRig(t, o, Options{ExpectedSize: func(digest.Digest) (int64, bool) { return 0, true }})
+		if took, err := r.pull(Part{}); err != nil || took > time.Second || len(o.requests) > 0 {
+			t.Errorf("%v after %s; requests %v", err, took, o.requests)
+		}
+		synctest.Wait()
+		if !r.stored() {
+			t.Error("the blob is not stored")
+		}
+	})
+}
+
+// A response with a range does not always state the size of the blob. Then its reader gets the whole blob.
+func TestRangeWithoutSize(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{content: randomContent(4 << 20), noSize: true}
+		r := newRig(t, o, Options{})
+		began := time.Now()
+		reader, err := r.Open(t.Context(), Request{Repository: repository, Digest: r.digest, Part: Part{First: 2 << 20}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer reader.Close()
+		got, err := io.ReadAll(reader)
+		if err != nil || reader.Size() >= 0 || !bytes.Equal(got, o.content) || time.Since(began) > time.Second {
+			t.Errorf("%d bytes of a size of %d, %v after %s; requests %v", len(got), reader.Size(), err, time.Since(began), o.requests)
+		}
+	})
+}
+
 // 20 nodes with a containerd that requests each layer in four chunks cause one transfer of each byte.
 func TestChunksOfAHerd(t *testing.T) {
 	t.Parallel()

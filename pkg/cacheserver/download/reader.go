@@ -79,7 +79,7 @@ func (r *Reader) awaitStart(limit context.Context) error {
 		switch {
 		case state.refused != nil && !state.verified:
 			return state.refused
-		case state.announced, facts.size > 0 && facts.readable(part.Start, r.withholds(facts, state)) >= part.End-part.Start:
+		case state.announced, state.verified, facts.size > 0 && facts.readable(part.Start, r.withholds(facts, state)) >= part.End-part.Start:
 			r.size = facts.size
 			r.hit = state.stored
 			return nil

@@ -244,6 +244,9 @@ func (t *transfer) accept(blob *upstream.Blob) error {
 	if blob.Size >= 0 {
 		d.facts.size = blob.Size
 	}
+	if blob.Ranges && t.ranged && max(blob.Size, d.facts.size) < 0 {
+		return t.unusable(upstream.ErrRange) // no range that a client requires can be sent without the size
+	}
 	if blob.Offset != t.next && len(d.transfers) > 1 {
 		return t.unusable(upstream.ErrRange) // it would repeat the bytes of another transfer
 	}
