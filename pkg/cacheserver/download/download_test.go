@@ -811,7 +811,7 @@ func TestAnswerTimeAfterVolumeError(t *testing.T) {
 	})
 }
 
-// A range that bypasses the volume is requested once, from its first byte on. An upstream that refuses it sends the whole
+// A range that bypasses the volume is requested once, from its first byte up to its end. An upstream that refuses it sends the whole
 // blob. The HTTP server handles a range behind the end.
 func TestRangeThroughFailedVolume(t *testing.T) {
 	t.Parallel()
@@ -822,7 +822,10 @@ func TestRangeThroughFailedVolume(t *testing.T) {
 		part    Part
 		want    []string
 	}{
-		"range":         {part: Part{First: size - 10}, want: []string{"1048566-0"}},
+		"range":         {part: Part{First: 1000, Length: 10}, want: []string{"1000-1010"}},
+		"first range":   {part: Part{Length: 10}, want: []string{"0-10"}},
+		"last range":    {part: Part{First: size - 10, Length: 10}, want: []string{"1048566-0"}},
+		"rest":          {part: Part{First: size - 10}, want: []string{"1048566-0"}},
 		"suffix":        {part: Part{Suffix: 10}, want: []string{"1048566-0"}},
 		"refused range": {refuses: true, part: Part{First: size - 10}, want: []string{"1048566-0", "0-0"}},
 		"behind":        {part: Part{First: size}},
@@ -849,6 +852,18 @@ func TestRangeThroughFailedVolume(t *testing.T) {
 				}
 				if !slices.Equal(o.requests, test.want) {
 					t.Errorf("requests %v, want %v", o.requests, test.want)
+				}
+				// A condition of the client can require all of the blob.
+				reader, err := r.open(test.part)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer reader.Close()
+				if _, err := reader.Seek(0, io.SeekStart); err != nil {
+					t.Fatal(err)
+				}
+				if got, err := io.ReadAll(reader); err != nil || !bytes.Equal(got, content) {
+					t.Errorf("%d bytes of the whole blob: %v", len(got), err)
 				}
 			})
 		})

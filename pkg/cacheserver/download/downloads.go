@@ -145,6 +145,18 @@ func (p Part) firstByte(size int64) int64 {
 	return start
 }
 
+// endBehind returns the end of the part if it is behind the offset and before the end of a blob of this size, or else 0. If
+// the size is unknown, which a negative one means, clients get the whole blob.
+func (p Part) endBehind(offset, size int64) int64 {
+	if size < 0 {
+		return 0
+	}
+	if end := p.span(size).End; offset < end && end < size {
+		return end
+	}
+	return 0
+}
+
 // span returns the part of a blob of this size.
 func (p Part) span(size int64) Span {
 	switch {

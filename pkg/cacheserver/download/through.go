@@ -27,6 +27,7 @@ type through struct {
 	digest digest.Digest
 	offset int64
 	hash   digest.Digester // nil if the digest cannot be verified here
+	end    int64           // the requested one, 0 for that of the blob
 	cancel context.CancelCauseFunc
 }
 
@@ -36,12 +37,12 @@ func (t *through) Close() error {
 	return t.Blob.Close()
 }
 
-// openThrough requests the bytes from the offset on. It returns an error if limit ends before the first of these bytes has
+// openThrough requests the bytes of the part, whose end is only a limit of the request: the response can have more. It returns an error if limit ends before the first of these bytes has
 // arrived. Afterwards the response lives until it is closed or ctx ends.
-func openThrough(ctx, limit context.Context, u Upstream, repository string, d digest.Digest, offset, size int64) (*through, error) {
+func openThrough(ctx, limit context.Context, u Upstream, repository string, d digest.Digest, part upstream.Range, size int64) (*through, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(limit, func() { cancel(context.Cause(limit)) })
-	t, err := requestThrough(ctx, u, repository, d, offset, size)
+	t, err := requestThrough(ctx, u, repository, d, part, size)
 	if err != nil {
 		stop()
 		defer cancel(nil) // after orCause, for which this is no cause
@@ -54,9 +55,10 @@ func openThrough(ctx, limit context.Context, u Upstream, repository string, d di
 	return t, nil
 }
 
-func requestThrough(ctx context.Context, u Upstream, repository string, d digest.Digest, offset, size int64) (*through, error) {
-	blob, err := u.Blob(ctx, repository, d, upstream.Range{Offset: offset})
-	if failure, ok := errors.AsType[*upstream.Error](err); ok && failure.RefusesRange() && offset > 0 {
+func requestThrough(ctx context.Context, u Upstream, repository string, d digest.Digest, part upstream.Range, size int64) (*through, error) {
+	offset := part.Offset
+	blob, err := u.Blob(ctx, repository, d, part)
+	if failure, ok := errors.AsType[*upstream.Error](err); ok && failure.RefusesRange() && part != (upstream.Range{}) {
 		blob, err = u.Blob(ctx, repository, d, upstream.Range{})
 	}
 	if err != nil {
@@ -70,15 +72,18 @@ func requestThrough(ctx context.Context, u Upstream, repository string, d digest
 	if _, err := io.CopyN(io.Discard, blob, offset-blob.Offset); err != nil {
 		return nil, errors.Join(err, blob.Close())
 	}
-	t := &through{Blob: blob, body: bufio.NewReaderSize(blob, throughBuffer), digest: d, offset: offset}
+	t := &through{Blob: blob, body: bufio.NewReaderSize(blob, throughBuffer), digest: d, offset: offset, end: part.End}
 	if _, err := t.body.Peek(1); err != nil && (err != io.EOF || blob.Size > offset) {
 		return nil, errors.Join(fmt.Errorf("reading the first byte of blob %s from the upstream: %w", d, err), blob.Close())
 	}
-	if offset == 0 {
+	if offset == 0 && part.End == 0 {
 		t.hash = digest.SHA256.Digester()
 	}
 	return t, nil
 }
+
+// complete reports that the requested part was read, and is not the end of the blob.
+func (t *through) complete() bool { return t.end > 0 && t.offset >= t.end }
 
 // Read implements io.Reader.
 func (t *through) Read(p []byte) (int, error) {
@@ -108,7 +113,8 @@ func (r *Reader) passThrough(limit context.Context, offset int64) error {
 	if facts, _, _ := r.download.snapshot(); size < 0 {
 		size = facts.size
 	}
-	opened, err := openThrough(r.ctx, limit, r.download.owner.upstream, r.repository, r.download.digest, offset, size)
+	part := upstream.Range{Offset: offset, End: r.part.endBehind(offset, size)}
+	opened, err := openThrough(r.ctx, limit, r.download.owner.upstream, r.repository, r.download.digest, part, size)
 	if err != nil {
 		return err
 	}
@@ -127,12 +133,15 @@ func setThrough(r *Reader, t *through) {
 
 // readThrough reads from a response of the upstream that begins at the position.
 func (r *Reader) readThrough(p []byte) (int, error) {
-	if r.through == nil || r.through.offset != r.offset {
+	if r.through == nil || r.through.offset != r.offset || r.through.complete() {
 		if err := r.passThrough(r.ctx, r.offset); err != nil {
 			return 0, err
 		}
 	}
 	n, err := r.through.Read(p)
 	r.seek(r.offset + int64(n))
+	if err == io.EOF && r.through.complete() {
+		err = nil // the client can require more than the requested part
+	}
 	return n, err
 }
