@@ -81,8 +81,8 @@ func TestWhatIsUsedStays(t *testing.T) {
 	})
 }
 
-// A request for content that is being deleted waits for the deletion, and not for the pause after it.
-func TestReadersDoNotWaitForPauses(t *testing.T) {
+// A request for content that is being deleted does not wait for the deletion.
+func TestReadersDoNotWaitForDeletions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		removing := make(chan struct{}, 10)
@@ -101,8 +101,8 @@ func TestReadersDoNotWaitForPauses(t *testing.T) {
 		if _, err := s.Content(d); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("what is deleted: %v", err)
 		}
-		if took := time.Since(began); took != time.Second {
-			t.Errorf("it took %s to say so", took)
+		if took := time.Since(began); took > 0 {
+			t.Errorf("the request waited for %s", took)
 		}
 	})
 }
