@@ -4,7 +4,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -145,16 +144,14 @@ func (i *Incoming) unreserve() {
 	i.reserved = 0
 }
 
-// Record writes the progress beside the file, so that a process that starts after a crash resumes there.
+// Record writes the progress beside the file, so that a process that starts after a crash resumes there. After a crash
+// of the machine the download begins anew: the bytes are synced by Store.Close only.
 func (i *Incoming) Record(p Progress) error {
-	content, err := json.Marshal(p)
+	content, err := record{Progress: p, Boot: i.store.partials.boot}.encode()
+	if err == nil {
+		err = i.store.write(i.file.Name()+recordSuffix, content, volatile)
+	}
 	if err != nil {
-		return err
-	}
-	if len(content) > maxRecordSize {
-		return fmt.Errorf("recording the progress of blob %s: %d spans are too many", i.digest, len(p.Spans))
-	}
-	if err := i.store.write(i.file.Name()+recordSuffix, content, volatile); err != nil {
 		return fmt.Errorf("recording the progress of blob %s: %w", i.digest, err)
 	}
 	return nil
@@ -191,8 +188,8 @@ func (i *Incoming) cut(size int64) error {
 	return i.file.Trim([][2]int64{{0, size}})
 }
 
-// Keep records the progress and keeps the file for the next call of Receive, also after a restart. Space of other bytes is
-// released. After an error the file is not kept.
+// Keep records the progress and keeps the file for the next call of Receive, also after a restart, see Record. Space of other
+// bytes is released. After an error the file is not kept.
 func (i *Incoming) Keep(p Progress) error {
 	if err := i.Record(p); err != nil {
 		return errors.Join(err, i.Discard())

@@ -102,6 +102,49 @@ func TestRecordedBlobIsContinuedAfterAKill(t *testing.T) {
 	}
 }
 
+// A power failure can lose bytes that were written without fsync, so the download begins anew after a restart of the machine,
+// unless the process has ended regularly before.
+func TestPartialOfAnotherBoot(t *testing.T) {
+	t.Parallel()
+	if currentBoot() == "" {
+		t.Error("the kernel has no boot ID")
+	}
+	keep := func(_ *Store, i *Incoming) error { return errors.Join(i.Keep(progressOf(4)), i.Close()) }
+	for name, test := range map[string]struct {
+		end  func(*Store, *Incoming) error
+		want int // spans
+	}{
+		"crashed": {func(_ *Store, i *Incoming) error { return errors.Join(i.Record(progressOf(4)), i.file.Close()) }, 0},
+		"kept":    {keep, 0},
+		"closed": {func(s *Store, i *Incoming) error {
+			defer s.Close()
+			return keep(s, i)
+		}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			s := open(t, root, Options{Boot: "earlier"})
+			if err := test.end(s, receive(t, s, layer[:4])); err != nil {
+				t.Fatal(err)
+			}
+			i, progress, err := open(t, root, Options{}).Receive(layerDigest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(progress.Spans) != test.want {
+				t.Errorf("progress %+v, want %d spans", progress, test.want)
+			}
+			if err := errors.Join(i.Discard(), i.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if got := partialFiles(t, root); len(got) > 0 {
+				t.Errorf("left behind: %v", got)
+			}
+		})
+	}
+}
+
 // Files that cannot be continued are deleted, and the download begins anew.
 func TestUnusablePartials(t *testing.T) {
 	t.Parallel()
@@ -110,7 +153,7 @@ func TestUnusablePartials(t *testing.T) {
 		"without file":   func(t *testing.T, path string) { remove(t, path) },
 		"cut record":     func(t *testing.T, path string) { overwrite(t, path+recordSuffix, `{"digest":`) },
 		"other digest": func(t *testing.T, path string) {
-			overwrite(t, path+recordSuffix, `{"digest":"`+digest.FromString("other").String()+`","size":8,"spans":[[0,4]]}`)
+			overwrite(t, path+recordSuffix, `{"digest":"`+digest.FromString("other").String()+`","size":8,"spans":[[0,4]],"boot":"`+currentBoot()+`"}`)
 		},
 		"overlapping spans": func(t *testing.T, path string) {
 			overwrite(t, path+recordSuffix, `{"digest":"`+layerDigest.String()+`","size":8,"spans":[[0,4],[2,6]]}`)

@@ -3,12 +3,12 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,21 +16,14 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
-const (
-	// recordSuffix follows the name of a partial file in the name of its record.
-	recordSuffix = ".json"
-	// maxRecordSize bounds a record, in bytes. It has room for more than 1000 spans.
-	maxRecordSize = 64 << 10
-	// keepPartial is the age at which a partial download is deleted at the start: its image was probably replaced.
-	keepPartial = 24 * time.Hour
-)
+// keepPartial is the age at which a partial download is deleted at the start: its image was probably replaced.
+const keepPartial = 24 * time.Hour
 
-// Progress is the state of a partial download. Its JSON form is the record beside the file.
+// Progress is the state of a partial download.
 type Progress struct {
 	Digest digest.Digest `json:"digest"`
 	// Size of the whole blob in bytes, -1 if it is unknown.
@@ -73,6 +66,7 @@ func (p Progress) validate() error {
 type partials struct {
 	*disk
 	problems *problems
+	boot     string // of this process, see record
 
 	mu    sync.Mutex // guards the following fields
 	files map[digest.Digest]partial
@@ -85,8 +79,8 @@ type partial struct {
 	bytes int64
 }
 
-func newPartials(d *disk, p *problems) *partials {
-	return &partials{disk: d, problems: p, files: map[digest.Digest]partial{}}
+func newPartials(d *disk, p *problems, boot string) *partials {
+	return &partials{disk: d, problems: p, boot: boot, files: map[digest.Digest]partial{}}
 }
 
 // add adds a file with the bytes of the progress. Of two files of one blob, it keeps the one with more bytes and deletes the other
@@ -157,7 +151,8 @@ func (p *partials) reopen(path string, d digest.Digest) (*volume.File, Progress,
 	return f, progress, err
 }
 
-// open opens and locks a partial download, and reads its record. A file that lacks bytes of the progress is an error.
+// open opens and locks a partial download, and reads its record. A file that lacks bytes of the progress, or can lack them, is an
+// error.
 func (p *partials) open(path string) (_ *volume.File, _ Progress, err error) {
 	f, err := p.fs.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -171,7 +166,7 @@ func (p *partials) open(path string) (_ *volume.File, _ Progress, err error) {
 	if err := lock(f); err != nil {
 		return nil, Progress{}, err
 	}
-	progress, err := readRecord(p.reader.FS, path+recordSuffix)
+	progress, err := readRecord(p.reader.FS, path+recordSuffix, p.boot)
 	if err != nil {
 		return nil, Progress{}, err
 	}
@@ -183,21 +178,6 @@ func (p *partials) open(path string) (_ *volume.File, _ Progress, err error) {
 		return nil, Progress{}, errors.New("the file is shorter than its record states")
 	}
 	return f, progress, nil
-}
-
-func readRecord(from layout.FS, path string) (Progress, error) {
-	content, err := from.ReadFile(path, maxRecordSize)
-	if err != nil {
-		return Progress{}, err
-	}
-	var p Progress
-	if err := json.Unmarshal(content, &p); err != nil {
-		return Progress{}, fmt.Errorf("decoding %s: %w", path, err)
-	}
-	if err := p.validate(); err != nil {
-		return Progress{}, fmt.Errorf("%s: %w", path, err)
-	}
-	return p, nil
 }
 
 // lock marks a file as used by this process until it is closed, so that another process on the same volume neither
@@ -218,6 +198,32 @@ func (p *partials) forget(d digest.Digest) error {
 		return nil
 	}
 	return p.removePartial(taken.path)
+}
+
+// sync makes the files independent of a restart of the machine, as far as the volume permits it: the record of a file that
+// cannot be synced remains. The deadline of an fsync limits it, because further calls on a hung volume fail at once.
+func (p *partials) sync() {
+	p.mu.Lock()
+	files := slices.Collect(maps.Values(p.files))
+	p.mu.Unlock()
+	for _, f := range files {
+		_ = p.syncFile(f.path)
+	}
+}
+
+func (p *partials) syncFile(path string) error {
+	f, progress, err := p.open(path)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if err == nil {
+		var content []byte
+		if content, err = (record{Progress: progress, Boot: p.boot, Synced: true}).encode(); err == nil {
+			err = p.write(path+recordSuffix, content, durable)
+		}
+	}
+	return errors.Join(err, f.Close())
 }
 
 // drop deletes one partial download. It returns false if there is none.

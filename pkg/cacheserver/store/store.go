@@ -10,6 +10,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -41,6 +42,8 @@ type Options struct {
 	Volume *volume.FS
 	// Policy defines the order of eviction. Default: LRU without a TTL, which evicts nothing.
 	Policy evict.Policy
+	// Boot identifies the time since the last start of the machine. Default: the boot ID of the kernel. Tests set another one.
+	Boot string
 }
 
 // Store is the content of one volume. It is safe for concurrent use. Repository names and tags must be valid by the
@@ -86,14 +89,15 @@ func Open(root string, o Options) (*Store, error) {
 		verified:  newVerifications(),
 	}
 	s.syncer = newSyncer(files, s.problems.addFile)
-	s.partials = newPartials(files, s.problems)
+	s.partials = newPartials(files, s.problems, cmp.Or(o.Boot, currentBoot()))
 	s.prepare()
 	return s, nil
 }
 
-// Close releases the resources of the store. It waits for fsync calls in progress, which have a deadline. Files that are
+// Close releases the resources of the store, and syncs the partial downloads. It waits for fsync calls, which have a deadline. Files that are
 // still open stay usable only if Options.Volume was set.
 func (s *Store) Close() {
+	s.partials.sync()
 	s.syncer.close()
 	if s.close != nil {
 		s.close()
