@@ -52,6 +52,7 @@ type Blobs struct {
 	upstream  download.Upstream
 	downloads *download.Downloads
 	options   Options
+	group     *background.Group
 	// verifications are shared by the requests for a blob. verifying limits those of large blobs that are in progress.
 	verifications *background.Coalescer[digest.Digest, struct{}]
 	verifying     chan struct{}
@@ -69,7 +70,7 @@ func New(s *store.Store, u download.Upstream, downloads *download.Downloads, gro
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Blobs{
-		store: s, upstream: u, downloads: downloads, options: o,
+		store: s, upstream: u, downloads: downloads, options: o, group: group,
 		verifications: background.NewCoalescer[digest.Digest, struct{}](group),
 		verifying:     make(chan struct{}, maxVerifying),
 	}
@@ -216,16 +217,29 @@ func (b *Blobs) Served(blob Blob) {
 	}
 }
 
-// Unreadable deletes the stored content of an open blob after an error of a read that the client could notice. The next
-// request downloads it again.
+// Unreadable handles an error of a read of an open blob that the client could notice. The stored content is not served until
+// it has been examined in the background, and is deleted if it is corrupt. It does not wait for that, because the response ends
+// afterwards. The next request downloads the blob again.
 func (b *Blobs) Unreadable(blob Blob, readErr error) {
 	s, ok := blob.(*stored)
 	if !ok {
 		return // its download handles errors
 	}
-	if err := s.Unreadable(readErr); err != nil {
-		b.options.Logger.Warn("Cannot delete corrupt content", "error", err)
+	if err := s.Suspect(readErr); err != nil {
+		b.options.Logger.Warn("Cannot examine content after a failed read", "error", err)
+		return
 	}
+	b.group.Go(func(ctx context.Context) {
+		select {
+		case b.verifying <- struct{}{}:
+			defer func() { <-b.verifying }()
+		case <-ctx.Done():
+			return
+		}
+		if err := b.store.Examine(ctx, s.Digest()); err != nil && ctx.Err() == nil {
+			b.options.Logger.Warn("Cannot examine content after a failed read, or cannot delete corrupt content", "error", err)
+		}
+	})
 }
 
 // linked returns the blob if it is stored for the repository, or nil.

@@ -48,5 +48,6 @@ func (c *Cache) VerifyBlob(ctx context.Context, d digest.Digest, since time.Time
 // ServedBlob notes that a client has read a blob, which is still open, or a part of it.
 func (c *Cache) ServedBlob(b blobs.Blob) { c.blobs.Served(b) }
 
-// UnreadableBlob deletes a stored blob, which is still open, after an error of a read.
+// UnreadableBlob handles an error of a read of a stored blob, which is still open: it is deleted if it is corrupt. It does not
+// wait for that.
 func (c *Cache) UnreadableBlob(b blobs.Blob, err error) { c.blobs.Unreadable(b, err) }

@@ -25,6 +25,9 @@ type Content struct {
 	digest   digest.Digest
 }
 
+// Digest returns the digest of the content.
+func (c *Content) Digest() digest.Digest { return c.digest }
+
 // Close implements io.Closer.
 func (c *Content) Close() error {
 	err := c.File.Close()
@@ -44,8 +47,9 @@ type contents struct {
 	collector *collectorRef
 	// fileLocks has a lock for each digest whose file is being replaced or dropped.
 	fileLocks *locker.Locker
-	// corruptFiles has each file that was found to be corrupt and still exists, for example on a read-only volume:
-	// digest -> fs.FileInfo. Such a file is not served. There is at most one for each object of the volume.
+	// corruptFiles has each file that was found to be corrupt and still exists, for example on a read-only volume, or that may
+	// be corrupt, see Content.Suspect: digest -> fs.FileInfo. Such a file is not served. There is at most one for each object of
+	// the volume.
 	corruptFiles sync.Map
 	verified     *verifications
 	// recorded are sizes that an earlier process has recorded. They do not change after Maintenance.SetRecordedSizes.
@@ -90,7 +94,7 @@ func (c *contents) open(d digest.Digest) (*volume.File, error) {
 		// A power failure can leave an empty file if it was renamed without fsync.
 		err = fmt.Errorf("%w: the file is empty", ErrNotFound)
 	case c.isCorrupt(d, info):
-		err = fmt.Errorf("%w: its content is corrupt, and the file is not deleted yet", ErrNotFound)
+		err = fmt.Errorf("%w: its content is corrupt and not deleted yet, or it may be corrupt", ErrNotFound)
 	default:
 		err = c.checkSize(d, info)
 	}

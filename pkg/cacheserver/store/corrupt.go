@@ -6,9 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -72,22 +72,63 @@ func (c *contents) lockFile(d digest.Digest) (unlock func()) {
 	}
 }
 
-// Unreadable drops the content after a failed read at the offset of the file, unless the volume was the reason: then a second
-// read, for which it waits some seconds at most, succeeds or fails otherwise. It also reports the error to the volume, which
-// does not see errors of sendfile. It must be called before Close.
-func (c *Content) Unreadable(readErr error) error {
+// Suspect notes that a read of the content has failed, so that the file is not served until Examine has found it to be intact.
+// It also reports the error to the volume, which does not see errors of sendfile. It must be called before Close.
+func (c *Content) Suspect(readErr error) error {
 	c.contents.fs.ReportRead(readErr)
-	if !errors.Is(readErr, io.ErrUnexpectedEOF) { // which means that the file is too short
-		_, readErr = c.contents.rereading(context.Background(), c.File).Read(make([]byte, 1))
-		if !errors.Is(readErr, errUnreadable) {
+	info, err := c.Stat()
+	if err != nil {
+		return fmt.Errorf("examining %s: %w", c.digest, err)
+	}
+	c.contents.corruptFiles.Store(c.digest, info)
+	return nil
+}
+
+const (
+	// examinations bounds the attempts of Examine, and examinationPause is the time between two of them: a volume that fails for
+	// a short time is usable again after some seconds.
+	examinations     = 5
+	examinationPause = 2 * time.Second
+)
+
+// Examine verifies content after Suspect: it drops a corrupt file, and serves an intact one again. It repeats that for some
+// seconds while the volume fails. After an error the file is not served until another download replaces it.
+func (c *contents) Examine(ctx context.Context, d digest.Digest) error {
+	for attempt := 1; ; attempt++ {
+		err := c.examine(ctx, d)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
+		if attempt == examinations {
+			return err
+		}
+		select {
+		case <-time.After(examinationPause):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	examined, err := c.Stat()
+}
+
+func (c *contents) examine(ctx context.Context, d digest.Digest) (err error) {
+	f, err := c.fs.Open(c.layout.Data(d))
 	if err != nil {
-		return fmt.Errorf("dropping %s: %w: %w", c.digest, readErr, err)
+		return fmt.Errorf("examining %s: %w", d, err)
 	}
-	return c.contents.Drop(c.digest, examined, readErr.Error())
+	defer func() { err = errors.Join(err, f.Close()) }()
+	intact, err := c.Verify(ctx, f, d, func() {})
+	if !intact {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("examining %s: %w", d, err)
+	}
+	defer c.lockFile(d)()
+	if c.isCorrupt(d, info) {
+		c.corruptFiles.Delete(d)
+	}
+	return nil
 }
 
 // Served notes that a client has read the content, or a part of it. If the last verification is not recent, the content is

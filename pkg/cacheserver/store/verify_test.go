@@ -83,9 +83,16 @@ var detections = map[string]func(*testing.T, *Store, *Content) error{
 		_, err := s.Verify(t.Context(), c, layerDigest, func() {})
 		return err
 	},
-	"served": func(_ *testing.T, _ *Store, c *Content) error {
-		_, err := c.Read(make([]byte, 1))
-		return c.Unreadable(err)
+	"served": func(t *testing.T, s *Store, c *Content) error {
+		_, readErr := c.Read(make([]byte, 1))
+		began := time.Now()
+		if err := c.Suspect(readErr); err != nil {
+			return err
+		}
+		if _, err := s.Content(layerDigest); !isNotFound(err) || time.Since(began) > 0 {
+			t.Errorf("before the examination: %v, after %s", err, time.Since(began))
+		}
+		return s.Examine(t.Context(), layerDigest)
 	},
 }
 
