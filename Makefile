@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Label filter of "make e2e". The soak test runs only with LABELS=soak.
 LABELS ?= !soak
 # Folders of the Go modules. The modules below hack only pin or build programs; no package imports them.
-MODULES := . $(patsubst %/go.mod,%,$(wildcard hack/*/go.mod hack/kind/*/go.mod))
+MODULES := . $(patsubst %/go.mod,%,$(wildcard hack/*/go.mod hack/kind/*/go.mod hack/interop/*/go.mod))
 TOOL    := go tool -modfile=$(CURDIR)/hack/tools/go.mod
 TESTBED := bin/testbed
 # JUnit reports, one per suite.

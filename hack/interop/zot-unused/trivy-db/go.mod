@@ -1,0 +1,4 @@
+// Replaces a module that zot imports only with build tags.
+module github.com/aquasecurity/trivy-db
+
+go 1.19
