@@ -112,6 +112,12 @@ e2e-testbed: ## Test the testbed itself on the cluster of kind-up: volume size l
 mutations: ## Inject bugs into the product and verify that the named story and test fail (RUN=..., EXEC=command prefix).
 	go run ./test/mutations/run $(if $(RUN),-run '$(RUN)') $(if $(EXEC),-exec '$(EXEC)')
 
+.PHONY: interop
+interop: ## Pull with all clients from all upstreams, directly and through the cache, and write the page of the results (RUN=...).
+	@mkdir -p bin/interop
+	nice -n 5 go test ./test/interop -count=1 -v -timeout 150m -run '$(or $(RUN),TestInteroperability)' -artifacts -outputdir $(CURDIR)/bin/interop \
+	  -args -interop -interop.page=$(CURDIR)/docs/development/interoperability.md
+
 .PHONY: bench bench-check bench-page bench-store
 bench: ## Benchmark the cache server, the distribution registry, direct pulls and testbed nodes (RUN=..., ROUNDS=3, QUICK=1).
 	go run ./test/bench $(if $(RUN),-run '$(RUN)') $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(QUICK),-quick)

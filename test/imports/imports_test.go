@@ -100,6 +100,8 @@ var rules = []rule{
 	{folder: "test/contract", tests: []string{"pkg/admission", "pkg/apis", "pkg/cacheserver", "pkg/contract", "pkg/extension/desired", "pkg/nodeconfig"}},
 	// Runs the cache server in its own process, between registries with quirks and the clients of containerd.
 	{folder: "test/differential", tests: []string{"pkg/cacheserver", "test/testbed/containerdpull"}},
+	// Runs the cache server as a process, between released registries and released clients.
+	{folder: "test/interop", tests: []string{"pkg/cacheserver/config", "test/testbed/containerdpull", "test/testbed/gobuild", "test/testbed/host", "test/testbed/images", "test/testbed/poll", "test/testbed/workspace"}},
 	// Mutations edit a copy of the source text and import none of it.
 	{folder: "test/mutations"},
 	// Rendering and comparing benchmark runs does not depend on the packages that execute them.

@@ -20,6 +20,12 @@ type packageManager struct {
 	run func(ctx context.Context, program string, args ...string) ([]byte, error)
 }
 
+// InstallPackages installs those of the Debian packages that are missing, and reports that as a step. The error for a host
+// that is not Debian, or whose package sources lack a package, contains their names.
+func InstallPackages(ctx context.Context, p *workspace.Progress, packages ...string) error {
+	return packageManager{run: runProgram}.install(ctx, p, packages...)
+}
+
 // install installs the packages that are missing, without recommended packages. It reports them as a step. If one of them
 // cannot be installed, it installs none and returns an error with the names; it may have updated the package index.
 func (m packageManager) install(ctx context.Context, p *workspace.Progress, packages ...string) error {
