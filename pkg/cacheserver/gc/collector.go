@@ -210,7 +210,11 @@ func (c *Collector) MakeRoom(ctx context.Context, size, missing int64, reserve f
 // canMakeRoom reports whether eviction can free space for an object of this size.
 func (c *Collector) canMakeRoom(size int64) bool {
 	now := time.Now()
-	return c.limits.TTL > 0 && c.indexed.Load() && now.UnixNano() >= c.exhausted.Load() && c.meter.isEffective(now) && c.Fits(size)
+	if c.limits.TTL <= 0 || !c.indexed.Load() || now.UnixNano() < c.exhausted.Load() || !c.meter.isEffective(now) {
+		return false
+	}
+	u, err := c.usage()
+	return err == nil && c.currentLimits().Fits(u, size)
 }
 
 // Reserve implements store.Collector.
