@@ -262,13 +262,18 @@ func (h *Handler) verifyRepeated(ctx context.Context, client string, d digest.Di
 	if !suspicious || part.First > 0 || part.Suffix > 0 {
 		return nil
 	}
-	err := h.cache.VerifyBlob(ctx, d, complete)
-	if part.Length > 0 {
-		// Lazy snapshotters read parts again and again, and report an error to the container. The verification continues.
-		return nil
+	if part.Length == 0 {
+		return h.cache.VerifyBlob(ctx, d, complete)
 	}
-	return err
+	// Lazy snapshotters read parts again and again, and report an error to the container. The verification continues.
+	ctx, cancel := context.WithTimeout(ctx, partVerifyTime)
+	defer cancel()
+	_ = h.cache.VerifyBlob(ctx, d, complete)
+	return nil
 }
+
+// partVerifyTime is how long a client that reads parts waits for a verification.
+const partVerifyTime = 100 * time.Millisecond
 
 // requestedPart returns the part of a blob that a normalized header Range requires: see oneRange. Without a range, it is the
 // whole blob.

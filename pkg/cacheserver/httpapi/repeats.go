@@ -53,7 +53,7 @@ func (r *repeats) received(remoteAddress string, d digest.Digest, bytes, size in
 	defer r.mu.Unlock()
 	got, _ := r.receptions.Get(key)
 	got.sent += bytes
-	if got.sent >= size {
+	if size >= 0 && got.sent >= size {
 		got = reception{complete: now}
 	}
 	r.receptions.Put(key, got)
