@@ -260,6 +260,9 @@ func (s *supervisor) ended(t *transfer, err error) {
 	}
 	switch {
 	case err == nil || errors.Is(err, errObsolete):
+		if t.fresh >= enough {
+			s.facts.refusals = refusals{}
+		}
 	case !fromUpstream:
 		s.fail(err)
 	case refusesRange:
