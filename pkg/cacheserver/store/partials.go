@@ -23,6 +23,9 @@ import (
 // keepPartial is the age at which a partial download is deleted at the start: its image was probably replaced.
 const keepPartial = 24 * time.Hour
 
+// syncTime limits the fsync calls of partial downloads at the end of the process, which is killed if it takes long.
+const syncTime = 3 * time.Second
+
 // Progress is the state of a partial download.
 type Progress struct {
 	Digest digest.Digest `json:"digest"`
@@ -201,13 +204,13 @@ func (p *partials) forget(d digest.Digest) error {
 }
 
 // sync makes the files independent of a restart of the machine, as far as the volume permits it: the record of a file that
-// cannot be synced remains. The deadline of an fsync limits it, because further calls on a hung volume fail at once.
+// cannot be synced remains. It begins no fsync after syncTime.
 func (p *partials) sync() {
 	p.mu.Lock()
 	files := slices.Collect(maps.Values(p.files))
 	p.mu.Unlock()
-	for _, f := range files {
-		_ = p.syncFile(f.path)
+	for began := time.Now(); len(files) > 0 && time.Since(began) < syncTime; files = files[1:] {
+		_ = p.syncFile(files[0].path)
 	}
 }
 

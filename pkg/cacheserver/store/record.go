@@ -66,7 +66,7 @@ func readRecord(from layout.FS, path, boot string) (Progress, error) {
 	if err := r.validate(); err != nil {
 		return Progress{}, fmt.Errorf("%s: %w", path, err)
 	}
-	if r.Boot != boot && !r.Synced {
+	if (boot == "" || r.Boot != boot) && !r.Synced {
 		return Progress{}, fmt.Errorf("%s: %w", path, errOtherBoot)
 	}
 	return r.Progress, nil

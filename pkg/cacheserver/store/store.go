@@ -97,8 +97,8 @@ func Open(root string, o Options) (*Store, error) {
 // Close releases the resources of the store, and syncs the partial downloads. It waits for fsync calls, which have a deadline. Files that are
 // still open stay usable only if Options.Volume was set.
 func (s *Store) Close() {
-	s.partials.sync()
 	s.syncer.close()
+	s.partials.sync()
 	if s.close != nil {
 		s.close()
 	}
