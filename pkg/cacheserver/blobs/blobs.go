@@ -56,6 +56,9 @@ type Blobs struct {
 	// verifications are shared by the requests for a blob. verifying limits those of large blobs that are in progress.
 	verifications *background.Coalescer[digest.Digest, struct{}]
 	verifying     chan struct{}
+	// examinations are those of files after failed reads. examining limits them to one.
+	examinations *background.Coalescer[digest.Digest, struct{}]
+	examining    chan struct{}
 }
 
 // New returns the blobs in a store and behind an upstream. The caller keeps ownership of all arguments.
@@ -73,6 +76,8 @@ func New(s *store.Store, u download.Upstream, downloads *download.Downloads, gro
 		store: s, upstream: u, downloads: downloads, options: o, group: group,
 		verifications: background.NewCoalescer[digest.Digest, struct{}](group),
 		verifying:     make(chan struct{}, maxVerifying),
+		examinations:  background.NewCoalescer[digest.Digest, struct{}](group),
+		examining:     make(chan struct{}, 1),
 	}
 }
 
@@ -230,16 +235,23 @@ func (b *Blobs) Unreadable(blob Blob, readErr error) {
 		return
 	}
 	b.group.Go(func(ctx context.Context) {
-		select {
-		case b.verifying <- struct{}{}:
-			defer func() { <-b.verifying }()
-		case <-ctx.Done():
-			return
-		}
-		if err := b.store.Examine(ctx, s.Digest()); err != nil && ctx.Err() == nil {
+		_, err := b.examinations.Do(ctx, s.Digest(), func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, b.examine(ctx, s.Digest())
+		})
+		if err != nil && ctx.Err() == nil {
 			b.options.Logger.Warn("Cannot examine content after a failed read, or cannot delete corrupt content", "error", err)
 		}
 	})
+}
+
+func (b *Blobs) examine(ctx context.Context, d digest.Digest) error {
+	select {
+	case b.examining <- struct{}{}:
+		defer func() { <-b.examining }()
+		return b.store.Examine(ctx, d)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // linked returns the blob if it is stored for the repository, or nil.

@@ -85,15 +85,17 @@ func (c *Content) Suspect(readErr error) error {
 }
 
 const (
-	// examinations bounds the attempts of Examine, and examinationPause is the time between two of them: a volume that fails for
-	// a short time is usable again after some seconds.
-	examinations     = 5
-	examinationPause = 2 * time.Second
+	// examinations bounds the attempts of Examine, and firstExaminationPause is the time between the first two of them. It doubles
+	// up to maxExaminationPause, so that the attempts last about 8 minutes: volumes that fail are usable again after some time.
+	examinations          = 20
+	firstExaminationPause = time.Second
+	maxExaminationPause   = 30 * time.Second
 )
 
 // Examine verifies content after Suspect: it drops a corrupt file, and serves an intact one again. It repeats that for some
-// seconds while the volume fails. After an error the file is not served until another download replaces it.
+// minutes while the volume fails. After an error the file is not served until another download replaces it.
 func (c *contents) Examine(ctx context.Context, d digest.Digest) error {
+	pause := firstExaminationPause
 	for attempt := 1; ; attempt++ {
 		err := c.examine(ctx, d)
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
@@ -103,7 +105,8 @@ func (c *contents) Examine(ctx context.Context, d digest.Digest) error {
 			return err
 		}
 		select {
-		case <-time.After(examinationPause):
+		case <-time.After(pause):
+			pause = min(2*pause, maxExaminationPause)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
@@ -116,15 +119,25 @@ func (c *contents) examine(ctx context.Context, d digest.Digest) (err error) {
 		return fmt.Errorf("examining %s: %w", d, err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	intact, err := c.Verify(ctx, f, d, func() {})
-	if !intact {
-		return err
+	info, err := f.Stat()
+	if err != nil || !c.isCorrupt(d, info) {
+		return err // or it was replaced, or examined meanwhile
 	}
+	_, err = c.Verify(ctx, f, d, func() {})
+	return err
+}
+
+// noteIntact notes that a verification which began at a time has found the file to be intact, unless it was replaced meanwhile.
+func (c *contents) noteIntact(d digest.Digest, f fs.File, began time.Time) error {
 	info, err := f.Stat()
 	if err != nil {
-		return fmt.Errorf("examining %s: %w", d, err)
+		return err
 	}
 	defer c.lockFile(d)()
+	if current, err := c.fs.Stat(c.layout.Data(d)); err != nil || !os.SameFile(info, current) {
+		return err
+	}
+	c.verified.add(d, began)
 	if c.isCorrupt(d, info) {
 		c.corruptFiles.Delete(d)
 	}

@@ -34,7 +34,9 @@ func (c *contents) Verify(ctx context.Context, f fs.File, d digest.Digest, pause
 		return false, fmt.Errorf("verifying %s: %w", d, err)
 	}
 	if reason == "" {
-		c.verified.add(d, began)
+		if err := c.noteIntact(d, f, began); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("verifying %s: %w", d, err)
+		}
 		return true, nil
 	}
 	info, err := f.Stat()
