@@ -489,26 +489,6 @@ func TestSlowConnection(t *testing.T) {
 	})
 }
 
-// A silent connection to an upstream that turns out to have no ranges is replaced by one that begins with the first byte.
-func TestSilentConnectionWithoutRanges(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		const size, rate = 8 << 20, 2 << 20
-		began := time.Now()
-		o := &origin{content: randomContent(size), noRanges: true, rate: func(n int) float64 {
-			if n == 0 && time.Since(began) > 2*time.Second {
-				return 1
-			}
-			return rate
-		}}
-		r := newRig(t, o, Options{})
-		took, err := r.pull(Part{First: 1})
-		if most := 2*time.Second + silentAfter + 2*tick + size/rate*time.Second; err != nil || took > most || len(o.requests) != 3 {
-			t.Errorf("%v after %s, want at most %s; requests %v", err, took, most, o.requests)
-		}
-	})
-}
-
 // All connections are slow: replacing them would not help.
 func TestSlowLine(t *testing.T) {
 	t.Parallel()

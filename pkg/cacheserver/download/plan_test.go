@@ -77,8 +77,6 @@ func TestNext(t *testing.T) {
 		{"silent body on a busy processor", with(func(f *facts) { f.have.add(Span{0, mib}); f.delay = busy }), []flow{silent(mib, size, silentAfter)}, []need{whole}, nil},
 		{"silent body for long on a busy processor", with(func(f *facts) { f.have.add(Span{0, mib}); f.delay = busy }), []flow{silent(mib, size, 2*silentAfter)}, []need{whole},
 			&order{Span{mib, size}, replacing, 0}},
-		{"silent body without ranges", with(func(f *facts) { f.ranges = no; f.have.add(Span{0, 2 * mib}) }), []flow{silent(2*mib, size, silentAfter)}, []need{whole},
-			&order{Span{0, size}, replacing, 0}},
 		{"useless replacement", with(func(f *facts) { f.have.add(Span{0, mib}); f.replacing = false }), []flow{silent(mib, size, silentAfter)}, []need{whole}, nil},
 		{"slow", with(func(f *facts) { f.have.add(Span{0, mib}) }), []flow{running(mib, size, slowAfter, slowRate-1)}, []need{whole},
 			&order{Span{mib, size}, replacing, 0}},

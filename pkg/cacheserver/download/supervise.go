@@ -247,17 +247,16 @@ func (s *supervisor) ended(t *transfer, err error) {
 	defer s.mu.Unlock()
 	s.owner.pace.observe(t.received, t.firstAt, t.lastByte)
 	s.transfers = slices.DeleteFunc(s.transfers, func(other *transfer) bool { return other == t })
-	failure, fromUpstream := errors.AsType[*upstream.Error](err)
-	refusesRange := fromUpstream && failure.RefusesRange() && t.ranged && s.facts.ranges != no
 	if t.replaces != nil {
 		t.replaces.replacement = nil
-		if t.received == 0 && !refusesRange || errors.Is(err, errObsolete) {
+		if t.received == 0 || errors.Is(err, errObsolete) {
 			s.facts.replacing = false // the other connection was not faster
 		}
 	}
 	if t.replacement != nil {
 		t.replacement.replaces = nil
 	}
+	failure, fromUpstream := errors.AsType[*upstream.Error](err)
 	switch {
 	case err == nil || errors.Is(err, errObsolete):
 		if t.fresh >= enough {
@@ -265,7 +264,7 @@ func (s *supervisor) ended(t *transfer, err error) {
 		}
 	case !fromUpstream:
 		s.fail(err)
-	case refusesRange:
+	case failure.RefusesRange() && t.ranged && s.facts.ranges != no:
 		s.facts.ranges = no
 	case len(s.transfers) > 0:
 		// Another connection continues.
