@@ -93,7 +93,7 @@ const (
 )
 
 // Examine verifies content after Suspect: it drops a corrupt file, and serves an intact one again. It repeats that for some
-// minutes while the volume fails. After an error the file is not served until another download replaces it.
+// minutes while the volume fails, but not if only the deletion fails. After an error the file is not served until another download replaces it.
 func (c *contents) Examine(ctx context.Context, d digest.Digest) error {
 	pause := firstExaminationPause
 	for attempt := 1; ; attempt++ {
@@ -101,7 +101,7 @@ func (c *contents) Examine(ctx context.Context, d digest.Digest) error {
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if attempt == examinations {
+		if attempt == examinations || errors.Is(err, errNotDropped) {
 			return err
 		}
 		select {

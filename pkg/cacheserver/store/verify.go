@@ -43,8 +43,14 @@ func (c *contents) Verify(ctx context.Context, f fs.File, d digest.Digest, pause
 	if err != nil {
 		return false, fmt.Errorf("dropping %s: %s: %w", d, reason, err)
 	}
-	return false, c.Drop(d, info, reason)
+	if err := c.Drop(d, info, reason); err != nil {
+		return false, fmt.Errorf("%w: %w", errNotDropped, err)
+	}
+	return false, nil
 }
+
+// errNotDropped is wrapped by the error of Verify about content that is corrupt and cannot be deleted.
+var errNotDropped = errors.New("corrupt content cannot be deleted")
 
 // VerifiedSince reports that a verification which began after t, in this process, has found the content to be intact. False
 // proves nothing: old verifications are forgotten. The digest that a download computes does not count as a verification,

@@ -157,3 +157,33 @@ func TestUnreadableContentIsDropped(t *testing.T) {
 		})
 	}
 }
+
+// Content that is known to be corrupt, on a volume that does not permit its deletion, is read once.
+func TestExaminationEndsIfNothingCanBeDeleted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		root := t.TempDir()
+		var readOnly atomic.Bool
+		s := open(t, root, Options{Volume: volumetest.Monitored(t, volumetest.While(&readOnly, volumetest.Fail(syscall.EROFS, volume.OpRemove)))})
+		commit(t, s, repository)
+		readOnly.Store(true)
+		if err := os.WriteFile(s.layout.Data(layerDigest), make([]byte, len(layer)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := s.Content(layerDigest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := c.Suspect(syscall.EIO); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := s.Examine(t.Context(), layerDigest); !errors.Is(err, syscall.EROFS) || time.Since(began) > 30*time.Second {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+		if _, err := s.Content(layerDigest); !isNotFound(err) {
+			t.Errorf("the corrupt content is served: %v", err)
+		}
+	})
+}
