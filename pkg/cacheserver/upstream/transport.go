@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,10 +16,6 @@ import (
 
 	"github.com/registry-cache/extension/pkg/contract"
 )
-
-// maxFileSize is the maximum size of files with certificates or credentials, in bytes. Debian's bundle of all public CAs
-// has 220 KiB.
-const maxFileSize = 1 << 20
 
 // reloadingTransport is an http.Transport that is replaced when the CA file changes. It is safe for concurrent use.
 type reloadingTransport struct {
@@ -144,21 +139,4 @@ func rootPool(caFile string) (*x509.CertPool, error) {
 	}
 	pool.AppendCertsFromPEM(pem)
 	return pool, nil
-}
-
-// readFile reads a file of at most maxFileSize bytes.
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(content) > maxFileSize {
-		return nil, fmt.Errorf("%s has more than %d bytes", path, maxFileSize)
-	}
-	return content, nil
 }

@@ -11,7 +11,8 @@ type metrics struct {
 	failures *prometheus.CounterVec
 }
 
-func newMetrics(registerer prometheus.Registerer, h *health) *metrics {
+// newMetrics registers the metrics. current returns the state of the volume.
+func newMetrics(registerer prometheus.Registerer, current func() State) *metrics {
 	factory := promauto.With(registerer)
 	m := &metrics{failures: factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "registry_cache_volume_failures_total",
@@ -23,7 +24,7 @@ func newMetrics(registerer prometheus.Registerer, h *health) *metrics {
 			Help:        "1 for the current state of the volume, 0 for the others.",
 			ConstLabels: prometheus.Labels{"state": string(state)},
 		}, func() float64 {
-			if h.get().State == state {
+			if current() == state {
 				return 1
 			}
 			return 0
