@@ -48,6 +48,7 @@ type download struct {
 	linked       []string      // repositories for which the blob was stored
 	stored       bool          // for all of them
 	closed       bool          // accepts no more readers unless it is verified
+	left         bool          // the supervisor has ended, so that no reader is accepted
 	references   int           // readers, and the supervisor
 	gone         chan struct{} // closed when the next download of the blob may begin
 }
@@ -94,7 +95,7 @@ func newDownload(owner *Downloads, d digest.Digest, size int64, repository strin
 func (d *download) addReader(ctx context.Context, r Request, joined bool) (reader *Reader, allowed bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed && !d.state.verified || d.state.err != nil || d.stored {
+	if d.closed && !d.state.verified || d.state.err != nil || d.stored || d.left {
 		return nil, false
 	}
 	reader = &Reader{ctx: ctx, download: d, repository: r.Repository, part: r.Part, began: r.Began, size: -1, follower: joined, hit: d.state.verified}
@@ -182,6 +183,37 @@ func (d *download) fail(err error) {
 	}
 }
 
+// end ends the download: successfully if err is nil.
+func (d *download) end(err error) {
+	defer notify(d.events)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil {
+		d.fail(err)
+		return
+	}
+	d.state.verified = true
+	d.broadcast()
+}
+
+// unreadable ends the download, because bytes of the file cannot be read. The first error is reported.
+func (d *download) unreadable(err error) {
+	d.mu.Lock()
+	ended := d.state.ended()
+	d.fail(errStorage)
+	d.mu.Unlock()
+	if !ended {
+		d.owner.options.Unstored(d.digest, err)
+		notify(d.events)
+	}
+}
+
+// unstorable reports an error of the volume.
+func (d *download) unstorable(err error) error {
+	d.owner.options.Unstored(d.digest, err)
+	return errStorage
+}
+
 // broadcast lets the readers and the hasher continue. The caller holds the lock.
 func (d *download) broadcast() {
 	close(d.changed)
@@ -234,6 +266,15 @@ func (d *download) progress() store.Progress {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return store.Progress{Digest: d.digest, Size: d.facts.size, Spans: d.facts.have.pairs(), Repositories: slices.Clone(d.repositories)}
+}
+
+// leave gives up the reference of the supervisor. If no reader is left, the file is closed when leave returns, so that the next
+// download of the blob can continue with its bytes.
+func (d *download) leave() {
+	d.mu.Lock()
+	d.left = true
+	d.mu.Unlock()
+	d.release()
 }
 
 // release gives up a reference; the last one closes the source.

@@ -612,6 +612,42 @@ func TestResumes(t *testing.T) {
 	}
 }
 
+// A client that repeats a failed pull at once continues with the bytes of the failed download, also if the volume is slow.
+func TestResumesAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const size, first = 3 << 20, 1<<20 + 5
+		var failed atomic.Bool
+		o := &origin{
+			content: randomContent(size),
+			cut:     func(n int) int64 { return map[int]int64{0: first}[n] },
+			fail: func(n int) error {
+				if n > 0 && !failed.Load() {
+					return status(http.StatusServiceUnavailable)
+				}
+				return nil
+			},
+		}
+		r := &rig{t: t, origin: o, digest: digest.FromBytes(o.content), root: t.TempDir(), fault: func(op volume.Op, _ string) error {
+			if op == volume.OpClose {
+				time.Sleep(time.Second)
+			}
+			return nil
+		}}
+		r.start(Options{})
+		if _, err := r.pull(Part{}); err == nil {
+			t.Fatal("the first pull did not fail")
+		}
+		failed.Store(true)
+		if _, err := r.pull(Part{}); err != nil {
+			t.Error(err)
+		}
+		if o.sent != size {
+			t.Errorf("the upstream sent %d bytes of %d by %v", o.sent, size, o.requests)
+		}
+	})
+}
+
 // The manifest states another size than the upstream. Readers get an error before the first byte, until the digest shows
 // that the manifest is wrong.
 func TestOtherSize(t *testing.T) {

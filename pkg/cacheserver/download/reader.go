@@ -15,10 +15,6 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
-// alignment widens the ranges of readers, in bytes. Clients that load an image lazily read many small ranges near to each
-// other.
-const alignment = 256 << 10
-
 // Reader is the view of one client on a blob that is not stored yet: the growing file of the download and, if the volume
 // fails, a response of the upstream. It is used by one goroutine.
 type Reader struct {
@@ -172,7 +168,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 	}
 	read, err := r.download.source.ReadAt(p[:n], r.offset)
 	if read == 0 {
-		endUnreadable(r.download, err)
+		r.download.unreadable(err)
 		return r.readThrough(p)
 	}
 	r.advance(int64(read))
@@ -200,6 +196,53 @@ func (r *Reader) available(limit int64) (int64, error) {
 		}
 	}
 	return 0, nil
+}
+
+// passThrough requests the bytes from the offset on. It returns an error if limit ends before the first of them has arrived.
+// limit is r.ctx or derived from it.
+func (r *Reader) passThrough(limit context.Context, offset int64) error {
+	if r.through != nil {
+		previous := r.through
+		setThrough(r, nil)
+		if err := previous.Close(); err != nil {
+			return err
+		}
+	}
+	size := r.size
+	if facts, _, _ := r.download.snapshot(); size < 0 {
+		size = facts.size
+	}
+	part := upstream.Range{Offset: offset, End: r.part.endBehind(offset, size)}
+	opened, err := openThrough(r.ctx, limit, r.download.owner.upstream, r.repository, r.download.digest, part, size)
+	if err != nil {
+		return err
+	}
+	r.passed = true
+	r.size = max(size, opened.Size)
+	setThrough(r, opened)
+	return nil
+}
+
+// setThrough sets r.through with the lock held, because the supervisor reads it in Reader.need.
+func setThrough(r *Reader, t *through) {
+	r.download.mu.Lock()
+	defer r.download.mu.Unlock()
+	r.through = t
+}
+
+// readThrough reads from a response of the upstream that begins at the position.
+func (r *Reader) readThrough(p []byte) (int, error) {
+	if r.through == nil || r.through.offset != r.offset || r.through.complete() {
+		if err := r.passThrough(r.ctx, r.offset); err != nil {
+			return 0, err
+		}
+	}
+	n, err := r.through.Read(p)
+	r.seek(r.offset + int64(n))
+	if err == io.EOF && r.through.complete() {
+		err = nil // the client can require more than the requested part
+	}
+	return n, err
 }
 
 // Chunk returns bytes from the position on as a part of a file, at most limit of them, so that the kernel can send them
@@ -245,7 +288,7 @@ func (r *Reader) Sent(n int64, unreadable error) {
 	r.advance(n)
 	if unreadable != nil {
 		r.unreadable = true
-		endUnreadable(r.download, unreadable)
+		r.download.unreadable(unreadable)
 	}
 }
 

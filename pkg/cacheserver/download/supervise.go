@@ -38,8 +38,7 @@ type supervisor struct {
 
 // run downloads the blob.
 func (d *download) run(ctx context.Context) {
-	defer d.release()
-	defer d.owner.remove(d)
+	defer d.leave()
 	if d.serveStored() {
 		return
 	}
@@ -53,7 +52,7 @@ func (d *download) run(ctx context.Context) {
 	s.supervise(transferring)
 	cancel()
 	d.work.Wait()
-	d.finish(incoming)
+	s.finish()
 }
 
 // serveStored serves the readers from the store if the blob is there: another download may have ended just before this
@@ -312,7 +311,7 @@ func (s *supervisor) hash(ctx context.Context) {
 		}
 		if n := min(facts.have.endAt(hashed)-hashed, hashBuffer); n > 0 {
 			if err := hashPart(hasher.Hash(), s.incoming, hashed, n); err != nil {
-				endUnreadable(s.download, err)
+				s.unreadable(err)
 				return
 			}
 			hashed += n
@@ -348,49 +347,36 @@ func hashPart(to io.Writer, file io.ReaderAt, offset, n int64) error {
 	return err
 }
 
-// end ends the download: successfully if err is nil.
-func (d *download) end(err error) {
-	defer notify(d.events)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err != nil {
-		d.fail(err)
-		return
-	}
-	d.state.verified = true
-	d.broadcast()
-}
-
 // finish stores a verified blob, keeps a partial one, and deletes a wrong one.
-func (d *download) finish(incoming *store.Incoming) {
-	facts, state, _ := d.snapshot()
+func (s *supervisor) finish() {
+	facts, state, _ := s.snapshot()
 	switch {
 	case state.verified:
-		d.owner.options.Verified(d.digest, facts.size)
+		s.owner.options.Verified(s.digest, facts.size)
 		// The readers have all bytes. An error from here on costs another download at most.
-		err := incoming.Commit(d.digest, facts.size, d.unlinked())
+		err := s.incoming.Commit(s.digest, facts.size, s.unlinked())
 		// Readers of other repositories may have joined meanwhile.
-		for missing := d.unlinked(); err == nil && len(missing) > 0; missing = d.unlinked() {
+		for missing := s.unlinked(); err == nil && len(missing) > 0; missing = s.unlinked() {
 			for _, repository := range missing {
-				err = errors.Join(err, d.owner.store.LinkBlob(repository, d.digest))
+				err = errors.Join(err, s.owner.store.LinkBlob(repository, s.digest))
 			}
 		}
 		if err != nil {
-			d.owner.options.Unstored(d.digest, err)
+			s.owner.options.Unstored(s.digest, err)
 		}
 	case errors.Is(state.err, store.ErrDigestMismatch), errors.Is(state.err, errStorage):
 	case facts.have != nil:
-		d.warn("Cannot keep a partial download", incoming.Keep(d.progress()))
-		d.report(state.err)
+		s.warn("Cannot keep a partial download", s.incoming.Keep(s.progress()))
+		s.report(state.err)
 		return
 	}
-	d.report(state.err)
-	d.warn("Cannot delete a partial download", incoming.Discard())
+	s.report(state.err)
+	s.warn("Cannot delete a partial download", s.incoming.Discard())
 }
 
 // report logs why a download failed.
-func (d *download) report(err error) {
+func (s *supervisor) report(err error) {
 	if err != nil && !errors.Is(err, errStorage) && !errors.Is(err, background.ErrClosed) {
-		d.owner.options.Logger.Warn("Cannot download blob", "repository", d.allowed()[0], "digest", d.digest, "error", err)
+		s.owner.options.Logger.Warn("Cannot download blob", "repository", s.allowed()[0], "digest", s.digest, "error", err)
 	}
 }

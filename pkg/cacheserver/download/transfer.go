@@ -410,16 +410,3 @@ func (t *transfer) atEOF() error {
 func (t *transfer) unusable(err error) error {
 	return &upstream.Error{Op: http.MethodGet + " " + t.download.digest.String(), Err: err}
 }
-
-// endUnreadable ends the download, because bytes of the file cannot be read.
-func endUnreadable(d *download, err error) {
-	if _, state, _ := d.snapshot(); !state.ended() {
-		d.end(d.unstorable(err))
-	}
-}
-
-// unstorable reports an error of the volume.
-func (d *download) unstorable(err error) error {
-	d.owner.options.Unstored(d.digest, err)
-	return errStorage
-}
