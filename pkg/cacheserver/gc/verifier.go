@@ -4,7 +4,6 @@ package gc
 
 import (
 	"context"
-	"errors"
 	"io/fs"
 	"log/slog"
 	"sync"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
-	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
 const (
@@ -22,10 +20,6 @@ const (
 	// 5 MiB/s while any content is pinned.
 	verifyPause = 20 * time.Millisecond
 	busyPause   = 200 * time.Millisecond
-	// failurePause is the time between two attempts while the volume fails or does not respond.
-	failurePause = 10 * time.Second
-	// maxAttempts bounds the attempts to read content, except those while the volume does not respond.
-	maxAttempts = 6
 	// verifyAgainAfter is the time for which a verification, or a download, counts as recent. A disk can lose bits at any
 	// time.
 	verifyAgainAfter = time.Hour
@@ -112,18 +106,10 @@ func (v *verifier) run(ctx context.Context, adopted []evict.Record) {
 }
 
 func (v *verifier) verifyAdopted(ctx context.Context, d digest.Digest) {
-	for attempt := 1; ctx.Err() == nil; attempt++ {
-		if err := v.verify(ctx, d, func(fs.FileInfo) bool { return true }); !again(err, attempt) {
-			return
-		}
-		rest(ctx, failurePause)
-	}
-}
-
-// again reports that content must be read again after the attempt with this number, from 1: its error proves nothing about the
-// content.
-func again(err error, attempt int) bool {
-	return errors.Is(err, volume.ErrHung) || volume.IsReadFailure(err) && attempt < maxAttempts
+	// verify logs each error.
+	_ = store.Conclude(ctx, func() error {
+		return v.verify(ctx, d, func(fs.FileInfo) bool { return true })
+	})
 }
 
 func (v *verifier) verifyServed(ctx context.Context, d digest.Digest) {

@@ -3,17 +3,12 @@
 package store
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"sync"
 
-	"github.com/moby/locker"
 	"github.com/opencontainers/go-digest"
 
-	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
@@ -38,24 +33,6 @@ func (c *Content) Close() error {
 	return err
 }
 
-// contents are the files with content of one volume, with their index. Content is pinned while it is open or being
-// written, so that it is not evicted.
-type contents struct {
-	*disk
-	tags      *tags
-	index     *evict.Index
-	collector *collectorRef
-	// fileLocks has a lock for each digest whose file is being replaced or dropped.
-	fileLocks *locker.Locker
-	// corruptFiles has each file that was found to be corrupt and still exists, for example on a read-only volume, or that may
-	// be corrupt, see Content.Suspect: digest -> fs.FileInfo. Such a file is not served. There is at most one for each object of
-	// the volume.
-	corruptFiles sync.Map
-	verified     *verifications
-	// recorded are sizes that an earlier process has recorded. They do not change after Maintenance.SetRecordedSizes.
-	recorded map[digest.Digest]int64
-}
-
 // openPinned pins and opens content, unless allowed returns an error. Content that is being removed is not found: its removal
 // can take long, and deletes its links first.
 func (c *contents) openPinned(d digest.Digest, allowed func() error) (*Content, error) {
@@ -73,10 +50,6 @@ func (c *contents) openPinned(d digest.Digest, allowed func() error) (*Content, 
 	return nil, err
 }
 
-func (c *contents) pin(d digest.Digest) { c.index.Pin(d, c.collector.get().Now()) }
-
-func (c *contents) release(d digest.Digest) { c.index.Unpin(d, c.collector.get().Now()) }
-
 // EmptyDigest is the digest of empty content.
 const EmptyDigest = digest.Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 
@@ -93,10 +66,8 @@ func (c *contents) open(d digest.Digest) (*volume.File, error) {
 	case info.Size() == 0 && d != EmptyDigest:
 		// A power failure can leave an empty file if it was renamed without fsync.
 		err = fmt.Errorf("%w: the file is empty", ErrNotFound)
-	case c.isCorrupt(d, info):
-		err = fmt.Errorf("%w: its content is corrupt and not deleted yet, or it may be corrupt", ErrNotFound)
 	default:
-		err = c.checkSize(d, info)
+		err = errors.Join(c.withheld.check(d, info), c.checkSize(d, info))
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -104,59 +75,19 @@ func (c *contents) open(d digest.Digest) (*volume.File, error) {
 	return f, nil
 }
 
-// publish makes f the file of the content. When it returns, a power failure can no longer revert that. f stays open. The caller
-// has pinned the digest. stored is called when f is in the index.
-func (c *contents) publish(d digest.Digest, f *volume.File, stored func()) error {
-	// An fsync can take minutes, so it is outside of the lock.
-	if err := c.finish(f, durable); err != nil {
-		return err
+// Suspect notes that a read of the content has failed, so that the file is not served until Examine has found it to be intact.
+// It also reports the error to the volume, which does not see errors of sendfile. It must be called before Close.
+func (c *Content) Suspect(readErr error) error {
+	c.contents.fs.ReportRead(readErr)
+	info, err := c.Stat()
+	if err != nil {
+		return fmt.Errorf("examining %s: %w", c.digest, err)
 	}
-	if err := c.replace(d, func(path string) error { return c.place(f, path, durable) }, stored); err != nil {
-		return err
-	}
-	return c.syncDir(c.layout.Data(d))
-}
-
-// replace calls write, which replaces the file of the content, and updates the index. It does so after an error, too, because
-// write may have renamed the file before. stored is called after write was successful, when the file is in the index, and before
-// the collector measures that. The caller has pinned the digest.
-func (c *contents) replace(d digest.Digest, write func(path string) error, stored func()) error {
-	defer c.lockFile(d)()
-	path := c.layout.Data(d)
-	err := write(path)
-	c.verified.forget(d)
-	if err == nil {
-		c.corruptFiles.Delete(d)
-	}
-	if info, statErr := c.fs.Stat(path); statErr == nil {
-		c.index.SetStored(d, info.Size())
-		if err == nil {
-			stored()
-		}
-		c.collector.get().Grown()
-	}
-	return err
-}
-
-// remove deletes the files of an object, see Maintenance.Remove.
-func (c *contents) remove(v evict.Victim) error {
-	links := slices.SortedFunc(slices.Values(v.Links), func(a, b evict.Link) int { return -cmp.Compare(a.Kind, b.Kind) })
-	for _, l := range links {
-		var err error
-		if l.Kind == evict.Tag {
-			err = c.tags.removeFor(l, v.Digest)
-		} else {
-			err = c.removeUpTo(c.layout.Link(l, v.Digest), c.layout.Repositories())
-		}
-		if err != nil {
-			return fmt.Errorf("removing a link of repository %s: %w", l.Repository, err)
-		}
-	}
-	err := c.removeUpTo(c.layout.Data(v.Digest), c.layout.Blobs())
-	if err == nil {
-		c.corruptFiles.Delete(v.Digest)
-	} else {
-		return fmt.Errorf("removing content: %w", err)
-	}
+	c.contents.withheld.add(c.digest, info, "a read of its file has failed, and it is examined")
 	return nil
 }
+
+// Served notes that a client has read the content, or a part of it. If the last verification is not recent, the content is
+// compared with its digest in the background, and dropped if it is corrupt, so that other clients do not receive it. It does
+// not block.
+func (c *Content) Served() { c.contents.collector.get().Served(c.digest) }

@@ -3,7 +3,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,7 +29,7 @@ func (c *contents) dropLocked(d digest.Digest, examined fs.FileInfo, reason stri
 		return nil
 	}
 	// A corrupt file is not served, also while it is being deleted and if it cannot be deleted.
-	c.corruptFiles.Store(d, examined)
+	c.withheld.add(d, examined, "its content is corrupt, and is not deleted yet")
 	c.verified.forget(d)
 	v, ok := c.index.Take(d, evict.Corrupt)
 	if !ok {
@@ -55,78 +54,6 @@ func (c *contents) dropLocked(d digest.Digest, examined fs.FileInfo, reason stri
 	return nil
 }
 
-// isCorrupt reports that the file was found to be corrupt. It is being deleted, or could not be deleted.
-func (c *contents) isCorrupt(d digest.Digest, info fs.FileInfo) bool {
-	corrupt, known := c.corruptFiles.Load(d)
-	return known && os.SameFile(corrupt.(fs.FileInfo), info)
-}
-
-// lockFile prevents other calls from replacing or dropping the file of a digest until unlock is called. Without this lock, Drop
-// could delete the file that replaces the corrupt one: pins do not prevent the deletion of corrupt content.
-func (c *contents) lockFile(d digest.Digest) (unlock func()) {
-	c.fileLocks.Lock(d.String())
-	return func() {
-		if err := c.fileLocks.Unlock(d.String()); err != nil {
-			panic(err) // the lock is held
-		}
-	}
-}
-
-// Suspect notes that a read of the content has failed, so that the file is not served until Examine has found it to be intact.
-// It also reports the error to the volume, which does not see errors of sendfile. It must be called before Close.
-func (c *Content) Suspect(readErr error) error {
-	c.contents.fs.ReportRead(readErr)
-	info, err := c.Stat()
-	if err != nil {
-		return fmt.Errorf("examining %s: %w", c.digest, err)
-	}
-	c.contents.corruptFiles.Store(c.digest, info)
-	return nil
-}
-
-const (
-	// examinations bounds the attempts of Examine, and firstExaminationPause is the time between the first two of them. It doubles
-	// up to maxExaminationPause, so that the attempts last about 8 minutes: volumes that fail are usable again after some time.
-	examinations          = 20
-	firstExaminationPause = time.Second
-	maxExaminationPause   = 30 * time.Second
-)
-
-// Examine verifies content after Suspect: it drops a corrupt file, and serves an intact one again. It repeats that for some
-// minutes while the volume fails, but not if only the deletion fails. After an error the file is not served until another download replaces it.
-func (c *contents) Examine(ctx context.Context, d digest.Digest) error {
-	pause := firstExaminationPause
-	for attempt := 1; ; attempt++ {
-		err := c.examine(ctx, d)
-		if err == nil || errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if attempt == examinations || errors.Is(err, errNotDropped) {
-			return err
-		}
-		select {
-		case <-time.After(pause):
-			pause = min(2*pause, maxExaminationPause)
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-func (c *contents) examine(ctx context.Context, d digest.Digest) (err error) {
-	f, err := c.fs.Open(c.layout.Data(d))
-	if err != nil {
-		return fmt.Errorf("examining %s: %w", d, err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	info, err := f.Stat()
-	if err != nil || !c.isCorrupt(d, info) {
-		return err // or it was replaced, or examined meanwhile
-	}
-	_, err = c.Verify(ctx, f, d, func() {})
-	return err
-}
-
 // noteIntact notes that a verification which began at a time has found the file to be intact, unless it was replaced meanwhile.
 func (c *contents) noteIntact(d digest.Digest, f fs.File, began time.Time) error {
 	info, err := f.Stat()
@@ -138,16 +65,9 @@ func (c *contents) noteIntact(d digest.Digest, f fs.File, began time.Time) error
 		return err
 	}
 	c.verified.add(d, began)
-	if c.isCorrupt(d, info) {
-		c.corruptFiles.Delete(d)
-	}
+	c.withheld.releaseFile(d, info)
 	return nil
 }
-
-// Served notes that a client has read the content, or a part of it. If the last verification is not recent, the content is
-// compared with its digest in the background, and dropped if it is corrupt, so that other clients do not receive it. It does
-// not block.
-func (c *Content) Served() { c.contents.collector.get().Served(c.digest) }
 
 // checkSize returns an error that wraps ErrNotFound, and drops the content, if the open file does not have the size that is
 // indexed or recorded.

@@ -194,7 +194,7 @@ func TestReplacementOfTruncatedFileStays(t *testing.T) {
 				if err == nil {
 					err = f.Close()
 				}
-				if err != nil && !isNotFound(err) {
+				if err != nil && !errors.Is(err, ErrNotFound) {
 					return err
 				}
 				select {

@@ -4,6 +4,7 @@ package store
 
 import (
 	"errors"
+	"io/fs"
 	"maps"
 	"slices"
 	"sync"
@@ -60,4 +61,11 @@ func (d *disk) discardAgain() {
 			return
 		}
 	}
+}
+
+func (d *disk) removeIfExists(path string) error {
+	if err := d.fs.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }

@@ -158,13 +158,6 @@ func (d *disk) removeUpTo(path, root string) error {
 	return nil
 }
 
-func (d *disk) removeIfExists(path string) error {
-	if err := d.fs.Remove(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
 // removeTemporary deletes the temporary files "<name>.<uuid>.tmp" of a stock registry that was killed while it wrote path.
 func (d *disk) removeTemporary(path string) error {
 	dir, name := filepath.Split(path)

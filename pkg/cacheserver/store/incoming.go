@@ -219,7 +219,8 @@ func (i *Incoming) Close() error {
 	if i.kept != nil {
 		// Not earlier, because the file is locked until it is closed.
 		i.store.partials.add(*i.kept, i.file.Name())
-		if _, stored := i.store.index.Size(i.digest); stored {
+		// The bytes are necessary if the stored file turns out to be corrupt.
+		if _, stored := i.store.index.Size(i.digest); stored && !i.store.withheld.contains(i.digest) {
 			err = errors.Join(err, i.store.partials.forget(i.digest))
 		}
 	}

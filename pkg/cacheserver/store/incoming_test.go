@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,6 +33,32 @@ func receive(t *testing.T, s *Store, content string) *Incoming {
 // progressOf is the progress of a partial layer with that many bytes.
 func progressOf(n int64) Progress {
 	return Progress{Digest: layerDigest, Size: int64(len(layer)), Spans: [][2]int64{{0, n}}, Repositories: []string{repository}}
+}
+
+// The bytes of a download are kept while the stored file may be corrupt.
+func TestPartialOfSuspectContent(t *testing.T) {
+	t.Parallel()
+	for _, suspect := range []bool{false, true} {
+		s := open(t, t.TempDir(), Options{})
+		i := receive(t, s, layer[:4])
+		commit(t, s, repository) // by another process that shares the volume
+		content, err := s.Blob(repository, layerDigest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if suspect {
+			if err := content.Suspect(syscall.EIO); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(content.Close(), i.Keep(progressOf(4)), i.Close()); err != nil {
+			t.Fatal(err)
+		}
+		want := map[bool]int64{false: 0, true: 4}[suspect]
+		if got := s.Maintain(noCollector{}).PartialBytes(); got != want {
+			t.Errorf("suspect %t: %d bytes of partial downloads, want %d", suspect, got, want)
+		}
+	}
 }
 
 func TestKeptBlobIsContinued(t *testing.T) {

@@ -7,17 +7,60 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
 )
 
+// A corrupt file and a failing volume return the same errors. Two rules distinguish them:
+//
+//   - A read that fails is repeated once, as soon as a probe of the volume has succeeded. If it fails again, the file is corrupt.
+//   - If no probe succeeds in time, the error proves nothing, and the verification is repeated later, see Conclude.
 const (
 	// recoveryTime bounds the wait for a volume after a failed read. A probe of the volume has a result earlier.
 	recoveryTime = 5 * time.Second
 	// recoveryInterval is the time between two looks at the health of the volume.
 	recoveryInterval = 50 * time.Millisecond
+	// maxAttempts bounds the attempts of Conclude. firstPause is the time between the first two of them. It doubles up to
+	// maxPause, so that the attempts last about 8 minutes.
+	maxAttempts = 20
+	firstPause  = time.Second
+	maxPause    = 30 * time.Second
 )
+
+// Conclude calls verify, which reads content, until its result concerns the content: nil, an error about the file, or about its
+// deletion. After another error it calls verify again, about 8 minutes at most; attempts on a volume that does not
+// respond do not count. It returns the last error, or the cause of ctx.
+func Conclude(ctx context.Context, verify func() error) error {
+	pause := firstPause
+	for attempt := 1; ; {
+		err := verify()
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case isConclusive(err) || attempt == maxAttempts:
+			return err
+		case !errors.Is(err, volume.ErrHung):
+			attempt++
+		}
+		select {
+		case <-time.After(pause):
+			pause = min(2*pause, maxPause)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// isConclusive reports that the result of a verification concerns its file, so that another attempt has the same result. Any other
+// error can disappear, such as a failure of the volume or a lack of memory.
+func isConclusive(err error) bool {
+	return err == nil || slices.ContainsFunc([]error{fs.ErrNotExist, fs.ErrPermission, volume.ErrNotRegular, errNotDropped}, func(known error) bool {
+		return errors.Is(err, known)
+	})
+}
 
 // errUnreadable is wrapped by the error of a read that has failed twice, with a successful probe of the volume in between: the
 // file is corrupt.

@@ -251,5 +251,3 @@ func (s *Store) link(l evict.Link, d digest.Digest, durability durability) error
 	s.index.Link(d, l)
 	return nil
 }
-
-func isNotFound(err error) bool { return errors.Is(err, ErrNotFound) }

@@ -483,7 +483,7 @@ func TestReadsDoNotWaitForRemoval(t *testing.T) {
 	}()
 	select {
 	case err := <-opened:
-		if !isNotFound(err) {
+		if !errors.Is(err, ErrNotFound) {
 			t.Errorf("got %v", err)
 		}
 	case <-time.After(10 * time.Second):

@@ -3,6 +3,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"path/filepath"
@@ -64,7 +65,7 @@ func (t *tags) removeCorrupt(repository, tag string) error {
 	defer t.lock(repository)()
 	if _, err := t.reader.ReadTag(repository, tag); err == nil {
 		return nil
-	} else if !isNotFound(err) {
+	} else if !errors.Is(err, ErrNotFound) {
 		return err
 	}
 	return t.removeFiles(repository, tag)

@@ -8,12 +8,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-
-	"github.com/registry-cache/extension/pkg/cacheserver/lru"
 )
 
 const (
@@ -49,6 +46,30 @@ func (c *contents) Verify(ctx context.Context, f fs.File, d digest.Digest, pause
 	return false, nil
 }
 
+// Examine verifies content after Suspect: it drops a corrupt file, and serves an intact one again. Conclude repeats that while
+// the volume fails. After an error the file is not served until another download replaces it.
+func (c *contents) Examine(ctx context.Context, d digest.Digest) error {
+	err := Conclude(ctx, func() error { return c.examine(ctx, d) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func (c *contents) examine(ctx context.Context, d digest.Digest) (err error) {
+	f, err := c.fs.Open(c.layout.Data(d))
+	if err != nil {
+		return fmt.Errorf("examining %s: %w", d, err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil || c.withheld.check(d, info) == nil {
+		return err // or it was replaced, or examined meanwhile
+	}
+	_, err = c.Verify(ctx, f, d, func() {})
+	return err
+}
+
 // errNotDropped is wrapped by the error of Verify about content that is corrupt and cannot be deleted.
 var errNotDropped = errors.New("corrupt content cannot be deleted")
 
@@ -79,34 +100,4 @@ func corruption(ctx context.Context, content io.Reader, d digest.Digest, pause f
 		return "its content has another digest", nil
 	}
 	return "", nil
-}
-
-// verifications has the begin of the last verification with which content was intact. It is safe for concurrent use.
-type verifications struct {
-	mu     sync.Mutex
-	begins *lru.Map[digest.Digest, time.Time]
-}
-
-func newVerifications() *verifications {
-	return &verifications{begins: lru.New(maxVerified, func(digest.Digest, time.Time) int64 { return 1 })}
-}
-
-func (v *verifications) add(d digest.Digest, began time.Time) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.begins.Put(d, began)
-}
-
-// last returns the zero time if no verification is known.
-func (v *verifications) last(d digest.Digest) time.Time {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	began, _ := v.begins.Get(d)
-	return began
-}
-
-func (v *verifications) forget(d digest.Digest) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.begins.Remove(d)
 }

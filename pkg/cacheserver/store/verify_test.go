@@ -89,7 +89,7 @@ var detections = map[string]func(*testing.T, *Store, *Content) error{
 		if err := c.Suspect(readErr); err != nil {
 			return err
 		}
-		if _, err := s.Content(layerDigest); !isNotFound(err) || time.Since(began) > 0 {
+		if _, err := s.Content(layerDigest); !errors.Is(err, ErrNotFound) || time.Since(began) > 0 {
 			t.Errorf("before the examination: %v, after %s", err, time.Since(began))
 		}
 		return s.Examine(t.Context(), layerDigest)
@@ -150,7 +150,7 @@ func TestUnreadableContentIsDropped(t *testing.T) {
 				if err := detect(t, s, c); err != nil {
 					t.Error(err)
 				}
-				if _, err := s.Content(layerDigest); !isNotFound(err) {
+				if _, err := s.Content(layerDigest); !errors.Is(err, ErrNotFound) {
 					t.Errorf("the content is stored: %v", err)
 				}
 			})
@@ -182,7 +182,7 @@ func TestExaminationEndsIfNothingCanBeDeleted(t *testing.T) {
 		if err := s.Examine(t.Context(), layerDigest); !errors.Is(err, syscall.EROFS) || time.Since(began) > 30*time.Second {
 			t.Errorf("%v after %s", err, time.Since(began))
 		}
-		if _, err := s.Content(layerDigest); !isNotFound(err) {
+		if _, err := s.Content(layerDigest); !errors.Is(err, ErrNotFound) {
 			t.Errorf("the corrupt content is served: %v", err)
 		}
 	})
