@@ -111,10 +111,7 @@ func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extension
 	if err != nil {
 		return err
 	}
-	volumes, err := growVolumes(ctx, log, shoot, config)
-	if err != nil {
-		return err
-	}
+	volumes, volumesErr := growVolumes(ctx, log, shoot, config, publishedCaches(log, ex))
 	if err := a.deployWorkloads(ctx, ex.Namespace, cluster.Shoot, config, certificates.addTo(secrets), volumes); err != nil {
 		return err
 	}
@@ -131,7 +128,7 @@ func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extension
 	if err := a.deployMonitoring(ctx, log, ex.Namespace, cluster.Shoot, config); err != nil {
 		return err
 	}
-	return certificates.cleanup(ctx)
+	return errors.Join(certificates.cleanup(ctx), volumesErr)
 }
 
 // Restore deploys the caches after the Shoot's control plane has moved to this Seed. Their objects in the Shoot are

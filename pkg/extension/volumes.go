@@ -4,6 +4,7 @@ package extension
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -103,17 +104,31 @@ type volumeReport struct {
 	worst metav1.Condition
 }
 
-// growVolumes enlarges the volumes of all caches of config, as growVolume does, and returns their states by upstream.
-func growVolumes(ctx context.Context, log logr.Logger, shoot client.Client, config *v1alpha3.RegistryConfig) (map[string]volumeReport, error) {
+// growVolumes enlarges the volumes of all caches of config, as growVolume does, and returns their states by upstream. A cache
+// whose volumes cannot be read or enlarged has the state that published contains; the other ones are not affected. The error
+// is about all of them.
+func growVolumes(ctx context.Context, log logr.Logger, shoot client.Client, config *v1alpha3.RegistryConfig, published []v1alpha3.RegistryCacheStatus) (map[string]volumeReport, error) {
 	volumes := map[string]volumeReport{}
+	var failed error
 	for _, cache := range config.Caches {
 		volume, err := growVolume(ctx, log, shoot, cache)
 		if err != nil {
-			return nil, err
+			failed = errors.Join(failed, err)
+			volume = publishedReport(published, cache)
 		}
 		volumes[cache.Upstream] = volume
 	}
-	return volumes, nil
+	return volumes, failed
+}
+
+// publishedReport is the state of the volumes of cache that the last report has published.
+func publishedReport(published []v1alpha3.RegistryCacheStatus, cache v1alpha3.RegistryCache) volumeReport {
+	for _, status := range published {
+		if condition := meta.FindStatusCondition(status.Conditions, v1alpha3.ConditionVolumeResized); status.Upstream == cache.Upstream && condition != nil {
+			return volumeReport{size: status.Volume, worst: *condition}
+		}
+	}
+	return volumeReport{}
 }
 
 // growVolume enlarges the claims of cache that are too small and can grow, and returns the state of their volumes

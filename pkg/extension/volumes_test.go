@@ -5,6 +5,7 @@ package extension
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -155,6 +156,36 @@ func TestVolumeGrows(t *testing.T) {
 	if s.writes != before {
 		t.Errorf("%d writes although nothing has changed: %v", s.writes-before, s.takeLog())
 	}
+}
+
+// An error of one volume stops no cache. The content keeps the size of the volume, because a larger one would not fit.
+func TestVolumeThatFails(t *testing.T) {
+	t.Parallel()
+	s := newTestShoot(t)
+	s.createClass(t, true)
+	s.reconcile(t, s.askSize(t, "10Gi"))
+	s.createClaim(t, newClaim(dockerClaim, "10Gi", "9Gi"))
+	s.reconcile(t, s.extension(t))
+	s.takeLog()
+
+	s.actuator.waitTimeout = time.Minute
+	s.beforePatch = func(obj client.Object) error {
+		return apierrors.NewInternalError(errors.New("the webhook of " + obj.GetName() + " is unavailable"))
+	}
+	err := s.actuator.Reconcile(t.Context(), logr.Discard(), s.askSize(t, "20Gi"))
+	if err == nil || !strings.Contains(err.Error(), "the webhook of "+dockerClaim) {
+		t.Errorf("got %v", err)
+	}
+	if log := s.takeLog(); !slices.Contains(log, "apply "+workloads) {
+		t.Errorf("the caches were not deployed: %v", log)
+	}
+	s.checkVolume(t, "10Gi", "9Gi", "False", "Resizing")
+	s.checkContentSize(t, "9Gi")
+	s.checkTemplate(t, "20Gi")
+
+	s.beforePatch = nil
+	s.reconcile(t, s.extension(t))
+	s.checkVolume(t, "20Gi", "9Gi", "False", "Resizing")
 }
 
 func TestVolumeThatIsNotGrown(t *testing.T) {
