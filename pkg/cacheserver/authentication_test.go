@@ -21,7 +21,7 @@ func TestAuthentication(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		name string
-		// reject responds to a request whose authorization is not valid; realm is the URL of the token server.
+		// reject responds to a request without a valid authorization; realm is the URL of the token server.
 		reject func(w http.ResponseWriter, authorization, realm string)
 	}{
 		{"Basic before Bearer", func(w http.ResponseWriter, _, realm string) {

@@ -499,7 +499,7 @@ func testCacheIsKilled(t *testing.T, n containerd) {
 	if err := <-killed; err != nil {
 		t.Fatalf("killing the cache in the middle of a layer: %v", err)
 	}
-	process.Wait() // it says that the process was killed
+	process.Wait() // the error is that of a killed process
 	wantPulled(t, report, digestOf(t, image), image)
 	resumed := slices.ContainsFunc(u.Requests(), func(q upstream.Request) bool { return q.Range != "" && !fromCache(q.UserAgent) })
 	if !resumed {

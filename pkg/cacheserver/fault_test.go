@@ -321,7 +321,7 @@ func (p *process) kill(t *testing.T) {
 	if err := p.Process.Kill(); err != nil {
 		t.Fatalf("the server ended before it was killed: %v\n%s", err, p.log)
 	}
-	p.Wait() // it says that the process was killed
+	p.Wait() // the error is that of a killed process
 }
 
 func TestKilledInTheMiddleOfAFetch(t *testing.T) {

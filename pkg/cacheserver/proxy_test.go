@@ -188,7 +188,7 @@ func fetch(t *testing.T, url string) (status int, body []byte) {
 	return resp.StatusCode, body
 }
 
-// expectConnects compares the requests of the proxy since the last call. It wants at least one, with these credentials.
+// expectConnects compares the requests of the proxy since the last call. There must be at least one, with these credentials.
 func (u *proxiedUpstream) expectConnects(t *testing.T, credentials string) {
 	t.Helper()
 	want := "CONNECT " + proxiedHost + ":443 Basic " + base64.StdEncoding.EncodeToString([]byte(credentials))
@@ -203,7 +203,7 @@ func (u *proxiedUpstream) expectConnects(t *testing.T, credentials string) {
 	}
 }
 
-// expectNoSecret ends the cache and wants no password in its log.
+// expectNoSecret ends the cache and verifies that its log contains no password.
 func (u *proxiedUpstream) expectNoSecret(t *testing.T, stop func() string) {
 	t.Helper()
 	u.proxy.CloseClientConnections()

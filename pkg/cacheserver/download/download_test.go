@@ -56,7 +56,7 @@ func TestWhole(t *testing.T) {
 	}
 }
 
-// A blob whose manifest states that it is empty needs no request.
+// A blob that is empty according to its manifest needs no request.
 func TestEmptyBlob(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -161,7 +161,7 @@ func (s suite) unreferenced(t *testing.T) {
 	if len(got) != 2 || got[1].Digest != name(0) || got[1].Size != 7 || got[0].Digest != name(1) || got[0].Size != 0 || got[0].Reason != Unreferenced {
 		t.Errorf("evicted: %v", got)
 	}
-	// A download whose content is stored, and whose link could not be written.
+	// A download with stored content and a link that could not be written.
 	x.Pin(name(3), start)
 	x.SetStored(name(3), 1)
 	if got := drain(x, start, 0); len(got) > 0 {

@@ -58,7 +58,7 @@ func (m *meter) compare(u evict.Usage, now time.Time) (effective bool) {
 		m.deleted = 0
 		return true
 	}
-	// Nobody knows how much of the reserved space was occupied at both times.
+	// It is unknown how much of the reserved space was occupied at both times.
 	most := m.deleted - (u.FileSystem.Used - u.Own - m.others)
 	least := most - m.reserved - u.Reserved
 	expected := m.deleted / 2

@@ -32,7 +32,7 @@ type repeat struct {
 	digest digest.Digest
 }
 
-// reception is what a client has received of a blob.
+// reception is the part of a blob that a client has received.
 type reception struct {
 	// sent is the number of bytes of all responses since complete. It counts bytes twice that two responses have in common, and
 	// includes bytes that the client has not read. Therefore clients that received all bytes, in any order, have at least the

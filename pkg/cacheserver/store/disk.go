@@ -32,7 +32,7 @@ type disk struct {
 	undeleted *undeleted
 }
 
-// durability defines what a write guarantees after a power failure.
+// durability is the guarantee of a write after a power failure.
 type durability bool
 
 const (

@@ -96,7 +96,7 @@ func (i *Incoming) Account(ctx context.Context, size int64) error {
 }
 
 // makeRoom calls try again after deletions while the volume is full. A full volume is no event for the collector here, because
-// MakeRoom deletes what is necessary.
+// MakeRoom deletes as much as necessary.
 func (i *Incoming) makeRoom(ctx context.Context, size int64, try func() error) error {
 	before := i.reserved
 	err := try()

@@ -75,7 +75,7 @@ var errNotDropped = errors.New("corrupt content cannot be deleted")
 
 // VerifiedSince reports that a verification which began after t, in this process, has found the content to be intact. False
 // proves nothing: old verifications are forgotten. The digest that a download computes does not count as a verification,
-// because it says nothing about the file.
+// because it does not concern the file.
 func (c *contents) VerifiedSince(d digest.Digest, t time.Time) bool {
 	return c.verified.last(d).After(t)
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/registry-cache/extension/pkg/cacheserver/volume/volumetest"
 )
 
-// A verification is remembered until the file is replaced or dropped: it says nothing about another file.
+// A verification is remembered until the file is replaced or dropped: it does not concern another file.
 func TestVerifiedSince(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()

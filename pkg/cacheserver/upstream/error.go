@@ -29,7 +29,7 @@ var (
 	errAnswerTimeout = errors.New("not all of the answer within the time for it")
 )
 
-// ErrBusy is the cause of an Error whose request was not sent, see Options.QueueTimeout.
+// ErrBusy is the cause of an Error if the request was not sent, see Options.QueueTimeout.
 var ErrBusy = errors.New("not sent, because too many requests to the upstream are under way")
 
 // Error is a request to the upstream without usable content. Its text contains no query strings and no credentials.

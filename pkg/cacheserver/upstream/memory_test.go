@@ -23,7 +23,7 @@ import (
 // Concurrent large lists of tags need little more memory than their text. The test does not run in parallel with other
 // tests, because the whole heap is measured.
 func TestLargeTagListsNeedLittleMemory(t *testing.T) {
-	// The text is 96 MiB. limit has room for garbage, whose amount depends on the speed of the machine.
+	// The text is 96 MiB. limit has room for garbage: its amount depends on the speed of the machine.
 	const parallel, limit, keptLimit = 24, 200 << 20, 100 << 20
 	body := []byte(`{"tags":[` + strings.Repeat(`"v1.2.3",`, oci.MaxManifestSize/9-4) + `"v1.2.4"]}`)
 	r := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) })

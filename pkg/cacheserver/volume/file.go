@@ -182,7 +182,7 @@ func (f *File) Allocate(offset, size int64) error {
 }
 
 // Lock locks the file for this process until it is closed, without waiting: flock(2). The error wraps ErrLocked if another
-// process has locked it. On network file systems the call asks the server.
+// process has locked it. On network file systems the server decides.
 func (f *File) Lock() error {
 	return run(f.files, OpLock, f.Name(), func() error { return f.files.calls.lock(f.file) })
 }
