@@ -80,12 +80,15 @@ var regressionRows = []row{
 	{"D07 one 404 for a tag", "status@head:404"},
 	{"D09 Retry-After of one second", "status@head:503 retry-after:1"},
 	{"D09 Retry-After of one second", "status@blob:429 retry-after:1"},
+	// The cache has stored only the manifests of an image, or a part of its content. Then the upstream moves the tag and deletes
+	// the image.
+	{"A6 old content deleted", "manifests-first tag-moves old-deleted"},
+	{"A6 old content deleted", "abort-first:500 tag-moves old-deleted"},
 }
 
 // exceptions are scenarios in which the cache must fail although a direct pull works. TestSeeds does not generate
 // scenarios that contain one of them.
 var exceptions = []row{
-	deletedImage("manifests-first"),
 	// The client of the upstream sends no request by http if the remote URL uses https: an attacker in the network could
 	// read or change it.
 	{"https to http", "tls redirect@head:307 redirect-http"},
@@ -111,20 +114,9 @@ var exceptions = []row{
 	{"long Retry-After", "status@blob:429 retry-after:60"},
 }
 
-// untested are exceptions that depend on the moment at which the first pull ends, so TestRegressions does not run them.
-var untested = []row{deletedImage("abort-first:500")}
-
-// deletedImage returns a scenario in which the cache has stored only the manifests of an image. Then the upstream moves the
-// tag and deletes the image. The cache asks the upstream about a tag once in tags.revalidateAfter (10 s), because nodes
-// would otherwise exceed the request limits of public registries. So the next pull within these seconds gets the manifests
-// of the previous image, and no blobs. The pull after that one gets the new image, see TestTagOfADeletedImage.
-func deletedImage(firstPull string) row {
-	return row{"A6 old content deleted", firstPull + " tag-moves old-deleted"}
-}
-
 // permitted removes quirks until s contains no exception.
 func permitted(s scenario.Scenario) scenario.Scenario {
-	for _, r := range slices.Concat(exceptions, untested) {
+	for _, r := range exceptions {
 		s = without(s, mustParse(r.quirks))
 	}
 	return s

@@ -92,6 +92,17 @@ func (t *Table[K, V]) Get(ctx context.Context, key K, request func(context.Conte
 	})
 }
 
+// Confirm is Get, except that a fresh positive answer is confirmed by the upstream. Concurrent calls share one request, and during
+// the time without requests after a failure the stored answer is returned.
+func (t *Table[K, V]) Confirm(ctx context.Context, key K, request func(context.Context) (V, error)) (Answer[V], error) {
+	if stored, ok, err := t.stored(key, false); ok && (err != nil || stored.Outcome != result.Hit) {
+		return stored, err
+	}
+	return t.calls.Do(ctx, key, func(ctx context.Context) (Answer[V], error) {
+		return t.revalidate(ctx, key, request)
+	})
+}
+
 func (t *Table[K, V]) revalidate(ctx context.Context, key K, request func(context.Context) (V, error)) (Answer[V], error) {
 	requesting := ctx
 	if _, ok, err := t.stored(key, true); ok && err == nil {

@@ -77,6 +77,32 @@ func run(t *testing.T, o Options[string, string], f func(t *testing.T, table *Ta
 	})
 }
 
+func TestConfirm(t *testing.T) {
+	run(t, someOptions, func(t *testing.T, table *Table[string, string]) {
+		s := &source{value: "1"}
+		confirm := func(step, value string, outcome result.Outcome, err error, requests int) {
+			t.Helper()
+			s.requests = 0
+			got, gotErr := table.Confirm(t.Context(), "key", s.request)
+			if !errors.Is(gotErr, err) || got.Value != value || got.Outcome != outcome || s.requests != requests {
+				t.Errorf("%s: got %q, %q, %v with %d requests, want %q, %q, %v with %d", step, got.Value, got.Outcome, gotErr, s.requests, value, outcome, err, requests)
+			}
+		}
+		confirm("first", "1", result.Miss, nil, 1)
+		s.value = "2"
+		confirm("fresh", "2", result.Miss, nil, 1)
+		check(t, "fresh after the confirmation", table, s, "2", result.Hit, nil, 0)
+		s.err = errFailed
+		confirm("failed", "2", result.Stale, nil, 1)
+		confirm("failed recently", "2", result.Stale, nil, 0)
+		time.Sleep(10 * time.Second)
+		s.err = errMissing
+		confirm("missing", "", "", errMissing, 1)
+		confirm("missing twice", "", "", errMissing, 1)
+		confirm("missing, remembered", "", "", errMissing, 0)
+	})
+}
+
 func TestFreshAndStaleAnswers(t *testing.T) {
 	run(t, someOptions, func(t *testing.T, table *Table[string, string]) {
 		s := &source{value: "1"}

@@ -23,6 +23,8 @@ const (
 	// Manifests of real images have up to some ten KiB.
 	largeManifest   = 256 << 10
 	maxLargeParsers = 2
+	// maxComplete limits the number of remembered manifests with complete content. An entry has about 300 bytes.
+	maxComplete = 1 << 12
 	// manifestOverhead is the memory of a manifest without its content, in bytes.
 	manifestOverhead = 512
 )
@@ -42,8 +44,9 @@ type contents struct {
 	log      *slog.Logger
 	parsers  chan struct{} // has an element for each large manifest that is being parsed
 
-	mu       sync.Mutex // guards verified
+	mu       sync.Mutex // guards the following fields
 	verified *lru.Map[manifestKey, *Manifest]
+	complete *lru.Map[manifestKey, struct{}] // see lacksContent
 }
 
 func newContents(s Store, b *blobs, o Options) *contents {
@@ -54,6 +57,7 @@ func newContents(s Store, b *blobs, o Options) *contents {
 		log:      o.Logger,
 		parsers:  make(chan struct{}, maxLargeParsers),
 		verified: lru.New(maxContentsSize, func(_ manifestKey, m *Manifest) int64 { return m.Size + manifestOverhead }),
+		complete: lru.New(maxComplete, func(manifestKey, struct{}) int64 { return 1 }),
 	}
 }
 
@@ -90,6 +94,58 @@ func (c *contents) stored(repository string, d digest.Digest) (*Manifest, bool) 
 	return m, true
 }
 
+// lacksContent reports that a stored manifest names content that is not stored, so that a pull needs the upstream. A client needs
+// the content of one manifest of an index, so it is sufficient if that of all stored ones is there. A complete manifest is
+// remembered until it is fetched again: its content can be evicted meanwhile, but hardly within the few seconds in which an
+// answer about a tag is used. Large manifests are not examined.
+func (c *contents) lacksContent(repository string, d digest.Digest) bool {
+	return c.lacks(repository, d, maxNesting)
+}
+
+func (c *contents) lacks(repository string, d digest.Digest, nesting int) bool {
+	key := manifestKey{repository, d}
+	if c.isRemembered(key) {
+		return false
+	}
+	m, ok := c.stored(repository, d)
+	if !ok || nesting == 0 || m.Size >= largeManifest {
+		return false
+	}
+	children, usable := 0, 0
+	for r, err := range oci.References(m.Content) {
+		switch {
+		case err != nil:
+			return false // clients decide about it
+		case r.Role != oci.RoleManifest:
+			if !c.files.Has(r.Digest) {
+				return true
+			}
+		default:
+			children++
+			if c.files.Has(r.Digest) {
+				usable++
+				if c.lacks(repository, r.Digest, nesting-1) {
+					return true
+				}
+			}
+		}
+	}
+	if children > 0 && usable == 0 {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.complete.Put(key, struct{}{})
+	return false
+}
+
+func (c *contents) isRemembered(key manifestKey) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, complete := c.complete.Get(key)
+	return complete
+}
+
 // keep stores a manifest of the upstream. The outcome of the result is PassThrough if it cannot be stored.
 func (c *contents) keep(repository string, got *upstream.Manifest) *Manifest {
 	m := &Manifest{
@@ -110,7 +166,11 @@ func (c *contents) keep(repository string, got *upstream.Manifest) *Manifest {
 		return m
 	}
 	m.Outcome = result.Miss
-	c.remember(manifestKey{repository, got.Digest}, m)
+	key := manifestKey{repository, got.Digest}
+	c.remember(key, m)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.complete.Remove(key)
 	return m
 }
 

@@ -2,9 +2,9 @@
 
 // Package manifests returns manifests by digest and by tag, from the store or from the upstream.
 //
-// A tag is resolved to a digest first; the upstream's answer is used for some seconds (Options.RevalidateAfter). The manifest with this digest comes
-// from the store, otherwise from the upstream. While the upstream fails, the last answer about a tag is used for a limited
-// time (Options.MaxStale).
+// A tag is resolved to a digest first. The upstream's answer is used for some seconds (Options.RevalidateAfter) if the image is
+// stored completely. The manifest with this digest comes from the store, otherwise from the upstream. While the upstream
+// fails, the last answer about a tag is used for a limited time (Options.MaxStale).
 package manifests
 
 import (
@@ -37,6 +37,8 @@ type Store interface {
 	// UseManifest records a use of a manifest. It returns false if the repository may not have the manifest.
 	UseManifest(repository string, d digest.Digest) bool
 	PutManifest(repository string, d digest.Digest, content []byte) error
+	// Has reports that content is stored, without access to the volume.
+	Has(d digest.Digest) bool
 	// Tag returns the digest of the last call of SetTag.
 	Tag(repository, tag string) (digest.Digest, error)
 	SetTag(repository, tag string, d digest.Digest) error
@@ -47,8 +49,8 @@ type Store interface {
 
 // Options are the properties of Manifests.
 type Options struct {
-	// RevalidateAfter is the time in which the upstream's answer about a tag is used for all requests. 0 requests the
-	// upstream for each request.
+	// RevalidateAfter is the time in which the upstream's answer about a tag is used for all requests if the image is stored
+	// completely. 0 requests the upstream for each request.
 	RevalidateAfter time.Duration
 	// MaxStale is the time after the last answer of the upstream about a tag in which this answer is used while the upstream
 	// fails. 0 disables the use of old answers.

@@ -78,10 +78,15 @@ func newTags(group *background.Group, s Store, u Upstream, c *contents, o Option
 func (t *tags) resolve(ctx context.Context, repository, tag string) (resolution, error) {
 	key := tagKey{repository, tag}
 	var got *Manifest
-	answer, err := t.table.Get(ctx, key, func(ctx context.Context) (d upstream.Descriptor, err error) {
+	request := func(ctx context.Context) (d upstream.Descriptor, err error) {
 		d, got, err = t.request(ctx, key)
 		return d, err
-	})
+	}
+	answer, err := t.table.Get(ctx, key, request)
+	if err == nil && answer.Outcome == result.Hit && t.contents.lacksContent(repository, answer.Value.Digest) {
+		// The pull needs the upstream, which may have moved the tag and deleted the missing content since the answer.
+		answer, err = t.table.Confirm(ctx, key, request)
+	}
 	if err != nil {
 		return resolution{}, err
 	}
