@@ -50,6 +50,12 @@ func (c *contents) openPinned(d digest.Digest, allowed func() error) (*Content, 
 	return nil, err
 }
 
+// Has reports that content of any repository is stored and served. It does not access the volume.
+func (c *contents) Has(d digest.Digest) bool {
+	_, indexed := c.index.Size(d)
+	return indexed && !c.withheld.contains(d)
+}
+
 // EmptyDigest is the digest of empty content.
 const EmptyDigest = digest.Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 

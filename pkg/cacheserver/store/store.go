@@ -139,12 +139,6 @@ func (s *Store) Content(d digest.Digest) (*Content, error) {
 	return c, nil
 }
 
-// Has reports that content of any repository is stored and served. It does not access the volume.
-func (s *Store) Has(d digest.Digest) bool {
-	_, indexed := s.index.Size(d)
-	return indexed && !s.withheld.contains(d)
-}
-
 // Manifest returns a manifest of the repository after verification of its digest. Errors wrap ErrNotFound if the
 // repository has no such manifest, or if it is corrupt.
 func (s *Store) Manifest(repository string, d digest.Digest) ([]byte, error) {
