@@ -51,7 +51,8 @@ egressSelections:
 
 // Options say how a Cluster differs from the usual.
 type Options struct {
-	// ServiceCIDRs are the ranges of Service addresses, the one of the primary family first. Empty means 10.0.0.0/24.
+	// ServiceCIDRs are the ranges of Service addresses, the one of the primary family first. Empty means 10.0.0.0/16: in the
+	// smaller range of envtest, the address of a Service that a test deletes is soon that of another test's Service.
 	ServiceCIDRs []string
 	// Seed installs Gardener's CRDs.
 	Seed bool
@@ -95,16 +96,18 @@ func Start(ctx context.Context, programs Programs, dir string, o Options) (c *Cl
 	c.environment.ControlPlane.Etcd = &envtest.Etcd{Path: programs.Etcd, DataDir: filepath.Join(dir, "etcd")}
 	// Nothing runs it, and envtest would look for one elsewhere.
 	c.environment.ControlPlane.KubectlPath = os.DevNull
-	if len(o.ServiceCIDRs) > 0 {
-		server.Configure().Set("service-cluster-ip-range", strings.Join(o.ServiceCIDRs, ","))
-		primary, _, err := net.ParseCIDR(o.ServiceCIDRs[0])
-		if err != nil {
-			return nil, err
-		}
-		if primary.To4() == nil {
-			// It must be of the primary family. Nobody connects to it: it is for documentation (RFC 3849).
-			server.Configure().Set("advertise-address", "2001:db8::1")
-		}
+	cidrs := o.ServiceCIDRs
+	if len(cidrs) == 0 {
+		cidrs = []string{"10.0.0.0/16"}
+	}
+	server.Configure().Set("service-cluster-ip-range", strings.Join(cidrs, ","))
+	primary, _, err := net.ParseCIDR(cidrs[0])
+	if err != nil {
+		return nil, err
+	}
+	if primary.To4() == nil {
+		// It must be of the primary family. Nobody connects to it: it is for documentation (RFC 3849).
+		server.Configure().Set("advertise-address", "2001:db8::1")
 	}
 	egress := filepath.Join(dir, "egress-selector.yaml")
 	if err := os.WriteFile(egress, fmt.Appendf(nil, egressSelection, filepath.Join(dir, "pods.sock")), 0o644); err != nil {
