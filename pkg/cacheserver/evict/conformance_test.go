@@ -105,7 +105,7 @@ func (s suite) slidingTTL(t *testing.T) {
 	if got := drain(x, later, 0); len(got) > 0 {
 		t.Errorf("before the TTL: %v", got)
 	}
-	x.Pin(name(0), later)
+	pin(x, name(0), later)
 	x.Unpin(name(0), later)
 	got := drain(x, start.Add(time.Hour), 0)
 	if len(got) != 1 || got[0].Digest != name(1) || got[0].Reason != Expired || len(got[0].Links) != 1 {
@@ -162,7 +162,7 @@ func (s suite) unreferenced(t *testing.T) {
 		t.Errorf("evicted: %v", got)
 	}
 	// A download with stored content and a link that could not be written.
-	x.Pin(name(3), start)
+	pin(x, name(3), start)
 	x.SetStored(name(3), 1)
 	if got := drain(x, start, 0); len(got) > 0 {
 		t.Errorf("evicted while it is written: %v", got)
@@ -177,7 +177,7 @@ func (s suite) uncertainLink(t *testing.T) {
 	x := s.index()
 	other := Link{Kind: Layer, Repository: "library/other"}
 	x.Complete()
-	x.Pin(name(0), start)
+	pin(x, name(0), start)
 	x.SetStored(name(0), 1)
 	for _, l := range []Link{layer, other} {
 		x.Link(name(0), l)
@@ -188,14 +188,14 @@ func (s suite) uncertainLink(t *testing.T) {
 	if got := drain(x, start, 0); len(got) > 0 {
 		t.Errorf("content with a certain link is evicted: %v", got)
 	}
-	x.Pin(name(0), start)
+	pin(x, name(0), start)
 	x.MarkLinkUncertain(name(0), other)
 	x.Link(name(0), other)
 	x.Unpin(name(0), start)
 	if got := drain(x, start, 0); len(got) > 0 {
 		t.Errorf("content with a link that was written again is evicted: %v", got)
 	}
-	x.Pin(name(0), start)
+	pin(x, name(0), start)
 	x.MarkLinkUncertain(name(0), other)
 	if got := drain(x, start, 0); len(got) > 0 {
 		t.Errorf("pinned content is evicted: %v", got)
@@ -216,7 +216,7 @@ func (s suite) failedRemoval(t *testing.T) {
 		t.Fatal("nothing is evicted")
 	}
 	x.RemovalFailed(name(0))
-	x.Pin(name(0), start)
+	pin(x, name(0), start)
 	x.Unpin(name(0), start)
 	if v, ok := x.Next(end, true); ok {
 		t.Errorf("evicted before Retry: %v", v)
@@ -238,12 +238,15 @@ func (s suite) pinWaitsForRemoval(t *testing.T) {
 		}
 		pinned := false
 		go func() {
-			x.Pin(name(0), start)
+			pin(x, name(0), start)
 			pinned = true
 		}()
 		synctest.Wait()
 		if pinned || x.TryPin(name(0), start) {
 			t.Error("pinned during the removal")
+		}
+		if x.Pin(name(0), start, time.Second) {
+			t.Error("pinned after a second of the removal")
 		}
 		x.RemovalDone(name(0))
 		synctest.Wait()
@@ -256,10 +259,17 @@ func (s suite) pinWaitsForRemoval(t *testing.T) {
 	})
 }
 
+// pin pins an object whose removal ends.
+func pin(x *Index, d digest.Digest, now time.Time) {
+	if !x.Pin(d, now, time.Hour) {
+		panic("the removal has not ended")
+	}
+}
+
 // Take removes content that is being read, and content that the policy would keep.
 func (s suite) take(t *testing.T) {
 	x := s.index()
-	x.Pin(name(0), start)
+	pin(x, name(0), start)
 	x.SetStored(name(0), 5)
 	x.Link(name(0), layer)
 	v, ok := x.Take(name(0), Corrupt)
@@ -348,7 +358,7 @@ func (s suite) statsFollowTheContent(t *testing.T) {
 	if got, want := x.Stats(), (Stats{Objects: 2, Bytes: 5010, Removable: (1 + 2 + 2*linksBlocks) * blockSize}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	x.Pin(name(1), start)
+	pin(x, name(1), start)
 	x.SetStored(name(1), 7)
 	if got, want := x.Stats(), (Stats{Objects: 2, Bytes: 17, Removable: (2 + 2*linksBlocks) * blockSize, Pinned: 1}); got != want {
 		t.Errorf("after an overwrite: got %+v, want %+v", got, want)
@@ -379,7 +389,7 @@ func (s suite) randomOperations(t *testing.T) {
 			o := objects[d]
 			switch random.IntN(5) {
 			case 0: // store
-				x.Pin(d, now)
+				pin(x, d, now)
 				if o == nil {
 					o = &object{size: int64(random.IntN(100))}
 					objects[d] = o
@@ -396,7 +406,7 @@ func (s suite) randomOperations(t *testing.T) {
 				x.Unpin(d, now)
 			case 1: // start of a read
 				if o != nil {
-					x.Pin(d, now)
+					pin(x, d, now)
 					o.pins, o.lastUse = o.pins+1, now
 					order.use(d, now)
 				}
@@ -408,7 +418,7 @@ func (s suite) randomOperations(t *testing.T) {
 				}
 			case 3: // request of missing content
 				if o == nil {
-					x.Pin(d, now)
+					pin(x, d, now)
 					x.Unpin(d, now)
 				}
 			case 4: // eviction
@@ -481,7 +491,7 @@ func (s suite) randomIndex(seed uint64, now time.Time) (x *Index, size int64) {
 		}
 	}
 	x.Complete()
-	x.Pin(name(random.IntN(50)), now)
+	pin(x, name(random.IntN(50)), now)
 	return x, x.Stats().Bytes
 }
 

@@ -76,7 +76,7 @@ func TestForecastOfObjectsThatStay(t *testing.T) {
 	if got := x.Forecast(now, limits, full)[0]; got.Digest != name(2) || got.Stored || got.Reason != Unreferenced || !got.Expires.IsZero() {
 		t.Errorf("links without content: %+v", got)
 	}
-	x.Pin(name(0), now)
+	pin(x, name(0), now)
 	got := x.Forecast(now, limits, full)
 	if len(got) != 3 || got[2].Digest != name(0) || got[2].Reason != "" || got[2].Rank != 0 {
 		t.Errorf("pinned: %+v", got)

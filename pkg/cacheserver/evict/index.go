@@ -136,17 +136,25 @@ func (x *Index) Complete() {
 	x.complete = true
 }
 
-// Pin prevents the eviction of the object until Unpin is called as often as Pin. It counts as a use. It blocks while the
-// object is being removed.
-func (x *Index) Pin(d digest.Digest, now time.Time) {
+// Pin prevents the eviction of the object until Unpin is called as often as Pin. It counts as a use. It waits while the object is
+// being removed, for limit at most, and then returns false, without effect.
+func (x *Index) Pin(d digest.Digest, now time.Time, limit time.Duration) bool {
+	var expired <-chan time.Time // none without a wait
 	for {
 		x.mu.Lock()
 		removing := x.pin(d, now)
 		x.mu.Unlock()
 		if removing == nil {
-			return
+			return true
 		}
-		<-removing
+		if expired == nil {
+			expired = time.After(limit)
+		}
+		select {
+		case <-removing:
+		case <-expired:
+			return false
+		}
 	}
 }
 

@@ -21,7 +21,7 @@ func BenchmarkUse(b *testing.B) {
 	now, n := start, 0
 	for b.Loop() {
 		now = now.Add(1)
-		x.Pin(names[n], now)
+		pin(x, names[n], now)
 		x.Unpin(names[n], now)
 		n = (n + 7919) % len(names)
 	}

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/moby/locker"
 	"github.com/opencontainers/go-digest"
@@ -29,7 +30,20 @@ type contents struct {
 	recorded map[digest.Digest]int64
 }
 
-func (c *contents) pin(d digest.Digest) { c.index.Pin(d, c.collector.get().Now()) }
+// pinTime bounds the wait for the removal of content that is to be written again. A removal needs some system calls, so that it
+// takes longer only on a volume that is about to hang. Then the content is not stored, and the pull continues without it.
+const pinTime = 2 * time.Second
+
+// errRemoving is the error of a write after pinTime.
+var errRemoving = fmt.Errorf("its removal takes more than %s", pinTime)
+
+// pin prevents the eviction of content that is being written. The caller calls release unless it returns an error.
+func (c *contents) pin(d digest.Digest) error {
+	if !c.index.Pin(d, c.collector.get().Now(), pinTime) {
+		return errRemoving
+	}
+	return nil
+}
 
 func (c *contents) release(d digest.Digest) { c.index.Unpin(d, c.collector.get().Now()) }
 

@@ -29,7 +29,9 @@ type Incoming struct {
 // Receive returns the partial download with the digest and its progress, or a new one. Content with the digest is not
 // evicted before Close. The caller calls Close, and before it Commit, Keep or Discard.
 func (s *Store) Receive(d digest.Digest) (*Incoming, Progress, error) {
-	s.pin(d)
+	if err := s.pin(d); err != nil {
+		return nil, Progress{}, fmt.Errorf("creating blob %s: %w", d, err)
+	}
 	if kept, exists := s.partials.take(d); exists {
 		f, progress, err := s.partials.reopen(kept.path, d)
 		switch {

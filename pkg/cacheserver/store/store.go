@@ -186,7 +186,9 @@ func (s *Store) Tag(repository, tag string) (digest.Digest, error) {
 // SetTag points the tag to the digest. It writes nothing if the tag already does. It does not wait for an fsync: after a
 // power failure the tag may be missing.
 func (s *Store) SetTag(repository, tag string, d digest.Digest) error {
-	s.pin(d)
+	if err := s.pin(d); err != nil {
+		return fmt.Errorf("setting tag %s:%s: %w", repository, tag, err)
+	}
 	defer s.release(d)
 	s.index.Link(d, evict.Link{Kind: evict.Tag, Repository: repository, Tag: tag})
 	if err := s.tags.set(repository, tag, d); err != nil {
@@ -204,7 +206,9 @@ func (s *Store) PutManifest(repository string, d digest.Digest, content []byte) 
 	if digest.SHA256.FromBytes(content) != d {
 		return fmt.Errorf("storing manifest %s@%s: %w", repository, d, ErrDigestMismatch)
 	}
-	s.pin(d)
+	if err := s.pin(d); err != nil {
+		return fmt.Errorf("storing manifest %s@%s: %w", repository, d, err)
+	}
 	defer s.release(d)
 	// A stored file may be corrupt, so its content is compared.
 	if stored, err := s.reader.ReadManifest(d); err != nil || !bytes.Equal(stored, content) {
@@ -225,7 +229,9 @@ func (s *Store) LinkBlob(repository string, d digest.Digest) error {
 }
 
 func (s *Store) linkBlob(repository string, d digest.Digest, durability durability) error {
-	s.pin(d)
+	if err := s.pin(d); err != nil {
+		return fmt.Errorf("linking blob %s@%s: %w", repository, d, err)
+	}
 	defer s.release(d)
 	if err := s.link(evict.Link{Kind: evict.Layer, Repository: repository}, d, durability); err != nil {
 		return fmt.Errorf("linking blob %s@%s: %w", repository, d, err)

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -492,5 +493,44 @@ func TestReadsDoNotWaitForRemoval(t *testing.T) {
 	s.index.RemovalFailed(layerDigest)
 	if got := readBlob(t, s, repository); got != layer {
 		t.Errorf("after an unsuccessful removal: %q", got)
+	}
+}
+
+// Writes of content that is being removed wait a limited time. Then the pull continues without the volume.
+func TestWritesDuringRemoval(t *testing.T) {
+	t.Parallel()
+	for name, write := range map[string]func(s *Store) error{
+		"manifest": func(s *Store) error { return s.PutManifest(repository, manifestDigest, []byte(manifest)) },
+		"tag":      func(s *Store) error { return s.SetTag(repository, "v1", manifestDigest) },
+		"link":     func(s *Store) error { return s.LinkBlob(repository, manifestDigest) },
+		"blob": func(s *Store) error {
+			i, _, err := s.Receive(manifestDigest)
+			if err != nil {
+				return err
+			}
+			return errors.Join(i.Discard(), i.Close())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				s := open(t, root, Options{})
+				if err := s.PutManifest(repository, manifestDigest, []byte(manifest)); err != nil {
+					t.Fatal(err)
+				}
+				if _, ok := s.index.Take(manifestDigest, evict.Corrupt); !ok {
+					t.Fatal("the removal did not begin")
+				}
+				began := time.Now()
+				if err := write(s); !errors.Is(err, errRemoving) || time.Since(began) != pinTime {
+					t.Errorf("%v after %s", err, time.Since(began))
+				}
+				s.index.RemovalDone(manifestDigest)
+				if err := write(s); err != nil {
+					t.Errorf("after the removal: %v", err)
+				}
+			})
+		})
 	}
 }
