@@ -5,12 +5,15 @@ package gc
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume/volumetest"
 )
 
 func TestMakeRoom(t *testing.T) {
@@ -93,6 +96,49 @@ func TestCanMakeRoom(t *testing.T) {
 			t.Errorf("%s: %t", name, got)
 		}
 	}
+}
+
+// A volume that does not tell its usage can be far too small for an object: nothing is deleted for it, and no pull waits.
+func TestUnknownUsageMakesNoRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var unknown atomic.Bool
+		s := open(t, t.TempDir(), setup{
+			limits: evict.Limits{TTL: time.Hour, HighWatermark: 100, LowWatermark: 100},
+			fault:  volumetest.While(&unknown, volumetest.Fail(syscall.EIO, volume.OpStatfs)),
+		})
+		for n := range 5 {
+			sized(t, s, n, 10)
+		}
+		defer run(t, s)()
+		for _, test := range []struct {
+			unknown bool
+			want    error
+			left    int
+		}{
+			{true, syscall.ENOSPC, 5},
+			{false, nil, 4},
+		} {
+			unknown.Store(test.unknown)
+			began := time.Now()
+			err := s.MakeRoom(t.Context(), 10, 10, func() error {
+				if len(s.index.Records()) == 5 {
+					return syscall.ENOSPC
+				}
+				return nil
+			})
+			if !errors.Is(err, test.want) {
+				t.Errorf("usage unknown %t: %v, want %v", test.unknown, err, test.want)
+			}
+			if took := time.Since(began); took > 5*maxRest {
+				t.Errorf("usage unknown %t: waited %s", test.unknown, took)
+			}
+			synctest.Wait()
+			if got := len(s.index.Records()); got != test.left {
+				t.Errorf("usage unknown %t: %d objects are left, want %d", test.unknown, got, test.left)
+			}
+		}
+	})
 }
 
 // On a full volume without anything to delete, no pull waits. This is found out again after some seconds.
