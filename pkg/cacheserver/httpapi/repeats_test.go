@@ -55,6 +55,24 @@ func TestRepeats(t *testing.T) {
 	}
 }
 
+// Responses of a blob whose size is unknown do not show that a client has received all of it.
+func TestRepeatsOfUnknownSize(t *testing.T) {
+	t.Parallel()
+	const client = "10.0.0.1:1000"
+	now := time.Unix(1_000_000, 0)
+	r := newRepeats()
+	for _, sent := range []int64{0, 1, 1 << 40} {
+		r.received(client, layerDigest, sent, -1, now)
+		if _, suspicious := r.suspicious(client, layerDigest, now); suspicious {
+			t.Errorf("a request after %d bytes of a blob of unknown size is suspicious", sent)
+		}
+	}
+	r.received(client, layerDigest, 0, 1<<40, now)
+	if _, suspicious := r.suspicious(client, layerDigest, now); !suspicious {
+		t.Error("a request after as many bytes as the blob has is not suspicious")
+	}
+}
+
 // hitOf is a stored blob.
 type hitOf struct{ missOf }
 
