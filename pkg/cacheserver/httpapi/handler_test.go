@@ -53,8 +53,9 @@ type fakeCache struct {
 	tags     *pullthrough.TagPage
 	refers   *pullthrough.Referrers
 	err      error
-	// verifyErr is the result of verifications.
-	verifyErr error
+	// verifyErr is the result of verifications, which take verifyTime.
+	verifyErr  error
+	verifyTime time.Duration
 	// The following fields record calls.
 	part       download.Part
 	served     int
@@ -82,9 +83,17 @@ func (c *fakeCache) Blob(_ context.Context, repository string, d digest.Digest, 
 	return c.blob(), nil
 }
 
-func (c *fakeCache) VerifyBlob(_ context.Context, d digest.Digest, since time.Time) error {
+func (c *fakeCache) VerifyBlob(ctx context.Context, d digest.Digest, since time.Time) error {
 	c.verified, c.since = append(c.verified, d), append(c.since, since)
-	return c.verifyErr
+	if c.verifyTime == 0 {
+		return c.verifyErr
+	}
+	select {
+	case <-time.After(c.verifyTime):
+		return c.verifyErr
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func (c *fakeCache) ServedBlob(blobs.Blob) { c.served++ }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -132,6 +133,54 @@ func TestRepeatedRequestIsVerified(t *testing.T) {
 		if status := get(test.client, test.span); status != test.status {
 			t.Errorf("%s, range %q during a long verification: status %d, want %d", test.client, test.span, status, test.status)
 		}
+	}
+}
+
+// A client that reads parts waits a short time for a verification. It gets intact content with a short delay only, and a long
+// verification does not block a container that reads its files. Another client waits for the result.
+func TestWaitForVerification(t *testing.T) {
+	t.Parallel()
+	const long = 2 * time.Second
+	busy := &result.Error{Reason: result.Busy, Err: errors.New("being verified")}
+	for _, test := range []struct {
+		name, span   string
+		verification time.Duration
+		result       error
+		status       int
+		took         time.Duration
+	}{
+		{"part, short", "bytes=0-4", 30 * time.Millisecond, nil, http.StatusPartialContent, 30 * time.Millisecond},
+		{"part, short, with an error", "bytes=0-4", 30 * time.Millisecond, busy, http.StatusPartialContent, 30 * time.Millisecond},
+		{"part, long", "bytes=0-4", long, busy, http.StatusPartialContent, partVerifyTime},
+		{"later part", "bytes=5-9", long, busy, http.StatusPartialContent, 0},
+		{"whole blob, short", "", 30 * time.Millisecond, nil, http.StatusOK, 30 * time.Millisecond},
+		{"whole blob, long", "", long, busy, http.StatusServiceUnavailable, long},
+		{"whole blob, longer than for a part, without an error", "", long, nil, http.StatusOK, long},
+		{"resumed from the first byte, long", "bytes=0-", long, busy, http.StatusServiceUnavailable, long},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				cache := &fakeCache{verifyTime: test.verification, verifyErr: test.result, blob: func() blobs.Blob {
+					return &hitBlob{memory{strings.NewReader(layer)}, hitOf{missOf(len(layer))}}
+				}}
+				handler := New("docker.io", cache, Options{})
+				get := func(span string) (status int, took time.Duration) {
+					r := httptest.NewRequestWithContext(t.Context(), "GET", "/v2/a/blobs/"+layerDigest.String(), nil)
+					r.Header.Set("Range", span)
+					rec := httptest.NewRecorder()
+					began := time.Now()
+					handler.ServeHTTP(rec, r)
+					return rec.Code, time.Since(began)
+				}
+				if status, took := get(""); status != http.StatusOK || took > 0 {
+					t.Fatalf("the first request: status %d after %s", status, took)
+				}
+				if status, took := get(test.span); status != test.status || took != test.took {
+					t.Errorf("status %d after %s, want %d after %s", status, took, test.status, test.took)
+				}
+			})
+		})
 	}
 }
 
