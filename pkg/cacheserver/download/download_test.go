@@ -391,6 +391,45 @@ func TestRefusedConnections(t *testing.T) {
 	}
 }
 
+// A reader does not wait for the refusals of another one, after which an additional connection was useful.
+func TestConnectionAfterRefusals(t *testing.T) {
+	t.Parallel()
+	const size, rate = minSpeedupSize - 1<<20, 512 << 10 // without connections that only increase the throughput
+	synctest.Test(t, func(t *testing.T) {
+		o := &origin{content: randomContent(size), rate: atRate(rate)}
+		o.fail = func(n int) error {
+			if n == 1 || n == 2 || n == 4 {
+				return status(http.StatusServiceUnavailable)
+			}
+			return nil
+		}
+		r := newRig(t, o, Options{ExpectedSize: func(digest.Digest) (int64, bool) { return size, true }})
+		var pulls sync.WaitGroup
+		for _, pull := range []struct {
+			at   time.Duration
+			part Part
+			wait time.Duration // for the slow connection, or after refusals
+		}{
+			{0, Part{}, size / rate * time.Second},
+			{time.Second, Part{First: size / 2, Length: rate}, refusedPause + 2*refusedPause},
+			{9 * time.Second, Part{First: size - rate, Length: rate}, refusedPause},
+		} {
+			pulls.Go(func() {
+				time.Sleep(pull.at)
+				took, err := r.pull(pull.part)
+				// One second for the part, and ticks of the supervisor.
+				if most := pull.wait + 2*time.Second; err != nil || took > most {
+					t.Errorf("%+v: %v after %s, want at most %s; requests %v", pull.part, err, took, most, o.requests)
+				}
+			})
+		}
+		pulls.Wait()
+		if len(o.requests) < 6 {
+			t.Errorf("%d requests, so not all refusals took place: %v", len(o.requests), o.requests)
+		}
+	})
+}
+
 // upstreams has one origin for each blob.
 type upstreams map[digest.Digest]*origin
 

@@ -3,6 +3,7 @@
 package download
 
 import (
+	"net/http"
 	"testing"
 	"time"
 )
@@ -50,5 +51,34 @@ func TestSlowWriteIsNoSilence(t *testing.T) {
 	tr.wrote(1)
 	if silence, _ := tr.flow(later).silence(later); silence < 59*time.Second {
 		t.Errorf("silent for %s after it has written", silence)
+	}
+}
+
+// Additional connections that the upstream has refused are requested again without a pause after one that brought bytes.
+func TestRefusalsAfterTransfer(t *testing.T) {
+	t.Parallel()
+	earlier := refusals{count: 3, until: time.Now().Add(time.Hour)}
+	for name, test := range map[string]struct {
+		err   error
+		fresh int64
+		want  refusals
+	}{
+		"complete":                  {nil, enough, refusals{}},
+		"complete, few bytes":       {nil, enough - 1, earlier},
+		"obsolete":                  {errObsolete, enough, refusals{}},
+		"obsolete, few bytes":       {errObsolete, enough - 1, earlier},
+		"interrupted":               {status(http.StatusServiceUnavailable), enough, refusals{}},
+		"refused during the pause":  {status(http.StatusServiceUnavailable), 0, earlier},
+		"the volume cannot be used": {errStorage, enough, earlier},
+	} {
+		d := newDownload(New(nil, nil, nil, Options{}), "sha256:0", mib, repository)
+		d.facts.refusals = earlier
+		ends, continues := newTransfer(d, nil, Span{0, mib}, now), newTransfer(d, nil, Span{0, mib}, now)
+		d.transfers = []*transfer{ends, continues}
+		ends.fresh = test.fresh
+		(&supervisor{d, nil}).ended(ends, test.err)
+		if got := d.facts.refusals; got != test.want {
+			t.Errorf("%s: %+v, want %+v", name, got, test.want)
+		}
 	}
 }
