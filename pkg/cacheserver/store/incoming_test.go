@@ -172,6 +172,45 @@ func TestPartialOfAnotherBoot(t *testing.T) {
 	}
 }
 
+// Without a boot ID, nobody knows whether the machine was restarted since a record was written.
+func TestBootOfRecord(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir(), Options{})
+	path := filepath.Join(string(s.layout), "record")
+	for _, test := range []struct {
+		written string
+		synced  bool
+		boot    string
+		want    error
+	}{
+		{"this", false, "this", nil},
+		{"this", false, "later", errOtherBoot},
+		{"this", true, "later", nil},
+		{"this", false, "", errOtherBoot},
+		{"this", true, "", nil},
+		{"", false, "later", errOtherBoot},
+		{"", false, "", errOtherBoot},
+		{"", true, "", nil},
+	} {
+		content, err := record{Progress: progressOf(4), Boot: test.written, Synced: test.synced}.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		overwrite(t, path, string(content))
+		progress, err := readRecord(s.reader.FS, path, test.boot)
+		if !errors.Is(err, test.want) {
+			t.Errorf("%+v: %v, want %v", test, err, test.want)
+		}
+		want := Progress{}
+		if test.want == nil {
+			want = progressOf(4)
+		}
+		if diff := cmp.Diff(want, progress); diff != "" {
+			t.Errorf("%+v: -want +got\n%s", test, diff)
+		}
+	}
+}
+
 // Files that cannot be continued are deleted, and the download begins anew.
 func TestUnusablePartials(t *testing.T) {
 	t.Parallel()
