@@ -3,17 +3,20 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume/volumetest"
 )
 
 // slowSync is a volume whose fsync calls wait until they are released.
@@ -116,6 +119,100 @@ func TestCloseDuringSync(t *testing.T) {
 	s.Close()
 	if got := problemPaths(s); len(got) > 0 {
 		t.Errorf("problems of %v although the volume is hung", got)
+	}
+}
+
+// slowLog is a volume whose fsync calls take some time, except those of records. It logs them.
+type slowLog struct {
+	took time.Duration
+
+	mu      sync.Mutex  // guards the following fields
+	stored  []time.Time // ends of the calls for manifests and links
+	partial []time.Time // begins of the calls for partial downloads
+}
+
+func (l *slowLog) fault(op volume.Op, path string) error {
+	switch {
+	case op != volume.OpSync || strings.HasPrefix(filepath.Base(path), "file-"):
+	case strings.Contains(path, "/docker/registry/v2/"):
+		time.Sleep(l.took)
+		l.add(&l.stored)
+	default:
+		l.add(&l.partial)
+		time.Sleep(l.took)
+	}
+	return nil
+}
+
+func (l *slowLog) add(to *[]time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	*to = append(*to, time.Now())
+}
+
+// keepPartials keeps n partial downloads of 4 bytes each.
+func keepPartials(t *testing.T, s *Store, n int) {
+	t.Helper()
+	for number := range n {
+		d := digest.FromString(fmt.Sprint("partial ", number))
+		i, _, err := s.Receive(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.WriteAt([]byte("part"), 0); err != nil {
+			t.Fatal(err)
+		}
+		progress := Progress{Digest: d, Size: 10, Spans: [][2]int64{{0, 4}}, Repositories: []string{repository}}
+		if err := errors.Join(i.Keep(progress), i.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The end of a server does not take longer with more partial downloads: it is killed if it takes long. Those that are synced by
+// then continue after a restart of the machine.
+func TestCloseSyncsPartialsForSomeTime(t *testing.T) {
+	t.Parallel()
+	const partials = 5
+	for _, test := range []struct {
+		took   time.Duration
+		synced int
+	}{
+		{0, partials},
+		{100 * time.Millisecond, partials},
+		{2 * time.Second, 2},
+		{syncTime, 1},
+		{10 * time.Second, 1},
+	} {
+		t.Run(test.took.String(), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				log := &slowLog{took: test.took}
+				root := t.TempDir()
+				s, err := Open(root, Options{Volume: volumetest.New(t, log.fault), Boot: "earlier"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				keepPartials(t, s, partials)
+				began := time.Now()
+				s.Close()
+				if took := time.Since(began); took != time.Duration(test.synced)*test.took {
+					t.Errorf("closing took %s, want %d times %s", took, test.synced, test.took)
+				}
+				if len(log.partial) != test.synced {
+					t.Errorf("%d fsync calls, want %d", len(log.partial), test.synced)
+				}
+				for _, at := range log.partial {
+					if after := at.Sub(began); after >= syncTime {
+						t.Errorf("an fsync began after %s", after)
+					}
+				}
+				s = open(t, root, Options{Boot: "later"})
+				if got := s.partials.total(); got != int64(test.synced)*4 {
+					t.Errorf("%d bytes continue after a restart of the machine, want %d", got, test.synced*4)
+				}
+			})
+		})
 	}
 }
 
