@@ -216,6 +216,32 @@ func TestCloseSyncsPartialsForSomeTime(t *testing.T) {
 	}
 }
 
+// Manifests are more useful than parts of blobs, and there are fewer bytes to write: no fsync of a partial download delays theirs.
+func TestCloseSyncsManifestsFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &slowLog{took: time.Second}
+		s, err := Open(t.TempDir(), Options{Volume: volumetest.New(t, log.fault)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		keepPartials(t, s, 1)
+		if err := s.PutManifest(repository, manifestDigest, []byte(manifest)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // the fsync of the manifest has begun
+		s.Close()
+		if len(log.stored) == 0 || len(log.partial) != 1 {
+			t.Fatalf("%d fsync calls of the manifest and its link, %d of the partial download", len(log.stored), len(log.partial))
+		}
+		for _, at := range log.stored {
+			if log.partial[0].Before(at) {
+				t.Errorf("the fsync of a partial download began %s before the end of that of a manifest", at.Sub(log.partial[0]))
+			}
+		}
+	})
+}
+
 func TestSyncErrorIsAProblem(t *testing.T) {
 	t.Parallel()
 	s, _ := openOn(t, volume.Options{Fault: func(op volume.Op, path string) error {
