@@ -65,7 +65,7 @@ var rules = []rule{
 	{folder: "pkg/cacheserver/lru", foreign: append([]string{"os", "net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/background", foreign: append([]string{"os", "net"}, kubernetes...)},
 	{folder: "pkg/cacheserver/download", own: []string{"pkg/cacheserver/background", "pkg/cacheserver/result", "pkg/cacheserver/store", "pkg/cacheserver/upstream", "pkg/cacheserver/volume"}, tests: []string{"pkg/cacheserver/evict", "pkg/contract"}, foreign: kubernetes},
-	{folder: "pkg/cacheserver/blobs", own: []string{"pkg/cacheserver/background", "pkg/cacheserver/download", "pkg/cacheserver/result", "pkg/cacheserver/store", "pkg/cacheserver/upstream"}, foreign: kubernetes},
+	{folder: "pkg/cacheserver/blobs", own: []string{"pkg/cacheserver/background", "pkg/cacheserver/download", "pkg/cacheserver/result", "pkg/cacheserver/store", "pkg/cacheserver/upstream"}, tests: []string{"pkg/cacheserver/volume"}, foreign: kubernetes},
 	{
 		folder: "pkg/cacheserver/manifests",
 		own:    []string{"pkg/cacheserver/answers", "pkg/cacheserver/background", "pkg/cacheserver/lru", "pkg/cacheserver/result", "pkg/cacheserver/store", "pkg/cacheserver/upstream", "pkg/oci"},
