@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,7 +66,10 @@ type rig struct {
 	*Blobs
 	origin *origin
 	root   layout.Root
-	reads  atomic.Int64 // of stored content
+	// fails lets each read of the volume fail with EIO, except reads of links: without its link, no content is found.
+	fails atomic.Bool
+	// opens and reads count the calls for stored content.
+	opens, reads atomic.Int64
 }
 
 func newRig(t *testing.T, o Options) *rig {
@@ -85,8 +89,15 @@ func newRig(t *testing.T, o Options) *rig {
 }
 
 func (r *rig) fault(op volume.Op, path string) error {
-	if op == volume.OpRead && strings.HasSuffix(path, "/data") {
+	content := strings.HasSuffix(path, "/data")
+	switch {
+	case op == volume.OpOpen && content:
+		r.opens.Add(1)
+	case op == volume.OpRead && content:
 		r.reads.Add(1)
+	}
+	if op == volume.OpRead && !strings.HasSuffix(path, "/link") && r.fails.Load() {
+		return syscall.EIO
 	}
 	return nil
 }
@@ -114,6 +125,35 @@ func (r *rig) outcome(t *testing.T) result.Outcome {
 		t.Errorf("%d bytes, %v", size, err)
 	}
 	return outcome
+}
+
+// suspect opens the layer for some clients, whose reads fail at the same time.
+func (r *rig) suspect(t *testing.T, clients int) {
+	t.Helper()
+	var opened []Blob
+	for range clients {
+		b, err := r.Open(t.Context(), repository, layerDigest, download.Part{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		opened = append(opened, b)
+	}
+	r.fails.Store(true)
+	r.opens.Store(0)
+	for _, b := range opened {
+		if b.Outcome() != result.Hit {
+			t.Errorf("outcome %s", b.Outcome())
+		}
+		_, err := b.Read(make([]byte, 1))
+		if !errors.Is(err, syscall.EIO) {
+			t.Errorf("read: %v", err)
+		}
+		r.Unreadable(b, err)
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	synctest.Wait()
 }
 
 func TestStat(t *testing.T) {
@@ -247,6 +287,97 @@ func TestVerifyCorruptContent(t *testing.T) {
 				t.Error(err)
 			}
 		}
+		if _, err := os.Stat(r.root.Data(layerDigest)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the corrupt file: %v", err)
+		}
+		if got := r.outcome(t); got != result.Miss {
+			t.Errorf("outcome %s", got)
+		}
+	})
+}
+
+// Many clients of one blob find out at the same time that it cannot be read. It is examined once, because each examination reads
+// all of it, and intact content is served again after the volume has recovered.
+func TestUnreadableBlobIsExaminedOnce(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		outage time.Duration
+		opens  int64 // at most: one for each attempt of the examination
+	}{
+		"short outage":      {2 * time.Second, 1},
+		"outage of minutes": {3 * time.Minute, 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, Options{})
+				r.put(t, layer)
+				r.suspect(t, 20)
+				opens := r.opens.Load()
+				if got := r.outcome(t); got != result.Miss {
+					t.Errorf("outcome %s during the examination", got)
+				}
+				r.opens.Store(0)
+				time.Sleep(test.outage)
+				r.fails.Store(false)
+				r.group.Wait()
+				if opens += r.opens.Load(); opens < 1 || opens > test.opens {
+					t.Errorf("the file was opened %d times, want at most %d", opens, test.opens)
+				}
+				if got := r.outcome(t); got != result.Hit {
+					t.Errorf("outcome %s after the volume has recovered", got)
+				}
+			})
+		})
+	}
+}
+
+// Content that was found to be intact by others during a pause of its examination is served at once, and is not read again.
+func TestVerificationDuringExamination(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Options{})
+		r.put(t, layer)
+		other, err := r.store.Content(layerDigest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		r.suspect(t, 1)
+		// The examination waits 5 s for the volume, and a second until its next attempt.
+		time.Sleep(5500 * time.Millisecond)
+		r.fails.Store(false)
+		synctest.Wait()
+		if got := r.outcome(t); got != result.Miss {
+			t.Fatalf("outcome %s before the verification", got)
+		}
+		if intact, err := r.store.Verify(t.Context(), other, layerDigest, func() {}); !intact || err != nil {
+			t.Fatalf("intact %t, %v", intact, err)
+		}
+		if got := r.outcome(t); got != result.Hit {
+			t.Errorf("outcome %s after the verification", got)
+		}
+		r.opens.Store(0)
+		r.reads.Store(0)
+		r.group.Wait()
+		if opens, reads := r.opens.Load(), r.reads.Load(); opens != 1 || reads != 0 {
+			t.Errorf("the next attempt opens the file %d times and reads %d times, want once and never", opens, reads)
+		}
+		if got := r.outcome(t); got != result.Hit {
+			t.Errorf("outcome %s after the examination", got)
+		}
+	})
+}
+
+// Content whose read has failed, and that is corrupt, is deleted.
+func TestUnreadableBlobIsCorrupt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Options{})
+		r.put(t, strings.ToUpper(layer))
+		r.suspect(t, 2)
+		r.fails.Store(false)
+		r.group.Wait()
 		if _, err := os.Stat(r.root.Data(layerDigest)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the corrupt file: %v", err)
 		}
