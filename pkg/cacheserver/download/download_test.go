@@ -430,6 +430,42 @@ func TestConnectionAfterRefusals(t *testing.T) {
 	})
 }
 
+// An upstream that permits one connection refuses few requests for additional ones, although each of its transfers is successful.
+func TestUpstreamWithOneConnection(t *testing.T) {
+	t.Parallel()
+	const parts, part = 12, 1 << 20
+	synctest.Test(t, func(t *testing.T) {
+		var open, refused atomic.Int64
+		o := &origin{
+			content:   randomContent(2 * parts * part),
+			rate:      atRate(part),
+			connected: func(change int) { open.Add(int64(change)) },
+			fail: func(int) error {
+				if open.Load() > 0 {
+					refused.Add(1)
+					return status(http.StatusServiceUnavailable)
+				}
+				return nil
+			},
+		}
+		r := newRig(t, o, Options{ExpectedSize: func(digest.Digest) (int64, bool) { return 2 * parts * part, true }})
+		var clients sync.WaitGroup
+		for client := range int64(2) {
+			clients.Go(func() {
+				for n := range int64(parts) {
+					if _, err := r.pull(Part{First: (client*parts + n) * part, Length: part}); err != nil {
+						t.Errorf("part %d of client %d: %v", n, client, err)
+					}
+				}
+			})
+		}
+		clients.Wait()
+		if got := refused.Load(); got > 8 {
+			t.Errorf("%d refused requests of %d", got, len(o.requests))
+		}
+	})
+}
+
 // upstreams has one origin for each blob.
 type upstreams map[digest.Digest]*origin
 

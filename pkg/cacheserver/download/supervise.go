@@ -258,7 +258,8 @@ func (s *supervisor) ended(t *transfer, err error) {
 	failure, fromUpstream := errors.AsType[*upstream.Error](err)
 	switch {
 	case err == nil || errors.Is(err, errObsolete):
-		if t.fresh >= enough {
+		// Without another transfer, its success does not show that the upstream permits several connections.
+		if t.beside && t.fresh >= enough {
 			s.facts.refusals = refusals{}
 		}
 	case !fromUpstream:

@@ -41,6 +41,7 @@ type transfer struct {
 	replaces, replacement *transfer
 	additional            bool // was started to replace another one
 	obsolete              bool // was canceled, because another one receives its bytes
+	beside                bool // received its first byte while another one was running
 
 	next     int64 // the next byte to receive
 	end      int64 // the limit, -1 while the size is unknown
@@ -322,7 +323,7 @@ func (t *transfer) claim(n int64, waited time.Duration) (skip, keep int64, ended
 	now := time.Now()
 	if n > 0 {
 		if t.firstAt.IsZero() {
-			t.firstAt = now
+			t.firstAt, t.beside = now, len(d.transfers) > 1
 			t.takeOver()
 		} else {
 			t.waited.add(int64(waited), now)

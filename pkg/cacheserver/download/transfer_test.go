@@ -59,23 +59,25 @@ func TestRefusalsAfterTransfer(t *testing.T) {
 	t.Parallel()
 	earlier := refusals{count: 3, until: time.Now().Add(time.Hour)}
 	for name, test := range map[string]struct {
-		err   error
-		fresh int64
-		want  refusals
+		beside bool
+		err    error
+		fresh  int64
+		want   refusals
 	}{
-		"complete":                  {nil, enough, refusals{}},
-		"complete, few bytes":       {nil, enough - 1, earlier},
-		"obsolete":                  {errObsolete, enough, refusals{}},
-		"obsolete, few bytes":       {errObsolete, enough - 1, earlier},
-		"interrupted":               {status(http.StatusServiceUnavailable), enough, refusals{}},
-		"refused during the pause":  {status(http.StatusServiceUnavailable), 0, earlier},
-		"the volume cannot be used": {errStorage, enough, earlier},
+		"complete":                  {true, nil, enough, refusals{}},
+		"complete, few bytes":       {true, nil, enough - 1, earlier},
+		"complete, was alone":       {false, nil, enough, earlier},
+		"obsolete":                  {true, errObsolete, enough, refusals{}},
+		"obsolete, few bytes":       {true, errObsolete, enough - 1, earlier},
+		"interrupted":               {true, status(http.StatusServiceUnavailable), enough, refusals{}},
+		"refused during the pause":  {true, status(http.StatusServiceUnavailable), 0, earlier},
+		"the volume cannot be used": {true, errStorage, enough, earlier},
 	} {
 		d := newDownload(New(nil, nil, nil, Options{}), "sha256:0", mib, repository)
 		d.facts.refusals = earlier
 		ends, continues := newTransfer(d, nil, Span{0, mib}, now), newTransfer(d, nil, Span{0, mib}, now)
 		d.transfers = []*transfer{ends, continues}
-		ends.fresh = test.fresh
+		ends.fresh, ends.beside = test.fresh, test.beside
 		(&supervisor{d, nil}).ended(ends, test.err)
 		if got := d.facts.refusals; got != test.want {
 			t.Errorf("%s: %+v, want %+v", name, got, test.want)
