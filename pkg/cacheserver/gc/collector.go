@@ -168,7 +168,7 @@ func signal(c chan struct{}) {
 // Fits implements store.Collector.
 func (c *Collector) Fits(size int64) bool {
 	u, err := c.usage()
-	return err != nil || c.currentLimits().Fits(u, size)
+	return err == nil && c.currentLimits().Fits(u, size)
 }
 
 // MakeRoom implements store.Collector.
@@ -213,8 +213,7 @@ func (c *Collector) canMakeRoom(size int64) bool {
 	if c.limits.TTL <= 0 || !c.indexed.Load() || now.UnixNano() < c.exhausted.Load() || !c.meter.isEffective(now) {
 		return false
 	}
-	u, err := c.usage()
-	return err == nil && c.currentLimits().Fits(u, size)
+	return c.Fits(size)
 }
 
 // Reserve implements store.Collector.

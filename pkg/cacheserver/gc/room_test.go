@@ -120,6 +120,10 @@ func TestUnknownUsageMakesNoRoom(t *testing.T) {
 			{false, nil, 4},
 		} {
 			unknown.Store(test.unknown)
+			// Otherwise partial downloads would be deleted.
+			if got := s.Fits(10); got == test.unknown {
+				t.Errorf("usage unknown %t: fits %t", test.unknown, got)
+			}
 			began := time.Now()
 			err := s.MakeRoom(t.Context(), 10, 10, func() error {
 				if len(s.index.Records()) == 5 {

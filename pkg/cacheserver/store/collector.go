@@ -22,7 +22,8 @@ type Collector interface {
 	// Reserve reserves bytes of the configured size of the cache. Errors wrap EDQUOT if that is exceeded. Release reverts it.
 	Reserve(bytes int64) error
 	Release(bytes int64)
-	// Fits reports whether an object of size bytes fits on the volume if other content is deleted.
+	// Fits reports whether an object of size bytes fits on the volume if other content is deleted. It returns false if the usage
+	// of the volume is unknown.
 	Fits(size int64) bool
 	// MakeRoom evicts content of missing bytes for an object of size bytes, which is at least as much, if the object can fit.
 	// Then it calls reserve until that finds space. It returns the last error of reserve. It returns within a few seconds.
