@@ -172,7 +172,7 @@ func TestPartialOfAnotherBoot(t *testing.T) {
 	}
 }
 
-// Without a boot ID, nobody knows whether the machine was restarted since a record was written.
+// Without the ID of the same boot, the machine may have been restarted since a record was written.
 func TestBootOfRecord(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir(), Options{})
@@ -186,11 +186,9 @@ func TestBootOfRecord(t *testing.T) {
 		{"this", false, "this", nil},
 		{"this", false, "later", errOtherBoot},
 		{"this", true, "later", nil},
-		{"this", false, "", errOtherBoot},
-		{"this", true, "", nil},
-		{"", false, "later", errOtherBoot},
-		{"", false, "", errOtherBoot},
-		{"", true, "", nil},
+		{"", false, "this", errOtherBoot}, // written without an ID
+		{"", true, "this", nil},
+		{"this", false, currentBoot(), errOtherBoot},
 	} {
 		content, err := record{Progress: progressOf(4), Boot: test.written, Synced: test.synced}.encode()
 		if err != nil {

@@ -164,7 +164,8 @@ func (p *partials) forget(d digest.Digest) error {
 }
 
 // sync makes the files independent of a restart of the machine, as far as the volume permits it: the record of a file that
-// cannot be synced remains. It begins no fsync after syncTime.
+// cannot be synced remains. After syncTime it begins with no further file: the last one takes until its fsync
+// calls have ended, so that they were not in vain.
 func (p *partials) sync() {
 	p.mu.Lock()
 	files := slices.Collect(maps.Values(p.files))

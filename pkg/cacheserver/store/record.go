@@ -3,6 +3,7 @@
 package store
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,14 +33,14 @@ type record struct {
 // errOtherBoot is the error about a record of another boot.
 var errOtherBoot = errors.New("the machine was restarted since then, and bytes can be missing")
 
-// currentBoot returns the ID of the current boot, which another start of the machine and another machine do not have. It is empty
-// if the kernel has none. See man 5 proc_sys_kernel.
+// currentBoot returns the ID of the current boot, which another start of the machine and another machine do not have. See man 5
+// proc_sys_kernel. If the kernel has none, it returns a new ID, so that a process uses its own records only.
 func currentBoot() string {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id") // not on the volume
-	if err != nil {
-		return ""
+	if boot := strings.TrimSpace(string(id)); err == nil && boot != "" {
+		return boot
 	}
-	return strings.TrimSpace(string(id))
+	return rand.Text()
 }
 
 func (r record) encode() ([]byte, error) {
@@ -66,7 +67,7 @@ func readRecord(from layout.FS, path, boot string) (Progress, error) {
 	if err := r.validate(); err != nil {
 		return Progress{}, fmt.Errorf("%s: %w", path, err)
 	}
-	if (boot == "" || r.Boot != boot) && !r.Synced {
+	if r.Boot != boot && !r.Synced {
 		return Progress{}, fmt.Errorf("%s: %w", path, errOtherBoot)
 	}
 	return r.Progress, nil
