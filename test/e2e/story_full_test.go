@@ -92,6 +92,11 @@ var _ = Describe("A cache with a full volume", Ordered, Label("full", "long"), f
 		result = applyShoot(ctx, shootOf("v1alpha3", fmt.Sprintf(fullCache, "512Mi")))
 		Eventually(func(ctx context.Context) int64 { return volumeSize(ctx, "docker.io") }).WithContext(ctx).
 			WithTimeout(3 * time.Minute).Should(BeNumerically(">", 400<<20))
+		// The controller sees the larger volume within 30 s, and the kubelet gives the pod the larger storage.size within 2 minutes.
+		Eventually(func(ctx context.Context) float64 {
+			return metric(ctx, "docker.io", "registry_cache_volume_limit_bytes")
+		}).WithContext(ctx).
+			WithTimeout(4 * time.Minute).Should(BeNumerically(">", 400<<20))
 		image := newSample(ctx, "docker.io", shape)
 		_, err := pull.Measured(ctx, tb.Upstream, workers()[0], image.tag)
 		Expect(err).NotTo(HaveOccurred())
@@ -102,5 +107,5 @@ var _ = Describe("A cache with a full volume", Ordered, Label("full", "long"), f
 			Expect(pullByCrane(ctx, transport, endpoint(result, "docker.io"), reference.tag)).To(Succeed())
 		}
 		Expect(inspectCache(ctx, "docker.io").complete()).To(HaveLen(len(samples)+1), "all of them fit now")
-	}, SpecTimeout(9*time.Minute))
+	}, SpecTimeout(12*time.Minute))
 })
