@@ -435,13 +435,18 @@ func TestUpstreamWithOneConnection(t *testing.T) {
 	t.Parallel()
 	const parts, part = 12, 1 << 20
 	synctest.Test(t, func(t *testing.T) {
-		var open, refused atomic.Int64
+		var open atomic.Bool
+		var refused atomic.Int64
 		o := &origin{
-			content:   randomContent(2 * parts * part),
-			rate:      atRate(part),
-			connected: func(change int) { open.Add(int64(change)) },
+			content: randomContent(2 * parts * part),
+			rate:    atRate(part),
+			connected: func(change int) {
+				if change < 0 {
+					open.Store(false)
+				}
+			},
 			fail: func(int) error {
-				if open.Load() > 0 {
+				if !open.CompareAndSwap(false, true) {
 					refused.Add(1)
 					return status(http.StatusServiceUnavailable)
 				}
