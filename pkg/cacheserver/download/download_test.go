@@ -446,6 +446,7 @@ func TestUpstreamWithOneConnection(t *testing.T) {
 				}
 			},
 			fail: func(int) error {
+				time.Sleep(100 * time.Millisecond) // the time to the upstream: another transfer receives bytes meanwhile
 				if !open.CompareAndSwap(false, true) {
 					refused.Add(1)
 					return status(http.StatusServiceUnavailable)
@@ -467,6 +468,44 @@ func TestUpstreamWithOneConnection(t *testing.T) {
 		clients.Wait()
 		if got := refused.Load(); got > 8 {
 			t.Errorf("%d refused requests of %d", got, len(o.requests))
+		}
+	})
+}
+
+// An upstream without ranges whose responses pause is not requested again and again, also if the first request has a range.
+func TestPausesWithoutRanges(t *testing.T) {
+	t.Parallel()
+	const size = 4 << 20
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards calls
+		calls := map[int]int{}
+		o := &origin{content: randomContent(size), noRanges: true, rate: func(n int) float64 {
+			mu.Lock()
+			defer mu.Unlock()
+			calls[n]++
+			// The origin calls it twice for each read.
+			if pause := 2; (calls[n]-1)/2 == pause {
+				return (32 << 10) / 6. // a pause of 6 s
+			}
+			return size
+		}}
+		r := newRig(t, o, Options{ExpectedSize: func(digest.Digest) (int64, bool) { return size, true }})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		part := Part{First: 1 << 20, Length: 1 << 20}
+		began := time.Now()
+		reader, err := r.Open(ctx, Request{Repository: repository, Digest: r.digest, Part: part})
+		if err == nil {
+			if _, err = reader.Seek(part.First, io.SeekStart); err == nil {
+				_, err = io.CopyN(io.Discard, reader, part.Length)
+			}
+			err = errors.Join(err, reader.Close())
+		}
+		if took := time.Since(began); err != nil || took > 10*time.Second {
+			t.Errorf("%v after %s", err, took)
+		}
+		if len(o.requests) > 2 {
+			t.Errorf("%d requests", len(o.requests))
 		}
 	})
 }

@@ -70,6 +70,10 @@ type facts struct {
 	speedup speedup
 }
 
+// withoutRanges notes that the upstream serves no ranges. A replacement would begin with the first byte again, and would be
+// replaced, too, if the upstream pauses in each response.
+func (f *facts) withoutRanges() { f.ranges, f.replacing = no, false }
+
 // missing reports that the blob is not complete.
 func (f facts) missing() bool {
 	return f.size < 0 || f.size > 0 && f.have.endAt(0) < f.size

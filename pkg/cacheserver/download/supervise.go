@@ -258,18 +258,19 @@ func (s *supervisor) ended(t *transfer, err error) {
 	failure, fromUpstream := errors.AsType[*upstream.Error](err)
 	switch {
 	case err == nil || errors.Is(err, errObsolete):
-		// Without another transfer, its success does not show that the upstream permits several connections.
 		if t.beside && t.fresh >= enough {
 			s.facts.refusals = refusals{}
 		}
 	case !fromUpstream:
 		s.fail(err)
 	case failure.RefusesRange() && t.ranged && s.facts.ranges != no:
-		s.facts.ranges = no
+		s.facts.withoutRanges()
 	case len(s.transfers) > 0:
 		// Another connection continues.
 		s.facts.speedup = s.facts.speedup.limit()
-		s.facts.refusals = s.facts.refusals.after(failure, t.fresh, time.Now())
+		if t.beside || t.fresh < enough {
+			s.facts.refusals = s.facts.refusals.after(failure, t.fresh, time.Now())
+		}
 	default:
 		s.retry(failure, t.fresh)
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
@@ -41,7 +42,7 @@ type transfer struct {
 	replaces, replacement *transfer
 	additional            bool // was started to replace another one
 	obsolete              bool // was canceled, because another one receives its bytes
-	beside                bool // received its first byte while another one was running
+	beside                bool // received its first byte while another one was receiving, so the upstream permits several
 
 	next     int64 // the next byte to receive
 	end      int64 // the limit, -1 while the size is unknown
@@ -254,7 +255,8 @@ func (t *transfer) accept(blob *upstream.Blob) error {
 	switch {
 	case t.ranged && (blob.Offset != t.next || !blob.Ranges):
 		// The upstream sends all of the blob anyway.
-		d.facts.ranges, d.facts.complete, t.end = no, true, -1
+		d.facts.withoutRanges()
+		d.facts.complete, t.end = true, -1
 	case d.facts.ranges == unknown && blob.Ranges:
 		d.facts.ranges = yes
 	}
@@ -323,7 +325,7 @@ func (t *transfer) claim(n int64, waited time.Duration) (skip, keep int64, ended
 	now := time.Now()
 	if n > 0 {
 		if t.firstAt.IsZero() {
-			t.firstAt, t.beside = now, len(d.transfers) > 1
+			t.firstAt, t.beside = now, slices.ContainsFunc(d.transfers, func(other *transfer) bool { return other != t && !other.firstAt.IsZero() })
 			t.takeOver()
 		} else {
 			t.waited.add(int64(waited), now)

@@ -70,6 +70,7 @@ func TestRefusalsAfterTransfer(t *testing.T) {
 		"obsolete":                  {true, errObsolete, enough, refusals{}},
 		"obsolete, few bytes":       {true, errObsolete, enough - 1, earlier},
 		"interrupted":               {true, status(http.StatusServiceUnavailable), enough, refusals{}},
+		"interrupted, was alone":    {false, status(http.StatusServiceUnavailable), enough, earlier},
 		"refused during the pause":  {true, status(http.StatusServiceUnavailable), 0, earlier},
 		"the volume cannot be used": {true, errStorage, enough, earlier},
 	} {
