@@ -56,7 +56,7 @@ type Blobs struct {
 	// verifications are shared by the requests for a blob. verifying limits those of large blobs that are in progress.
 	verifications *background.Coalescer[digest.Digest, struct{}]
 	verifying     chan struct{}
-	// examinations are those of files after failed reads. examining limits them to one.
+	// examinations are those of files after failed reads. examining limits the attempts in progress to one.
 	examinations *background.Coalescer[digest.Digest, struct{}]
 	examining    chan struct{}
 }
@@ -235,16 +235,28 @@ func (b *Blobs) Unreadable(blob Blob, readErr error) {
 		return
 	}
 	b.group.Go(func(ctx context.Context) {
-		_, err := b.examinations.Do(ctx, s.Digest(), func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, b.examine(ctx, s.Digest())
-		})
-		if err != nil && ctx.Err() == nil {
+		if err := b.examine(ctx, s.Digest()); err != nil && ctx.Err() == nil {
 			b.options.Logger.Warn("Cannot examine content after a failed read, or cannot delete corrupt content", "error", err)
 		}
 	})
 }
 
+// examine examines suspect content until there is a result. It shares an examination in progress; if that ended before the content
+// became suspect, another one follows.
 func (b *Blobs) examine(ctx context.Context, d digest.Digest) error {
+	var err error
+	for range 2 {
+		_, err = b.examinations.Do(ctx, d, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, store.Conclude(ctx, func() error { return b.tryToExamine(ctx, d) })
+		})
+		if err != nil || !b.store.Withholds(d) {
+			break
+		}
+	}
+	return err
+}
+
+func (b *Blobs) tryToExamine(ctx context.Context, d digest.Digest) error {
 	select {
 	case b.examining <- struct{}{}:
 		defer func() { <-b.examining }()

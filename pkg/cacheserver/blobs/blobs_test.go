@@ -68,6 +68,8 @@ type rig struct {
 	root   layout.Root
 	// fails lets each read of the volume fail with EIO, except reads of links: without its link, no content is found.
 	fails atomic.Bool
+	// shortage lets reads of the layer fail with ENOMEM. slowClose lets each close of stored content take a second.
+	shortage, slowClose atomic.Bool
 	// opens and reads count the calls for stored content.
 	opens, reads atomic.Int64
 }
@@ -95,6 +97,11 @@ func (r *rig) fault(op volume.Op, path string) error {
 		r.opens.Add(1)
 	case op == volume.OpRead && content:
 		r.reads.Add(1)
+	case op == volume.OpClose && content && r.slowClose.Load():
+		time.Sleep(time.Second)
+	}
+	if op == volume.OpRead && path == r.root.Data(layerDigest) && r.shortage.Load() {
+		return syscall.ENOMEM
 	}
 	if op == volume.OpRead && !strings.HasSuffix(path, "/link") && r.fails.Load() {
 		return syscall.EIO
@@ -383,6 +390,70 @@ func TestUnreadableBlobIsCorrupt(t *testing.T) {
 		}
 		if got := r.outcome(t); got != result.Miss {
 			t.Errorf("outcome %s", got)
+		}
+	})
+}
+
+// A read that fails when the examination of another one has just found the file to be intact leads to a second examination.
+func TestReadFailsAtTheEndOfAnExamination(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Options{})
+		r.put(t, layer)
+		late, err := r.Open(t.Context(), repository, layerDigest, download.Part{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.suspect(t, 1)
+		r.slowClose.Store(true)
+		r.fails.Store(false)
+		for began := time.Now(); r.store.Withholds(layerDigest); time.Sleep(10 * time.Millisecond) {
+			if time.Since(began) > time.Minute {
+				t.Fatal("the examination has no result")
+			}
+		}
+		r.Unreadable(late, syscall.EIO) // while the first examination closes the file
+		if !r.store.Withholds(layerDigest) {
+			t.Fatal("the file is served before the second examination")
+		}
+		if err := late.Close(); err != nil {
+			t.Error(err)
+		}
+		r.group.Wait()
+		if got := r.outcome(t); got != result.Hit {
+			t.Errorf("outcome %s", got)
+		}
+	})
+}
+
+// An examination that has no result does not delay those of other files.
+func TestExaminationsDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Options{})
+		r.put(t, layer)
+		const other = "another layer"
+		otherDigest := digest.FromString(other)
+		if err := r.store.PutManifest(repository, otherDigest, []byte(other)); err != nil {
+			t.Fatal(err)
+		}
+		r.shortage.Store(true)
+		for _, d := range []digest.Digest{layerDigest, otherDigest} {
+			content, err := r.store.Content(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Unreadable(&stored{Content: content}, syscall.EIO)
+			if err := content.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		time.Sleep(30 * time.Second)
+		if r.store.Withholds(otherDigest) {
+			t.Error("the other file is not served")
+		}
+		if !r.store.Withholds(layerDigest) {
+			t.Error("the file that cannot be read is served")
 		}
 	})
 }

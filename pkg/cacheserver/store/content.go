@@ -53,8 +53,11 @@ func (c *contents) openPinned(d digest.Digest, allowed func() error) (*Content, 
 // Has reports that content of any repository is stored and served. It does not access the volume.
 func (c *contents) Has(d digest.Digest) bool {
 	_, indexed := c.index.Size(d)
-	return indexed && !c.withheld.contains(d)
+	return indexed && !c.Withholds(d)
 }
+
+// Withholds reports that a file with the digest is not served, because it is corrupt or may be.
+func (c *contents) Withholds(d digest.Digest) bool { return c.withheld.contains(d) }
 
 // EmptyDigest is the digest of empty content.
 const EmptyDigest = digest.Digest("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
@@ -73,7 +76,9 @@ func (c *contents) open(d digest.Digest) (*volume.File, error) {
 		// A power failure can leave an empty file if it was renamed without fsync.
 		err = fmt.Errorf("%w: the file is empty", ErrNotFound)
 	default:
-		err = errors.Join(c.withheld.check(d, info), c.checkSize(d, info))
+		if err = c.withheld.check(d, info); err == nil {
+			err = c.checkSize(d, info)
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -81,15 +86,16 @@ func (c *contents) open(d digest.Digest) (*volume.File, error) {
 	return f, nil
 }
 
-// Suspect notes that a read of the content has failed, so that the file is not served until Examine has found it to be intact.
-// It also reports the error to the volume, which does not see errors of sendfile. It must be called before Close.
+// Suspect notes that a read of the content has failed, so that the file is not served until Examine has found it to be intact. A
+// file that was replaced or deleted meanwhile needs no examination. It also reports the error to the volume, which does not see
+// errors of sendfile. It must be called before Close.
 func (c *Content) Suspect(readErr error) error {
 	c.contents.fs.ReportRead(readErr)
 	info, err := c.Stat()
 	if err != nil {
 		return fmt.Errorf("examining %s: %w", c.digest, err)
 	}
-	c.contents.withheld.add(c.digest, info, "a read of its file has failed, and it is examined")
+	c.contents.suspect(c.digest, info)
 	return nil
 }
 

@@ -54,6 +54,16 @@ func (c *contents) dropLocked(d digest.Digest, examined fs.FileInfo, reason stri
 	return nil
 }
 
+// suspect withholds the file if it still is that of the digest, or if the volume cannot tell.
+func (c *contents) suspect(d digest.Digest, info fs.FileInfo) {
+	defer c.lockFile(d)()
+	current, err := c.fs.Stat(c.layout.Data(d))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(info, current) {
+		return
+	}
+	c.withheld.add(d, info, "a read of its file has failed, and it is examined")
+}
+
 // noteIntact notes that a verification which began at a time has found the file to be intact, unless it was replaced meanwhile.
 func (c *contents) noteIntact(d digest.Digest, f fs.File, began time.Time) error {
 	info, err := f.Stat()

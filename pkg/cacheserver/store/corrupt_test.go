@@ -10,13 +10,16 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/evict"
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
+	"github.com/registry-cache/extension/pkg/cacheserver/volume/volumetest"
 )
 
 // droppedCounter counts the deletions of corrupt content.
@@ -219,4 +222,47 @@ func TestReplacementOfTruncatedFileStays(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// A client can still read a file that was deleted because it is corrupt. Its failed read does not concern the file that has replaced
+// it, whether that is intact or corrupt itself.
+func TestSuspectOfReplacedFile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var readOnly atomic.Bool
+		s := open(t, t.TempDir(), Options{Volume: volumetest.Monitored(t, volumetest.While(&readOnly, volumetest.Fail(syscall.EROFS, volume.OpRemove)))})
+		commit(t, s, repository)
+		before, err := s.Content(layerDigest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer before.Close()
+		drop := func() error {
+			info, err := os.Stat(s.layout.Data(layerDigest))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s.Drop(layerDigest, info, "test")
+		}
+		if err := drop(); err != nil {
+			t.Fatal(err)
+		}
+		commit(t, s, repository)
+		if err := before.Suspect(syscall.EIO); err != nil {
+			t.Error(err)
+		}
+		if !s.Has(layerDigest) {
+			t.Error("the intact file is withheld")
+		}
+		readOnly.Store(true)
+		if err := drop(); !errors.Is(err, syscall.EROFS) {
+			t.Errorf("the deletion of the second file: %v", err)
+		}
+		if err := before.Suspect(syscall.EIO); err != nil {
+			t.Error(err)
+		}
+		if _, err := s.Content(layerDigest); !errors.Is(err, ErrNotFound) {
+			t.Errorf("the corrupt file is served: %v", err)
+		}
+	})
 }

@@ -222,7 +222,7 @@ func (i *Incoming) Close() error {
 		// Not earlier, because the file is locked until it is closed.
 		i.store.partials.add(*i.kept, i.file.Name())
 		// The bytes are necessary if the stored file turns out to be corrupt.
-		if _, stored := i.store.index.Size(i.digest); stored && !i.store.withheld.contains(i.digest) {
+		if _, stored := i.store.index.Size(i.digest); stored && !i.store.Withholds(i.digest) {
 			err = errors.Join(err, i.store.partials.forget(i.digest))
 		}
 	}

@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/volume"
@@ -54,13 +54,18 @@ func Conclude(ctx context.Context, verify func() error) error {
 	}
 }
 
-// isConclusive reports that the result of a verification concerns its file, so that another attempt has the same result. Any other
-// error can disappear, such as a failure of the volume or a lack of memory.
+// isConclusive reports that the result of a verification concerns its file, so that another attempt has the same result. A failure
+// of the volume, and a lack of resources of the process, can disappear.
 func isConclusive(err error) bool {
-	return err == nil || slices.ContainsFunc([]error{fs.ErrNotExist, fs.ErrPermission, volume.ErrNotRegular, errNotDropped}, func(known error) bool {
-		return errors.Is(err, known)
-	})
+	if err == nil || errors.Is(err, errNotDropped) {
+		return true
+	}
+	errno, _ := errors.AsType[syscall.Errno](err)
+	return !volume.IsFailure(err) && !slices.Contains(shortages, errno)
 }
+
+// shortages are the errors of a lack of memory or of file descriptors.
+var shortages = []syscall.Errno{syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE, syscall.EAGAIN}
 
 // errUnreadable is wrapped by the error of a read that has failed twice, with a successful probe of the volume in between: the
 // file is corrupt.

@@ -36,6 +36,8 @@ func TestConclude(t *testing.T) {
 		"not readable by us":     {[]error{syscall.EACCES, nil}, syscall.EACCES, 1, 0},
 		"corrupt, not deletable": {[]error{notDropped, nil}, syscall.EROFS, 1, 0},
 		"volume fails briefly":   {repeat(syscall.EIO, 3), nil, 4, 7 * time.Second},
+		"directory":              {[]error{syscall.EISDIR, nil}, syscall.EISDIR, 1, 0},
+		"loop of links":          {[]error{syscall.ELOOP, nil}, syscall.ELOOP, 1, 0},
 		"no memory":              {repeat(syscall.ENOMEM, 1), nil, 2, time.Second},
 		"volume fails long":      {repeat(syscall.EIO, 30), syscall.EIO, 20, (1 + 2 + 4 + 8 + 16 + 14*30) * time.Second},
 		"volume hangs long":      {repeat(volume.ErrHung, 30), nil, 31, (1 + 2 + 4 + 8 + 16 + 25*30) * time.Second},

@@ -46,18 +46,13 @@ func (c *contents) Verify(ctx context.Context, f fs.File, d digest.Digest, pause
 	return false, nil
 }
 
-// Examine verifies content after Suspect: it drops a corrupt file, and serves an intact one again. Conclude repeats that while
-// the volume fails. After an error the file is not served until another download replaces it.
-func (c *contents) Examine(ctx context.Context, d digest.Digest) error {
-	err := Conclude(ctx, func() error { return c.examine(ctx, d) })
+// Examine verifies content after Suspect: it drops a corrupt file, and serves an intact one again. After an error, see Conclude,
+// the file is not served until another download replaces it.
+func (c *contents) Examine(ctx context.Context, d digest.Digest) (err error) {
+	f, err := c.fs.Open(c.layout.Data(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return err
-}
-
-func (c *contents) examine(ctx context.Context, d digest.Digest) (err error) {
-	f, err := c.fs.Open(c.layout.Data(d))
 	if err != nil {
 		return fmt.Errorf("examining %s: %w", d, err)
 	}

@@ -92,8 +92,13 @@ var detections = map[string]func(*testing.T, *Store, *Content) error{
 		if _, err := s.Content(layerDigest); !errors.Is(err, ErrNotFound) || time.Since(began) > 0 {
 			t.Errorf("before the examination: %v, after %s", err, time.Since(began))
 		}
-		return s.Examine(t.Context(), layerDigest)
+		return examine(t, s)
 	},
+}
+
+// examine examines the layer until there is a result.
+func examine(t *testing.T, s *Store) error {
+	return Conclude(t.Context(), func() error { return s.Examine(t.Context(), layerDigest) })
 }
 
 // A volume that fails for a short time is no reason to delete intact content.
@@ -179,7 +184,7 @@ func TestExaminationEndsIfNothingCanBeDeleted(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		if err := s.Examine(t.Context(), layerDigest); !errors.Is(err, syscall.EROFS) || time.Since(began) > 30*time.Second {
+		if err := examine(t, s); !errors.Is(err, syscall.EROFS) || time.Since(began) > 30*time.Second {
 			t.Errorf("%v after %s", err, time.Since(began))
 		}
 		if _, err := s.Content(layerDigest); !errors.Is(err, ErrNotFound) {
