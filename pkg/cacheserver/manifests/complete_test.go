@@ -5,12 +5,16 @@ package manifests
 import (
 	"fmt"
 	"net/http"
+	"os"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/registry-cache/extension/pkg/cacheserver/result"
 	"github.com/registry-cache/extension/pkg/cacheserver/store"
+	"github.com/registry-cache/extension/pkg/cacheserver/store/layout"
 	"github.com/registry-cache/extension/pkg/oci"
 )
 
@@ -43,6 +47,16 @@ func (f *fixture) put(t *testing.T, contents ...string) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// read lets a client read a manifest by digest, which stores it.
+func (f *fixture) read(t *testing.T, content string) {
+	t.Helper()
+	f.upstream.addManifest(repository, "other", content)
+	if _, err := f.Get(t.Context(), repository, oci.Reference{Digest: digest.FromString(content)}); err != nil {
+		t.Fatal(err)
+	}
+	f.upstream.seen()
 }
 
 // wantTag requests the tag and compares the digest and the calls of the upstream.
@@ -91,9 +105,10 @@ func TestTagOfAnIncompleteIndex(t *testing.T) {
 	f.wantTag(t, "first", index, result.Miss, headTag)
 	f.put(t, index)
 	f.wantTag(t, "no manifest", index, result.Hit, headTag)
-	f.put(t, first)
+	f.read(t, first)
 	f.wantTag(t, "no blob", index, result.Hit, headTag)
-	f.put(t, "config 1", "layer 1", second)
+	f.put(t, "config 1", "layer 1")
+	f.read(t, second)
 	f.wantTag(t, "no blob of the second manifest", index, result.Hit, headTag)
 	f.put(t, "config 2", "layer 2")
 	f.wantTag(t, "complete", index, result.Hit)
@@ -110,4 +125,50 @@ func TestIncompleteImageWithoutUpstream(t *testing.T) {
 	f.failWith(status(http.StatusServiceUnavailable))
 	f.wantTag(t, "failed", image, result.Stale, headTag)
 	f.wantTag(t, "failed before", image, result.Stale)
+}
+
+// The content of an image can be evicted after it was found to be complete.
+func TestTagOfAnEvictedImage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		image := imageOf("config", "layer")
+		f := newFixture(t, forEver, store.Options{})
+		f.upstream.addManifest(repository, "v1", image)
+		f.wantTag(t, "first", image, result.Miss, headTag)
+		f.put(t, image, "config", "layer")
+		f.wantTag(t, "complete", image, result.Hit)
+		path := layout.Root(f.root).Data(digest.FromString("layer"))
+		info, err := os.Stat(path)
+		if err == nil {
+			err = f.store.Drop(digest.FromString("layer"), info, "test")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(completeTime)
+		f.wantTag(t, "evicted", image, result.Hit, headTag)
+	})
+}
+
+// Requests for a tag are no uses of the manifests that clients of other platforms have read.
+func TestTagIsNoUseOfOtherManifests(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		first, second := imageOf("config 1", "layer 1"), imageOf("config 2", "layer 2")
+		index := indexOf(first, second)
+		f := newFixture(t, forEver, store.Options{})
+		f.upstream.addManifest(repository, "v1", index)
+		f.wantTag(t, "first", index, result.Miss, headTag)
+		f.put(t, index, "config 1", "layer 1")
+		f.read(t, first)
+		f.read(t, second)
+		read := time.Now()
+		time.Sleep(time.Hour - time.Second)
+		f.wantTag(t, "second platform incomplete", index, result.Hit, headTag)
+		for _, r := range f.store.Maintain(f.store.Collector()).Index().Records() {
+			if want := r.Digest == digest.FromString(index); r.LastUse.After(read) != want {
+				t.Errorf("%s: used at %s, after the clients: want %t", r.Digest, r.LastUse, want)
+			}
+		}
+	})
 }

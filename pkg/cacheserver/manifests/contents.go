@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -23,8 +24,10 @@ const (
 	// Manifests of real images have up to some ten KiB.
 	largeManifest   = 256 << 10
 	maxLargeParsers = 2
-	// maxComplete limits the number of remembered manifests with complete content. An entry has about 300 bytes.
-	maxComplete = 1 << 12
+	// completeTime is the time between two examinations of a manifest with complete content, which can be evicted meanwhile.
+	// maxComplete limits the number of these manifests. An entry has about 300 bytes.
+	completeTime = 10 * time.Second
+	maxComplete  = 1 << 12
 	// manifestOverhead is the memory of a manifest without its content, in bytes.
 	manifestOverhead = 512
 )
@@ -46,7 +49,7 @@ type contents struct {
 
 	mu       sync.Mutex // guards the following fields
 	verified *lru.Map[manifestKey, *Manifest]
-	complete *lru.Map[manifestKey, struct{}] // see lacksContent
+	complete *lru.Map[manifestKey, time.Time] // when lacksContent has found it to be complete
 }
 
 func newContents(s Store, b *blobs, o Options) *contents {
@@ -57,7 +60,7 @@ func newContents(s Store, b *blobs, o Options) *contents {
 		log:      o.Logger,
 		parsers:  make(chan struct{}, maxLargeParsers),
 		verified: lru.New(maxContentsSize, func(_ manifestKey, m *Manifest) int64 { return m.Size + manifestOverhead }),
-		complete: lru.New(maxComplete, func(manifestKey, struct{}) int64 { return 1 }),
+		complete: lru.New(maxComplete, func(manifestKey, time.Time) int64 { return 1 }),
 	}
 }
 
@@ -95,55 +98,54 @@ func (c *contents) stored(repository string, d digest.Digest) (*Manifest, bool) 
 }
 
 // lacksContent reports that a stored manifest names content that is not stored, so that a pull needs the upstream. A client needs
-// the content of one manifest of an index, so it is sufficient if that of all stored ones is there. A complete manifest is
-// remembered until it is fetched again: its content can be evicted meanwhile, but hardly within the few seconds in which an
-// answer about a tag is used. Large manifests are not examined.
+// the content of one manifest of an index, so it is sufficient if that of all manifests in memory is there: clients have read
+// these. Large manifests are not examined.
 func (c *contents) lacksContent(repository string, d digest.Digest) bool {
-	return c.lacks(repository, d, maxNesting)
-}
-
-func (c *contents) lacks(repository string, d digest.Digest, nesting int) bool {
 	key := manifestKey{repository, d}
-	if c.isRemembered(key) {
+	if c.wasComplete(key, time.Now()) {
 		return false
 	}
 	m, ok := c.stored(repository, d)
-	if !ok || nesting == 0 || m.Size >= largeManifest {
-		return false
-	}
-	children, usable := 0, 0
-	for r, err := range oci.References(m.Content) {
-		switch {
-		case err != nil:
-			return false // clients decide about it
-		case r.Role != oci.RoleManifest:
-			if !c.files.Has(r.Digest) {
-				return true
-			}
-		default:
-			children++
-			if c.files.Has(r.Digest) {
-				usable++
-				if c.lacks(repository, r.Digest, nesting-1) {
-					return true
-				}
-			}
-		}
-	}
-	if children > 0 && usable == 0 {
-		return true
+	if !ok || c.lacks(repository, m, maxNesting) {
+		return ok
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.complete.Put(key, struct{}{})
+	c.complete.Put(key, time.Now())
 	return false
 }
 
-func (c *contents) isRemembered(key manifestKey) bool {
+// lacks is lacksContent for a manifest. It does not count as a use of the manifests that an index names.
+func (c *contents) lacks(repository string, m *Manifest, nesting int) bool {
+	if nesting == 0 || m.Size >= largeManifest {
+		return false
+	}
+	manifests, usable := false, false
+	for r, err := range oci.References(m.Content) {
+		if err != nil {
+			return false // clients decide about it
+		}
+		has := c.files.Has(r.Digest)
+		if r.Role != oci.RoleManifest {
+			if !has {
+				return true
+			}
+			continue
+		}
+		manifests, usable = true, usable || has
+		if child := c.recall(manifestKey{repository, r.Digest}); child != nil && has && c.lacks(repository, child, nesting-1) {
+			return true
+		}
+	}
+	return manifests && !usable
+}
+
+// wasComplete reports that the content of a manifest was complete within the last completeTime.
+func (c *contents) wasComplete(key manifestKey, now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, complete := c.complete.Get(key)
-	return complete
+	at, known := c.complete.Get(key)
+	return known && now.Sub(at) < completeTime
 }
 
 // keep stores a manifest of the upstream. The outcome of the result is PassThrough if it cannot be stored.
@@ -166,11 +168,7 @@ func (c *contents) keep(repository string, got *upstream.Manifest) *Manifest {
 		return m
 	}
 	m.Outcome = result.Miss
-	key := manifestKey{repository, got.Digest}
-	c.remember(key, m)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.complete.Remove(key)
+	c.remember(manifestKey{repository, got.Digest}, m)
 	return m
 }
 
