@@ -77,7 +77,7 @@ func NewActuator(seed client.Client, forShoot ShootClient, options desired.Optio
 //
 // A bad config, or a bad Secret that it refers to, is a configuration problem for Gardener; it changes nothing, so the
 // caches that run keep running. In a hibernated Shoot nothing can be changed, and nothing is.
-func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extensionsv1alpha1.Extension) error {
+func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extensionsv1alpha1.Extension) (err error) {
 	cluster, err := extensionscontroller.GetCluster(ctx, a.seed, ex.Namespace)
 	if err != nil {
 		return fmt.Errorf("reading Cluster %s: %w", ex.Namespace, err)
@@ -112,6 +112,7 @@ func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extension
 		return err
 	}
 	volumes, volumesErr := growVolumes(ctx, log, shoot, config, publishedCaches(log, ex))
+	defer func() { err = errors.Join(err, volumesErr) }()
 	if err := a.deployWorkloads(ctx, ex.Namespace, cluster.Shoot, config, certificates.addTo(secrets), volumes); err != nil {
 		return err
 	}
@@ -128,7 +129,7 @@ func (a *Actuator) Reconcile(ctx context.Context, log logr.Logger, ex *extension
 	if err := a.deployMonitoring(ctx, log, ex.Namespace, cluster.Shoot, config); err != nil {
 		return err
 	}
-	return errors.Join(certificates.cleanup(ctx), volumesErr)
+	return certificates.cleanup(ctx)
 }
 
 // Restore deploys the caches after the Shoot's control plane has moved to this Seed. Their objects in the Shoot are

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	extensionsv1alpha1 "github.com/gardener/gardener/pkg/apis/extensions/v1alpha1"
+	resourcesv1alpha1 "github.com/gardener/gardener/pkg/apis/resources/v1alpha1"
 	"github.com/go-logr/logr"
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -22,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/registry-cache/extension/pkg/apis/registry/v1alpha3"
@@ -182,6 +184,22 @@ func TestVolumeThatFails(t *testing.T) {
 	s.checkVolume(t, "10Gi", "9Gi", "False", "Resizing")
 	s.checkContentSize(t, "9Gi")
 	s.checkTemplate(t, "20Gi")
+
+	// The error is reported with that of a later step.
+	seed := s.actuator.seed
+	s.actuator.seed = interceptor.NewClient(s.seed.(client.WithWatch), interceptor.Funcs{
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+			if _, ok := list.(*resourcesv1alpha1.ManagedResourceList); ok {
+				return errors.New("no list")
+			}
+			return c.List(ctx, list, opts...)
+		},
+	})
+	err = s.actuator.Reconcile(t.Context(), logr.Discard(), s.extension(t))
+	if err == nil || !strings.Contains(err.Error(), "the webhook of "+dockerClaim) || !strings.Contains(err.Error(), "no list") {
+		t.Errorf("got %v", err)
+	}
+	s.actuator.seed = seed
 
 	s.beforePatch = nil
 	s.reconcile(t, s.extension(t))
